@@ -123,7 +123,7 @@ def module_path(root, module):
 
 
 def compare(root, path):
-    """Return None if a notebook and its module agree, else one line that says why not."""
+    """Return None if notebook and module agree, else one line that says why not."""
     module = build(path)
     target = module_path(root, module)
     if not target.is_file():
@@ -169,7 +169,8 @@ def write(root, paths=None):
             )
         if target.is_file() and not target.read_text("utf-8").startswith(GENERATED):
             raise ExportError(
-                f"{module.notebook}: {target.name} is not generated: delete it first if this notebook replaces it"
+                f"{module.notebook}: {target.name} is not a generated file; "
+                "delete it if this notebook replaces it"
             )
     changed = [m for m in modules if not _same(module_path(root, m), m.source)]
     for module in changed:

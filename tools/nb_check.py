@@ -1,0 +1,183 @@
+"""What a stored notebook must satisfy, beyond what nbval compares.
+
+nbval passes over changed or missing pictures and over cells that never ran; these
+checks close the holes. Each returns one line per problem.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+COURSE = (
+    "01_symlog",
+    "02_two_hot",
+    "03_replay",
+    "04_networks",
+    "05_rssm",
+    "06_world_model",
+    "07_lambda_returns",
+    "08_actor_critic",
+    "09_dreamer",
+    "10_mario",
+)
+MEGABYTE = 1_000_000
+SHOWING = {"show", "show_image", "show_gif", "explore"}  # each leaves one picture
+RAISES = {"raises-exception"}
+NOT_COMPARED = {"nbval-ignore-output", "nbval-skip"}
+ONE_IN = 15
+LOCAL_PATH = re.compile(
+    r"(?<![\w./<])/(?:home|root|Users|tmp|work|opt|mnt|var|private|usr)/[\w./-]+"
+    r"|\b[A-Z]:\\\\?Users\b"
+)
+EMBEDDED = re.compile(r"data:[\w/+.-]+;base64,[A-Za-z0-9+/=\s]+")
+
+
+def notebook(nb, path, root):
+    """Check one notebook that has been read from `path`."""
+    found = outputs(nb, path.stem, root)
+    found += _counts(nb, path.stem)
+    found += _headings(nb, path.stem)
+    found += _tags(nb, path.stem)
+    if path.stat().st_size > MEGABYTE:
+        size = path.stat().st_size / MEGABYTE
+        found.append(
+            f"{path.stem}: {size:.2f} MB, at most 1 MB: fewer or smaller pictures"
+        )
+    return found
+
+
+def code_cells(nb):
+    """Return the code cells of a notebook with their numbers, from 1."""
+    return enumerate((c for c in nb.cells if c.cell_type == "code"), 1)
+
+
+def tags(cell):
+    """Return the set of a cell's tags."""
+    return set(cell.metadata.get("tags", []))
+
+
+def outputs(nb, stem, root):
+    """Check the stored outputs: no errors, no local paths, pictures where due."""
+    found = []
+    for number, cell in code_cells(nb):
+        where = f"{stem}: code cell {number}"
+        pictures = 0
+        for output in cell.outputs:
+            if output.output_type == "error" and not RAISES & tags(cell):
+                found.append(f"{where}: stored an error, {output.ename}")
+            data = output.get("data", {})
+            html = _text(data.get("text/html", ""))
+            images = [kind for kind in data if kind.startswith("image/")]
+            pictures += bool(images) or "<img" in html
+            found += [f"{where}: {line}" for line in _alt(output, images, html)]
+            found += [f"{where}: {line}" for line in _leaks(output, root)]
+        due = due_pictures(cell.source)
+        if pictures < due:
+            found.append(f"{where}: {due} picture(s) shown, {pictures} stored: run it")
+    return found
+
+
+def due_pictures(source):
+    """Count the calls of a cell that show a picture, outside of definitions."""
+    try:
+        nodes = list(ast.parse(source).body)
+    except SyntaxError:  # a magic: nothing to count
+        return 0
+    count = 0
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda)):
+            continue
+        nodes += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Call):
+            target = node.func
+            plain = isinstance(target, ast.Name) and target.id in SHOWING
+            count += plain or ast.unparse(target) == "plt.show"
+    return count
+
+
+def _alt(output, images, html):
+    """Find pictures that say nothing to those who cannot see them."""
+    lines = []
+    for kind in images:
+        described = output.get("metadata", {}).get(kind, {}).get("alt", "")
+        if not described.strip():
+            lines.append(f"{kind} without alt text: show it with show(fig, alt=...)")
+    for picture in re.findall(r"<img\b[^>]*>", html):
+        if not re.search(r"""\balt=(["'])\s*\S.*?\1""", picture, re.DOTALL):
+            lines.append("HTML image without alt text")
+    return lines
+
+
+def _leaks(output, root):
+    """Find local paths and widget state in an output."""
+    lines = []
+    data = output.get("data", {})
+    if any("widget-view" in kind for kind in data):
+        lines.append("stored a widget: run it with tools/nb.py run")
+    texts = [_text(data[kind]) for kind in data if not kind.startswith("image/")]
+    texts += [_text(output.get("text", "")), *output.get("traceback", [])]
+    for text in texts:
+        text = EMBEDDED.sub("", text)
+        path = LOCAL_PATH.search(text)
+        if path or str(root) in text:
+            lines.append(f"shows a local path, {path.group(0) if path else root}")
+    return lines
+
+
+def _text(value):
+    """Return an output's data as one string."""
+    return value if isinstance(value, str) else "".join(map(str, value))
+
+
+def _counts(nb, stem):
+    """Check that the cells ran once, in order, from a fresh kernel."""
+    counts = [cell.execution_count for _, cell in code_cells(nb) if cell.source]
+    if counts == list(range(1, len(counts) + 1)):
+        return []
+    unrun = sum(count is None for count in counts)
+    reason = f"{unrun} cell(s) not run" if unrun else "cells run out of order"
+    return [f"{stem}: {reason}: python tools/nb.py run {stem[:2]}"]
+
+
+def _headings(nb, stem):
+    """Check that the first cell is the title and that no heading level is left out."""
+    found, level = [], 0
+    prose = [cell.source for cell in nb.cells if cell.cell_type == "markdown"]
+    for text in prose:
+        text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+        for marks, title in re.findall(r"^(#{1,6}) +(.+)$", text, re.MULTILINE):
+            if len(marks) > level + 1:
+                found.append(f"{stem}: heading '{title}' skips a level")
+            if len(marks) == 1 and level:
+                found.append(f"{stem}: second title '{title}'")
+            level = len(marks)
+    if not nb.cells or not nb.cells[0].source.startswith("# "):
+        found.append(f"{stem}: the first cell is not the title")
+    return found
+
+
+def _tags(nb, stem):
+    """Check that a cell which nbval passes over says why."""
+    found = []
+    for number, cell in code_cells(nb):
+        if NOT_COMPARED & tags(cell) and "# " not in cell.source:
+            found.append(
+                f"{stem}: code cell {number}: not compared, and no comment why"
+            )
+    return found
+
+
+def exceptions_to_nbval(notebooks):
+    """Check that at most one code cell in fifteen is not compared."""
+    cells = [cell for nb in notebooks for _, cell in code_cells(nb)]
+    passed_over = [cell for cell in cells if NOT_COMPARED & tags(cell)]
+    if len(passed_over) * ONE_IN <= len(cells):
+        return []
+    return [f"{len(passed_over)} of {len(cells)} code cells are not compared by nbval"]
+
+
+def stems(root):
+    """Return the stems of the notebooks that exist."""
+    paths = Path(root).glob("notebooks/[0-9][0-9]_*.ipynb")
+    return [path.stem for path in sorted(paths)]
