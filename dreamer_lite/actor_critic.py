@@ -1,0 +1,187 @@
+"""Learning to act in the dream: actor, critic and their losses.
+
+Built in notebook 08. Source: DreamerV3, sections "Critic learning" (equations 7, 8, 10)
+and "Actor learning" (equations 11 to 13).
+"""
+
+import copy
+import math
+
+import gymnasium as gym
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dreamer_lite.lambda_returns import ReturnNormalizer, lambda_return
+from dreamer_lite.networks import MLP
+from dreamer_lite.replay import action_size
+from dreamer_lite.rssm import categorical_logits, sample_one_hot
+from dreamer_lite.two_hot import TwoHot
+
+
+class Actor(nn.Module):
+    """Policy over features: a choice of A, or a bounded normal over A dimensions.
+
+    A choice is a categorical with 1 % uniform. Continuous actions come from a normal
+    with mean tanh(m) and deviation 0.9 sigmoid(s + 2) + 0.1; the sample is not clipped
+    here but at the environment, so its log-probability stays that of a normal.
+    Args: feature_size; action_space, Discrete or Box of shape (A,); units, layers of
+    the MLP; unimix. Source: DreamerV3, section "Actor learning" and Methods.
+    """
+
+    def __init__(self, feature_size, action_space, units=128, layers=3, unimix=0.01):
+        super().__init__()
+        self.discrete = isinstance(action_space, gym.spaces.Discrete)
+        self.actions, self.unimix = action_size(action_space), unimix
+        outputs = self.actions if self.discrete else 2 * self.actions
+        self.mlp = MLP(feature_size, units, layers, outputs, outscale=0.01)
+
+    def _normal(self, raw):
+        mean, deviation = raw.float().chunk(2, -1)
+        return torch.tanh(mean), 0.9 * torch.sigmoid(deviation + 2.0) + 0.1
+
+    def sample(self, feature):
+        """Draw actions: features [..., F] -> [..., A], one-hot or unclipped numbers."""
+        raw = self.mlp(feature)
+        if not self.discrete:
+            mean, deviation = self._normal(raw)
+            return mean + deviation * torch.randn_like(mean)
+        logits = categorical_logits(raw, self.unimix)
+        return sample_one_hot(logits, torch.empty_like(logits).exponential_()).detach()
+
+    def evaluate(self, feature, action):
+        """Log-probability of `action` and entropy, in nats: two tensors [...]."""
+        raw = self.mlp(feature)
+        if self.discrete:
+            logits = categorical_logits(raw, self.unimix)
+            entropy = -(logits.exp() * logits).sum(-1)
+            return (logits * action).sum(-1), entropy
+        mean, deviation = self._normal(raw)
+        constant = 0.5 * math.log(2 * math.pi)
+        log_prob = (
+            -0.5 * ((action - mean) / deviation) ** 2 - deviation.log() - constant
+        )
+        return log_prob.sum(-1), (deviation.log() + 0.5 + constant).sum(-1)
+
+
+class Critic(MLP):
+    """Value distribution over two-hot bins, exactly 0 before it has learnt.
+
+    Args: feature_size; units, layers of the MLP; bins. Source: DreamerV3, equation 10.
+    """
+
+    def __init__(self, feature_size, units=128, layers=3, bins=255):
+        super().__init__(feature_size, units, layers, bins, outscale=0.0)
+
+
+class ActorCritic(nn.Module):
+    """Actor, critic, the critic's slow copy and the return normaliser.
+
+    Args: feature_size, action_space, units; horizon, imagined steps; lam, of the
+    lambda-return; discount, for real rows; entropy, weight of the actor's entropy;
+    slow_rate, with which the slow critic follows; replay_scale, weight of the critic's
+    loss on real rows; unimix of a discrete actor.
+    """
+
+    def __init__(
+        self,
+        feature_size,
+        action_space,
+        units=128,
+        horizon=15,
+        lam=0.95,
+        discount=1 - 1 / 333,
+        entropy=3e-4,
+        slow_rate=0.02,
+        replay_scale=0.3,
+        unimix=0.01,
+    ):
+        super().__init__()
+        self.horizon, self.lam, self.discount = horizon, lam, discount
+        self.entropy, self.slow_rate = entropy, slow_rate
+        self.replay_scale = replay_scale
+        self.actor = Actor(feature_size, action_space, units, unimix=unimix)
+        self.critic = Critic(feature_size, units)
+        self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
+        self.two_hot = TwoHot(len(self.critic[-1].bias))
+        self.normalizer = ReturnNormalizer()
+
+    def policy(self, state):
+        """Sample actions [B, A] for model states [B, ...]."""
+        return self.actor.sample(state.feature)
+
+    def loss(self, states, world_model, batch=None):
+        """Imagine from every state and judge the imagination.
+
+        Args: states [B, T, ...] from `WorldModel.loss`; world_model; batch, the rows
+        they came from: if given, the critic also learns from real rewards (the only
+        part whose gradient reaches the world model).
+        Returns: the loss (no dimensions) and metrics {name: tensor without gradient}.
+        Source: DreamerV3, equations 7 to 13.
+        """
+        feature, action, reward, cont = self._imagine(states, world_model)
+        value_logits = self.critic(feature[:, :-1])
+        with torch.no_grad():
+            last = self.two_hot.mean(self.critic(feature[:, -1:]))
+            value = torch.cat([self.two_hot.mean(value_logits.detach()), last], 1)
+            returns = lambda_return(reward, value, cont, self.lam)
+            self.normalizer.update(returns)
+            scale = self.normalizer.scale
+            advantage = (returns - value[:, :-1]) / scale
+            weight = torch.cumprod(cont, 1)[:, :-1]  # also of the state it began in
+        log_prob, entropy = self.actor.evaluate(feature[:, :-1], action)
+        actor_loss = -(weight * (log_prob * advantage + self.entropy * entropy)).mean()
+        critic = self._critic_loss(value_logits, feature[:, :-1], returns)
+        critic_loss = (weight * critic).mean()
+        losses = {"actor": actor_loss, "critic": critic_loss}
+        if batch is not None:
+            start_return = returns[:, 0].unflatten(0, states.h.shape[:2])
+            losses["replay_critic"] = self._replay_loss(states, start_return, batch)
+        total = actor_loss + critic_loss
+        total = total + self.replay_scale * losses.get("replay_critic", 0.0)
+        metrics = {f"loss/{key}": value.detach() for key, value in losses.items()}
+        metrics |= {
+            "actor/entropy": entropy.detach().mean(),
+            "actor/advantage": advantage.abs().mean(),
+            "return/mean": returns.mean(),
+            "return/scale": scale,
+            "value/mean": value.mean(),
+            "imagined/reward": reward.mean(),
+            "imagined/continue": cont.mean(),
+        }
+        return total, metrics
+
+    @torch.no_grad()
+    def _imagine(self, states, world_model):
+        """Dream from all B * T states at once; nothing here needs a gradient."""
+        start = states.map(lambda x: x.detach().flatten(0, 1))
+        dream, action = world_model.rssm.imagine(start, self.policy, self.horizon)
+        feature = dream.feature
+        reward = world_model.predict_reward(feature)
+        return feature, action, reward, world_model.predict_continue(feature)
+
+    def _critic_loss(self, logits, feature, returns):
+        """Cross entropy to the returns, and to what the slow critic says."""
+        with torch.no_grad():
+            slow = self.two_hot.mean(self.slow_critic(feature))
+        return self.two_hot.loss(logits, returns) + self.two_hot.loss(logits, slow)
+
+    def _replay_loss(self, states, start_return, batch):
+        """The critic on real rows, bootstrapped by what was imagined from each row."""
+        goes_on = (~batch["is_terminal"].bool()).float()
+        ends = batch["is_last"].float()
+        returns = lambda_return(
+            batch["reward"].float(),
+            start_return,
+            goes_on * self.discount,
+            self.lam * (1 - ends),
+        )
+        feature = states.feature[:, :-1]
+        loss = self._critic_loss(self.critic(feature), feature, returns)
+        return ((1 - ends[:, :-1]) * loss).mean()
+
+    @torch.no_grad()
+    def update_slow(self):
+        """Move the slow critic towards the critic: after every optimizer step."""
+        slow, fast = self.slow_critic.parameters(), self.critic.parameters()
+        torch._foreach_lerp_(list(slow), list(fast), self.slow_rate)

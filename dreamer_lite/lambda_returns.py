@@ -1,0 +1,69 @@
+"""How far to look ahead: lambda-returns, and the scale that makes them comparable.
+
+Built in notebook 07. Source: DreamerV3, sections "Critic learning" (equation 8) and
+"Actor learning" (equations 11 to 13).
+"""
+
+import torch
+from torch import nn
+
+
+def lambda_return(reward, value, cont, lam=0.95):
+    """Bootstrapped lambda-returns of states s_0..s_{H-1}.
+
+    R_H = value_H;
+    R_t = reward_{t+1} + cont_{t+1} * ((1 - lam) * value_{t+1} + lam * R_{t+1}).
+
+    Args:
+        reward, value, cont: [B, H+1], aligned with states s_0..s_H; the reward arrives
+            with its state, and `cont` already contains the discount.
+        lam: a number, or a tensor [B, H+1] (0 cuts the trace at that state).
+    Returns: [B, H]. Raises: ValueError for shapes that differ or have no future.
+    Source: DreamerV3, equation 8; with `lam` as a tensor also the replay critic.
+    """
+    shapes = {tuple(reward.shape), tuple(value.shape), tuple(cont.shape)}
+    if len(shapes) > 1 or reward.dim() != 2 or reward.shape[1] < 2:
+        raise ValueError(
+            "lambda_return expects reward, value and cont of one shape [B, H+1] with "
+            f"H at least 1, but got {tuple(reward.shape)}, {tuple(value.shape)} and "
+            f"{tuple(cont.shape)}; all three belong to the states s_0..s_H."
+        )
+    lam = torch.as_tensor(lam, dtype=value.dtype, device=value.device)
+    lam = lam.expand_as(value)
+    # Everything that does not depend on the next return, for all steps at once.
+    known = reward + cont * (1 - lam) * value
+    carry = cont * lam
+    ret = value[:, -1]
+    returns = []
+    for t in reversed(range(1, value.shape[1])):
+        ret = known[:, t] + carry[:, t] * ret
+        returns.append(ret)
+    return torch.stack(returns[::-1], 1)
+
+
+class ReturnNormalizer(nn.Module):
+    """Running spread of the returns: what an advantage is divided by.
+
+    An exponential moving average of the 5th and 95th percentile, from 0 and without
+    bias correction, and never a divisor below 1, so that small returns (sparse rewards,
+    noise) are not blown up.
+    Args: rate, the share of the newest batch; low, high, the two percentiles; limit,
+    the smallest divisor. Source: DreamerV3, equations 12 and 13.
+    """
+
+    def __init__(self, rate=0.01, low=0.05, high=0.95, limit=1.0):
+        super().__init__()
+        self.rate, self.limit = rate, limit
+        self.register_buffer("quantiles", torch.tensor([low, high]), persistent=False)
+        self.register_buffer("range", torch.zeros(2))
+
+    @torch.no_grad()
+    def update(self, returns):
+        """Take in a batch of returns (any shape)."""
+        percentiles = torch.quantile(returns.detach().float().flatten(), self.quantiles)
+        self.range.lerp_(percentiles, self.rate)
+
+    @property
+    def scale(self):
+        """The divisor, a tensor of no dimensions, at least `limit`."""
+        return (self.range[1] - self.range[0]).clamp(min=self.limit)

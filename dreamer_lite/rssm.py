@@ -1,0 +1,200 @@
+"""The recurrent state-space model: a memory `h` that knows, a latent `z` that guesses.
+
+Built in notebook 05. Source: DreamerV3, section "World model learning", equations 1, 3.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dreamer_lite.networks import MLP, BlockLinear, Linear, RMSNorm
+
+
+class State(NamedTuple):
+    """Model state: `h` [..., D] deterministic, `z` [..., latents, classes] one-hot."""
+
+    h: torch.Tensor
+    z: torch.Tensor
+
+    @property
+    def feature(self):
+        """What every head reads: h and flat z side by side, [..., D + S]."""
+        return torch.cat([self.h, self.z.flatten(-2).to(self.h.dtype)], -1)
+
+    def map(self, fn):
+        """Apply `fn` to both parts: detach, flatten, index, move to a device."""
+        return State(fn(self.h), fn(self.z))
+
+
+def categorical_logits(raw, unimix=0.01):
+    """Log-probabilities in float32, mixed with 1 % of the uniform distribution.
+
+    The mix keeps every probability above unimix / classes, so that no KL explodes.
+    Args: raw network outputs [..., classes]. Source: DreamerV3, "World model learning".
+    """
+    probs = torch.softmax(raw.float(), -1)
+    return torch.log((1 - unimix) * probs + unimix / raw.shape[-1])
+
+
+def sample_one_hot(logits, noise):
+    """Exact sample as a one-hot with a straight-through gradient, same shape.
+
+    `noise` is exponential with rate 1 and of the logits' shape: the class that divides
+    the smallest noise by its probability wins. It can be drawn for a whole scan at once.
+    """
+    probs = logits.exp()
+    winner = (logits - noise.log()).argmax(-1)
+    one_hot = F.one_hot(winner, logits.shape[-1]).to(probs.dtype)
+    return one_hot + (probs - probs.detach())
+
+
+def kl_divergence(left, right):
+    """KL[left || right] in nats of log-probabilities [..., latents, classes] -> [...].
+
+    Summed over classes and over latents. Source: DreamerV3, equation 3.
+    """
+    return (left.exp() * (left - right)).sum((-1, -2))
+
+
+class RSSM(nn.Module):
+    """Block-GRU sequence model, prior and posterior.
+
+    Args:
+        embed_size: width of the encoder's embedding. action_size: A.
+        deter: D, deterministic units. latents, classes: z is `latents` one-hots.
+        hidden: width of every inner layer. blocks: of the block-diagonal layers.
+        unimix: share of the uniform distribution in every categorical.
+    Source: DreamerV3, equation 1 and Methods, "Networks".
+    """
+
+    def __init__(
+        self,
+        embed_size,
+        action_size,
+        deter=1024,
+        hidden=128,
+        latents=32,
+        classes=8,
+        blocks=8,
+        unimix=0.01,
+    ):
+        super().__init__()
+        self.deter, self.latents, self.classes = deter, latents, classes
+        self.action_size, self.blocks, self.unimix = action_size, blocks, unimix
+        stoch = latents * classes
+        self.from_h = MLP(deter, hidden)
+        self.from_z = MLP(stoch, hidden)
+        self.from_a = MLP(action_size, hidden)
+        self.core = BlockLinear(deter + 3 * hidden * blocks, deter, blocks)
+        self.core_norm = RMSNorm(deter)
+        self.gates = BlockLinear(deter, 3 * deter, blocks)
+        self.prior_head = MLP(deter, hidden, 2, stoch)
+        self.posterior_in = Linear(deter + embed_size, hidden)
+        self.posterior_out = nn.Sequential(
+            RMSNorm(hidden), nn.SiLU(), Linear(hidden, stoch)
+        )
+
+    @property
+    def feature_size(self):
+        """Width of `State.feature`: D + latents * classes."""
+        return self.deter + self.latents * self.classes
+
+    def initial(self, batch):
+        """The state before anything was seen: zeros, z included (not a one-hot)."""
+        zeros = self.gates.bias.new_zeros
+        return State(zeros(batch, self.deter), zeros(batch, self.latents, self.classes))
+
+    def _embed_action(self, action):
+        """Actions [..., A] -> [..., hidden]; an unbounded sample is capped at 1."""
+        size = action.abs().clamp(min=1.0).detach()
+        return self.from_a(action / size)
+
+    def _advance(self, state, action_part):
+        """Sequence model: h_t = f(h_{t-1}, z_{t-1}, a_{t-1}), all [B, ...]."""
+        h = state.h.to(action_part.dtype)
+        inputs = [self.from_h(h), self.from_z(state.z.flatten(-2)), action_part]
+        shared = torch.cat(inputs, -1)[:, None].expand(-1, self.blocks, -1)
+        own = h.unflatten(-1, (self.blocks, -1))  # each block sees its own slice of h
+        x = self.core(torch.cat([own, shared], -1).flatten(-2))
+        gates = self.gates(F.silu(self.core_norm(x))).unflatten(
+            -1, (self.blocks, 3, -1)
+        )
+        reset, candidate, update = gates.unbind(-2)  # split inside each block
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update - 1)  # leans towards remembering
+        return (update * candidate + (1 - update) * own).flatten(-2)
+
+    def _logits(self, raw):
+        """Raw outputs [..., S] -> log-probabilities [..., latents, classes]."""
+        raw = raw.unflatten(-1, (self.latents, self.classes))
+        return categorical_logits(raw, self.unimix)
+
+    def prior(self, h):
+        """What z should be, judged from the memory alone: h [..., D] -> logits."""
+        return self._logits(self.prior_head(h))
+
+    def _noise(self, like, *lead):
+        """Exponential noise [*lead, latents, classes], drawn at once for a scan."""
+        shape = (*lead, self.latents, self.classes)
+        return torch.empty(shape, device=like.device).exponential_()
+
+    def observe(self, embed, prev_action, is_first, state=None):
+        """Filter a window of experience.
+
+        Args: embed [B, T, E]; prev_action [B, T, A], the action of the row before;
+        is_first [B, T], where state and previous action are cleared; state, before the
+        window (default: zeros).
+        Returns: states (h, z sampled from the posterior) [B, T, ...], posterior and
+        prior log-probabilities [B, T, latents, classes]. Source: DreamerV3, equation 1.
+        """
+        batch, length = embed.shape[:2]
+        state = self.initial(batch) if state is None else state
+        keep = (~is_first.bool()).to(embed.dtype)[..., None]
+        action_part = self._embed_action(prev_action * keep)
+        # The observation's half of the posterior needs no memory: one product for all.
+        weight_h, weight_e = self.posterior_in.weight.tensor_split([self.deter], 1)
+        seen = F.linear(embed, weight_e, self.posterior_in.bias)
+        noise = self._noise(embed, length, batch)
+        hs, zs, posteriors = [], [], []
+        for t in range(length):
+            state = State(state.h * keep[:, t], state.z * keep[:, t, :, None])
+            h = self._advance(state, action_part[:, t])
+            raw = self.posterior_out(F.linear(h, weight_h) + seen[:, t])
+            posterior = self._logits(raw)
+            state = State(h, sample_one_hot(posterior, noise[t]))
+            hs.append(state.h), zs.append(state.z), posteriors.append(posterior)
+        states = State(torch.stack(hs, 1), torch.stack(zs, 1))
+        return states, torch.stack(posteriors, 1), self.prior(states.h)
+
+    def imagine(self, state, policy, horizon):
+        """Dream: roll the prior forward from `state` [B, ...] for `horizon` steps.
+
+        Args: policy, a callable State -> actions [B, A], or actions [B, H, A].
+        Returns: states [B, H+1, ...] (the first is `state`), actions [B, H, A].
+        Source: DreamerV3, section "Critic learning".
+        """
+        batch = state.h.shape[0]
+        noise = self._noise(state.h, horizon, batch)
+        states, actions = [state], []
+        for t in range(horizon):
+            action = policy(state) if callable(policy) else policy[:, t]
+            h = self._advance(state, self._embed_action(action))
+            state = State(h, sample_one_hot(self.prior(h), noise[t]))
+            states.append(state), actions.append(action)
+        h = torch.stack([s.h.to(h.dtype) for s in states], 1)
+        z = torch.stack([s.z for s in states], 1)
+        return State(h, z), torch.stack(actions, 1)
+
+    @staticmethod
+    def kl_loss(posterior, prior, free_nats=1.0):
+        """Dynamics and representation loss, two [B, T] in nats, clipped per element.
+
+        One number, two gradients: `dyn` trains the prior to foresee the posterior,
+        `rep` trains the posterior to stay foreseeable. The sum over all latents is
+        clipped from below, not each latent. Source: DreamerV3, equation 3.
+        """
+        dyn = kl_divergence(posterior.detach(), prior)
+        rep = kl_divergence(posterior, prior.detach())
+        return dyn.clamp(min=free_nats), rep.clamp(min=free_nats)

@@ -1,0 +1,28 @@
+"""Symmetric logarithm and its inverse: one scale for rewards of any size.
+
+Built in notebook 01. Source: DreamerV3, section "Robust predictions", equation 9.
+"""
+
+import torch
+
+
+def symlog(x):
+    """Compress `x` as sign(x) * ln(1 + |x|).
+
+    Args: a tensor, array or number of any shape. Returns: a float32 tensor of that
+    shape. Nearly the identity around 0, logarithmic far away, odd, and without the
+    singularity that a plain logarithm has at 0.
+    Source: DreamerV3, equation 9.
+    """
+    x = torch.as_tensor(x).float()  # log1p in bf16 would lose the small numbers
+    return torch.sign(x) * torch.log1p(torch.abs(x))
+
+
+def symexp(x):
+    """Undo `symlog`: sign(x) * (exp(|x|) - 1).
+
+    Args: a tensor, array or number of any shape. Returns: a float32 tensor of that
+    shape. Source: DreamerV3, equation 9.
+    """
+    x = torch.as_tensor(x).float()
+    return torch.sign(x) * torch.expm1(torch.abs(x))

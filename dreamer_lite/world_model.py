@@ -1,0 +1,221 @@
+"""The world model: everything that learns from what really happened.
+
+Built in notebook 06. Source: DreamerV3, section "World model learning", equations 2, 3.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dreamer_lite.networks import MLP, Decoder, Encoder
+from dreamer_lite.replay import row_columns
+from dreamer_lite.rssm import RSSM
+from dreamer_lite.two_hot import TwoHot
+
+DISCOUNT = 1 - 1 / 333  # a horizon of 333 steps; the continue head learns it
+
+
+def check_batch(batch, columns):
+    """Return `batch` as tensors, or say in one sentence what is wrong with it.
+
+    Args: batch, {key: [B, T, ...]} of tensors or arrays; columns, {key: (shape,
+    dtype)} as `row_columns` gives. Raises: ValueError for a missing key or wrong shape.
+    """
+    missing = sorted(set(columns) - set(batch))
+    if missing:
+        raise ValueError(
+            f"A batch needs the keys {sorted(columns)}, but {missing} is missing; "
+            "sample it from a Replay that was made for the same spaces."
+        )
+    batch = {key: torch.as_tensor(batch[key]) for key in columns}
+    lead = tuple(batch["reward"].shape[:2])
+    for key, (shape, dtype) in columns.items():
+        got = batch[key]
+        if tuple(got.shape) != (*lead, *shape) or len(lead) != 2:
+            raise ValueError(
+                f"A batch needs {key!r} of shape [B, T] + {list(shape)} with the "
+                f"reward's [B, T], but got {list(got.shape)} beside a reward of shape "
+                f"{list(batch['reward'].shape)}; keep batch first and time second."
+            )
+        if dtype.kind in "bu" and got.is_floating_point():
+            raise ValueError(
+                f"A batch needs {key!r} as {dtype}, but got {got.dtype}; pass images as "
+                "bytes and flags as booleans, the model scales them itself."
+            )
+    return batch
+
+
+def previous_actions(action):
+    """Shift the action column by one: [B, T, A], row t holds the action of row t - 1.
+
+    The replay stores the action chosen after seeing a row; the model wants the one that
+    led to it. The first row has none (zeros).
+    """
+    return torch.cat([torch.zeros_like(action[:, :1]), action[:, :-1]], 1)
+
+
+class WorldModel(nn.Module):
+    """Encoder, RSSM, decoder, reward head and continue head, with their losses.
+
+    Args: spaces, a Dict of observations; action_space; the sizes that Encoder, Decoder
+    and RSSM take (`deter`, `units`, `classes`, `depth`, ...); `discount`, learnt by the
+    continue head as a soft label; `free_nats`, `dyn_scale`, `rep_scale` of the KL.
+    Source: DreamerV3, equations 1 to 3.
+    """
+
+    def __init__(
+        self,
+        spaces,
+        action_space,
+        deter=1024,
+        units=128,
+        latents=32,
+        classes=8,
+        depth=16,
+        blocks=8,
+        unimix=0.01,
+        discount=DISCOUNT,
+        free_nats=1.0,
+        dyn_scale=1.0,
+        rep_scale=0.1,
+    ):
+        super().__init__()
+        self.columns = row_columns(spaces, action_space)
+        self.discount, self.free_nats = discount, free_nats
+        self.dyn_scale, self.rep_scale = dyn_scale, rep_scale
+        actions = self.columns["action"][0][0]
+        self.encoder = Encoder(spaces, depth, units)
+        self.rssm = RSSM(
+            self.encoder.size, actions, deter, units, latents, classes, blocks, unimix
+        )
+        stoch, feature = latents * classes, self.rssm.feature_size
+        self.decoder = Decoder(spaces, deter, stoch, depth, units, blocks=blocks)
+        self.two_hot = TwoHot()
+        self.reward = MLP(feature, units, 1, len(self.two_hot.bins), outscale=0.0)
+        self.cont = MLP(feature, units, 1, 1)
+
+    def predict_reward(self, feature):
+        """Expected reward that arrives with a state: [..., F] -> [...]."""
+        return self.two_hot.mean(self.reward(feature))
+
+    def predict_continue(self, feature):
+        """Probability that it goes on, times the discount: [..., F] -> [...]."""
+        return torch.sigmoid(self.cont(feature).float()).squeeze(-1)
+
+    def observe(self, batch):
+        """Filter a batch: (states, posterior, prior), as `RSSM.observe` returns them."""
+        embed = self.encoder(batch)
+        action = previous_actions(batch["action"])
+        return self.rssm.observe(embed, action, batch["is_first"])
+
+    def loss(self, batch):
+        """The loss of a batch of rows, as `Replay.sample` gives them.
+
+        Args: batch, {key: [B, T, ...]}. Returns: the loss (no dimensions), metrics
+        {name: tensor without gradient}, the posterior states [B, T, ...], with gradient.
+        Raises: ValueError for a missing key or a wrong shape.
+        Source: DreamerV3, equations 2 and 3.
+        """
+        batch = check_batch(batch, self.columns)
+        states, posterior, prior = self.observe(batch)
+        feature = states.feature
+        losses = self.decoder.loss(self.decoder(feature), batch)
+        losses["reward"] = self.two_hot.loss(self.reward(feature), batch["reward"])
+        goes_on = (~batch["is_terminal"].bool()).float() * self.discount
+        logit = self.cont(feature).float().squeeze(-1)
+        losses["continue"] = F.binary_cross_entropy_with_logits(
+            logit, goes_on, reduction="none"
+        )
+        dyn, rep = self.rssm.kl_loss(posterior, prior, self.free_nats)
+        losses |= {"dyn": dyn, "rep": rep}
+        means = {key: value.mean() for key, value in losses.items()}
+        scales = {"dyn": self.dyn_scale, "rep": self.rep_scale}
+        total = sum(scales.get(key, 1.0) * value for key, value in means.items())
+        metrics = {f"loss/{key}": value.detach() for key, value in means.items()}
+        with torch.no_grad():
+            for name, logits in {"posterior": posterior, "prior": prior}.items():
+                entropy = -(logits.exp() * logits).sum((-1, -2)).mean()
+                metrics[f"entropy/{name}"] = entropy
+        return total, metrics, states
+
+    @torch.no_grad()
+    def dream(self, batch, context=5):
+        """Open-loop prediction: look at `context` rows, then dream the rest.
+
+        Args: batch as in `loss`; the actions of all rows are used. Returns:
+        {key: [B, T, ...]}, reconstructions for the first rows, then predictions.
+        """
+        batch = check_batch(batch, self.columns)
+        past = {key: value[:, :context] for key, value in batch.items()}
+        states, _, _ = self.observe(past)
+        last = states.map(lambda x: x[:, -1])
+        length = batch["reward"].shape[1]
+        actions = batch["action"][:, context - 1 : length - 1]
+        future, _ = self.rssm.imagine(last, actions, length - context)
+        feature = torch.cat([states.feature, future.feature[:, 1:]], 1)
+        return self.decoder(feature)
+
+
+class LaProp(torch.optim.Optimizer):
+    """RMSProp-normalised gradients with momentum afterwards, and adaptive clipping.
+
+    For each parameter tensor p with gradient g: clip g to `clip` times the norm of p
+    (at least 1e-3), divide by the root of its running square, then average. Everything,
+    the step count too, is a tensor: no host synchronisation, so a CUDA graph can hold it.
+    Args: params, tensors or groups with their own `lr`; lr; betas (momentum, square);
+    eps; clip, of the adaptive gradient clipping; warmup, updates over which the learning
+    rate rises linearly from 0.
+    Source: DreamerV3, Methods, "Optimizer".
+    """
+
+    def __init__(
+        self, params, lr=4e-5, betas=(0.9, 0.999), eps=1e-20, clip=0.3, warmup=0
+    ):
+        defaults = dict(lr=lr, betas=betas, eps=eps, clip=clip, warmup=warmup)
+        super().__init__(params, defaults)
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p] = {
+                    "step": torch.zeros((), device=p.device),
+                    "momentum": torch.zeros_like(p),
+                    "square": torch.zeros_like(p),
+                }
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                self._update(group, params)
+
+    def _update(self, group, params):
+        momentum_rate, square_rate = group["betas"]
+        states = [self.state[p] for p in params]
+        momentum = [s["momentum"] for s in states]
+        square = [s["square"] for s in states]
+        grads = self._clip([p.grad for p in params], params, group["clip"])
+        step = states[0]["step"]  # all parameters of a group step together
+        lr = group["lr"] * (step / max(group["warmup"], 1)).clamp(max=1.0)
+        if not group["warmup"]:
+            lr = torch.full_like(step, group["lr"])
+        torch._foreach_add_([s["step"] for s in states], 1.0)
+        torch._foreach_lerp_(square, torch._foreach_mul(grads, grads), 1 - square_rate)
+        scale = torch._foreach_div(square, 1 - square_rate**step)
+        torch._foreach_sqrt_(scale)
+        torch._foreach_add_(scale, group["eps"])
+        torch._foreach_lerp_(
+            momentum, torch._foreach_div(grads, scale), 1 - momentum_rate
+        )
+        change = torch._foreach_mul(momentum, -lr / (1 - momentum_rate**step))
+        torch._foreach_add_(params, change)
+
+    @staticmethod
+    def _clip(grads, params, clip):
+        """Adaptive gradient clipping: no gradient larger than `clip` times its tensor."""
+        limit = torch._foreach_norm(params)
+        torch._foreach_clamp_min_(limit, 1e-3)
+        torch._foreach_mul_(limit, clip)
+        ratio = torch._foreach_div(torch._foreach_norm(grads), limit)
+        torch._foreach_clamp_min_(ratio, 1.0)
+        return torch._foreach_div(grads, ratio)
