@@ -1,0 +1,38 @@
+"""Teaching helpers of the ten notebooks; nothing that DreamerV3 itself needs."""
+
+from dreamer_lite.course.checks import claim, compare
+from dreamer_lite.course.display import show, show_gif, show_image
+from dreamer_lite.course.dream import action_pad, scrub
+from dreamer_lite.course.exercises import check, solution
+from dreamer_lite.course.explore import Choice, Slider, explore
+from dreamer_lite.course.figures import error_frames, frames_grid, side_by_side, strip
+from dreamer_lite.course.modules import reexport, what_we_built
+from dreamer_lite.course.paths import data_path
+from dreamer_lite.course.style import COLORS, LINESTYLES, MARKERS, line, use_style
+
+__all__ = [
+    "COLORS",
+    "Choice",
+    "LINESTYLES",
+    "MARKERS",
+    "Slider",
+    "action_pad",
+    "check",
+    "claim",
+    "compare",
+    "data_path",
+    "error_frames",
+    "explore",
+    "frames_grid",
+    "line",
+    "reexport",
+    "scrub",
+    "show",
+    "show_gif",
+    "show_image",
+    "side_by_side",
+    "solution",
+    "strip",
+    "use_style",
+    "what_we_built",
+]

@@ -1,0 +1,159 @@
+"""Show figures, images and animations together with one sentence for those who cannot see them.
+
+The sentence is stored twice in the notebook: as ``text/plain``, which nbval compares,
+and as ``alt`` in the metadata of the PNG, which nbconvert and our site write into the page.
+"""
+
+import base64
+import io
+from pathlib import Path
+
+import numpy as np
+
+
+def show(fig, alt: str, dpi: int = 100) -> None:
+    """Show a matplotlib figure as a PNG with its alt sentence, then close it.
+
+    Args:
+        fig: a ``matplotlib.figure.Figure``.
+        alt: what the figure shows, in one sentence that also says what to see in it.
+        dpi: pixels per inch of the PNG.
+    """
+    import matplotlib.pyplot as plt
+
+    png = figure_png(fig, dpi)
+    plt.close(fig)
+    publish(png, alt)
+
+
+def show_image(image, alt: str, scale: int = 1, caption: str | None = None) -> None:
+    """Show one image, uint8 ``[H, W, 3]`` or ``[H, W]`` (floats: 0 to 1), enlarged ``scale`` times."""
+    publish(animation_png(as_frames(np.asarray(image)[None], "image"), scale), alt)
+    _caption(caption)
+
+
+def show_gif(frames, alt: str, caption: str | None = None, fps: float = 8, scale=2):
+    """Show an animation that loops, with its alt sentence and a caption below.
+
+    It is stored as an animated PNG: browsers, JupyterLab, Colab, nbconvert and our site
+    play it like any picture, in full colour, while ``image/gif`` is lost by nbconvert.
+
+    Args:
+        frames: uint8 ``[T, H, W, 3]`` or ``[T, H, W]`` (floats: 0 to 1), or the path of a GIF.
+        alt: what happens, in one sentence.
+        caption: one line below the animation, for everybody.
+        fps: frames per second (a GIF file keeps its own speed).
+        scale: how often each pixel is repeated in both directions.
+    """
+    if isinstance(frames, (str, Path)):
+        frames, fps = read_gif(frames)
+        scale = 1
+    publish(animation_png(as_frames(frames, "frames"), scale, fps), alt)
+    _caption(caption)
+
+
+def figure_png(fig, dpi: int = 100) -> bytes:
+    """Return the PNG of a figure; the same figure always gives the same bytes."""
+    if not hasattr(fig, "savefig"):
+        raise TypeError(f"Expected a matplotlib figure, got {type(fig).__name__}.")
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def animation_png(frames: np.ndarray, scale: int = 1, fps: float = 8) -> bytes:
+    """Return uint8 ``[T, H, W, C]`` as the bytes of a PNG, animated if ``T > 1``."""
+    from PIL import Image
+
+    frames = np.repeat(np.repeat(frames, scale, axis=1), scale, axis=2)
+    pages = [Image.fromarray(f[..., 0] if f.shape[-1] == 1 else f) for f in frames]
+    buffer = io.BytesIO()
+    more = {}
+    if len(pages) > 1:
+        more = {"save_all": True, "append_images": pages[1:], "loop": 0}
+        more["duration"] = round(1000 / fps)
+    pages[0].save(buffer, format="PNG", optimize=True, **more)
+    return buffer.getvalue()
+
+
+def read_gif(path: str | Path) -> tuple[np.ndarray, float]:
+    """Return the frames of a GIF as uint8 ``[T, H, W, 3]`` and its frames per second."""
+    from PIL import Image, ImageSequence
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no animation at {path}.")
+    with Image.open(path) as image:
+        milliseconds = image.info.get("duration") or 125
+        pages = ImageSequence.Iterator(image)
+        return np.stack(
+            [np.asarray(p.convert("RGB")) for p in pages]
+        ), 1000 / milliseconds
+
+
+def as_frames(frames, name: str) -> np.ndarray:
+    """Return ``frames`` as uint8 ``[T, H, W, C]`` with 1 or 3 channels, or say what is wrong."""
+    array = (
+        frames.detach().cpu().numpy()
+        if hasattr(frames, "detach")
+        else np.asarray(frames)
+    )
+    if array.ndim == 3:
+        array = array[..., None]
+    if array.ndim != 4 or array.shape[-1] not in (1, 3) or not len(array):
+        raise ValueError(
+            f"Expected {name} as [T, H, W], [T, H, W, 1] or [T, H, W, 3], "
+            f"got shape {list(array.shape)}."
+        )
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind != "f":
+        raise TypeError(
+            f"Expected {name} as uint8 or float in 0..1, got {array.dtype}."
+        )
+    return np.round(255 * np.clip(array, 0, 1)).astype(np.uint8)
+
+
+def checked_alt(alt: str) -> str:
+    """Return the alt sentence, or say what is missing in it."""
+    if (
+        not isinstance(alt, str)
+        or len(alt.split()) < 4
+        or not alt.strip().endswith(".")
+    ):
+        raise ValueError(
+            "Every picture needs alt= one full sentence that ends with a full stop, "
+            f"got {alt!r}."
+        )
+    return " ".join(alt.split())
+
+
+def publish(png: bytes, alt: str) -> None:
+    """Send a PNG and its alt sentence to the notebook; outside of one, print the sentence."""
+    alt = checked_alt(alt)
+    if not in_notebook():
+        print(alt)
+        return
+    from IPython.display import display
+
+    data = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
+    display(data, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def in_notebook() -> bool:
+    """Tell whether an IPython shell is there to receive rich output."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return get_ipython() is not None
+
+
+def _caption(text: str | None) -> None:
+    if not text:
+        return
+    if not in_notebook():
+        print(text)
+        return
+    from IPython.display import display
+
+    display({"text/markdown": f"*{text}*", "text/plain": text}, raw=True)

@@ -1,0 +1,53 @@
+"""The last cell of a notebook: what it exported, and whether its module agrees."""
+
+import importlib
+import sys
+
+from dreamer_lite.course import export
+from dreamer_lite.course.paths import ROOT
+
+
+def what_we_built(notebook: str) -> None:
+    """Print the names that a notebook exports and that module and notebook agree."""
+    path = _notebook(notebook)
+    if path is None:
+        name = notebook.partition("_")[2]
+        module = importlib.import_module(f"dreamer_lite.{name}")
+        own = [
+            n
+            for n, v in vars(module).items()
+            if getattr(v, "__module__", "") == module.__name__
+        ]
+        print(
+            f"dreamer_lite.{name}: {', '.join(n for n in own if not n.startswith('_'))}"
+        )
+        print("installed without its notebook: nothing to compare")
+        return
+    module = export.build(path)
+    print(f"dreamer_lite.{module.name}: {', '.join(module.names)}")
+    problem = export.compare(ROOT, path)
+    if problem:
+        print(f'{problem} or reexport("{notebook}")')
+    else:
+        print("module and notebook agree")
+
+
+def reexport(notebook: str) -> None:
+    """Write a notebook's module anew after you changed (and saved) an exported cell."""
+    path = _notebook(notebook)
+    if path is None:
+        raise FileNotFoundError(
+            f"notebooks/{notebook}.ipynb was not found: export works in a checkout only."
+        )
+    module = export.build(path)
+    changed = export.write(ROOT, [path])
+    loaded = sys.modules.get(f"dreamer_lite.{module.name}")
+    if loaded is not None:
+        importlib.reload(loaded)
+    state = "written anew" if changed else "already up to date"
+    print(f"dreamer_lite/{module.name}.py: {state}")
+
+
+def _notebook(notebook: str):
+    path = ROOT / "notebooks" / f"{notebook}.ipynb"
+    return path if path.is_file() else None
