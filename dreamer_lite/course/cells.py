@@ -27,9 +27,10 @@ def rssm_cell(
     _core(sheet, deter, hidden, blocks)
     _outputs(sheet, deter, hidden, embed_size, latents, classes)
     alt = (
-        f"One RSSM step: h [{deter}], z [{latents} x {classes}] and the action [{action_size}] "
-        f"pass through {blocks} blocks into gates that give the new h, from which the prior and, "
-        f"with the embedding [{embed_size}], the posterior follow."
+        f"One RSSM step: h [{deter}], z [{latents} x {classes}] and the action "
+        f"[{action_size}] pass through {blocks} blocks into gates that give the new h, "
+        f"from which the prior and, with the embedding [{embed_size}], the posterior "
+        "follow."
     )
     return sheet.fig, alt
 
@@ -82,7 +83,7 @@ def _core(sheet, deter, hidden, blocks):
 
 
 def _outputs(sheet, deter, hidden, embed, latents, classes):
-    """Draw the new memory, the prior from it alone, the posterior with the embedding."""
+    """Draw the new memory, the prior from it, the posterior with the embedding."""
     shape = f"[B, {latents}, {classes}]"
     sheet.box(
         580, 140, 84, 52, r"$h_t$", note=f"[B, {deter}]", size=12, **_tinted("memory")

@@ -15,7 +15,7 @@ def claim(text: str, condition) -> None:
     """Print ``claim: text | holds``, or stop with one sentence if it does not hold.
 
     Args:
-        text: the claim with its bound, e.g. "symlog needs less than a tenth of the error".
+        text: the claim with its bound: "symlog has less than a tenth of the error".
         condition: one truth value (Python, NumPy or torch).
     """
     if getattr(condition, "shape", ()) not in ((), (1,)):
@@ -31,12 +31,12 @@ def claim(text: str, condition) -> None:
 def compare(
     name: str, mine, truth, tolerance: float | None = 1e-6, expect: str = "equal"
 ) -> None:
-    """Print how close a result is to the truth, as a bound, and stop if it is not as expected.
+    """Print how close a result is to the truth; stop if that is not as expected.
 
-    Prints ``name | exact | max difference 0``, ``name | close | max difference < 1e-06`` or
-    ``name | different | max difference > 0.1``. "exact" is only printed when it is demanded
-    with ``tolerance=0`` (or for integers and booleans), since another processor may round the
-    last digit of a float differently.
+    Prints bounds, not measured digits: ``name | exact | max difference 0``, ``name |
+    close | max difference < 1e-06`` or ``name | different | max difference > 0.1``.
+    "exact" is printed only when it is demanded with ``tolerance=0`` (or for integers
+    and booleans), since another processor may round the last digit of a float.
 
     Args:
         name: what is compared, in a few words.
@@ -47,7 +47,8 @@ def compare(
     mine, truth = as_array(mine), as_array(truth)
     if mine.shape != truth.shape:
         raise ValueError(
-            f"{name}: the shapes differ, mine is {list(mine.shape)}, truth is {list(truth.shape)}."
+            f"{name}: the shapes differ, mine is {list(mine.shape)}, "
+            f"truth is {list(truth.shape)}."
         )
     gap = _largest_gap(mine, truth)
     if mine.dtype.kind in "iub" and truth.dtype.kind in "iub":

@@ -47,7 +47,7 @@ SAID = {
 
 
 def dreamer_map(part: str):
-    """Draw the map of Dreamer with ``part`` lit; return the figure and its alt sentence.
+    """Draw the map of Dreamer with ``part`` lit; return figure and alt sentence.
 
     Args:
         part: a module's name, from "symlog" (notebook 01) to "mario" (notebook 10).

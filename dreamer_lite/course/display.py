@@ -1,7 +1,8 @@
-"""Show figures, images and animations together with one sentence for those who cannot see them.
+"""Show figures, images and animations, each with a sentence for who cannot see it.
 
 The sentence is stored twice in the notebook: as ``text/plain``, which nbval compares,
-and as ``alt`` in the metadata of the PNG, which nbconvert and our site write into the page.
+and as ``alt`` in the metadata of the PNG, which our site writes into its pages (see
+``dreamer_lite.course.site``).
 """
 
 import base64
@@ -27,7 +28,7 @@ def show(fig, alt: str, dpi: int = 100) -> None:
 
 
 def show_image(image, alt: str, scale: int = 1, caption: str | None = None) -> None:
-    """Show one image, uint8 ``[H, W, 3]`` or ``[H, W]`` (floats: 0 to 1), enlarged ``scale`` times."""
+    """Show an image ``[H, W, 3]`` or ``[H, W]``, uint8 or float in 0 to 1, enlarged."""
     publish(animation_png(as_frames(np.asarray(image)[None], "image"), scale), alt)
     _caption(caption)
 
@@ -39,7 +40,8 @@ def show_gif(frames, alt: str, caption: str | None = None, fps: float = 8, scale
     play it like any picture, in full colour, while ``image/gif`` is lost by nbconvert.
 
     Args:
-        frames: uint8 ``[T, H, W, 3]`` or ``[T, H, W]`` (floats: 0 to 1), or the path of a GIF.
+        frames: ``[T, H, W, 3]`` or ``[T, H, W]``, uint8 or float in 0 to 1, or the
+            path of a GIF.
         alt: what happens, in one sentence.
         caption: one line below the animation, for everybody.
         fps: frames per second (a GIF file keeps its own speed).
@@ -77,7 +79,7 @@ def animation_png(frames: np.ndarray, scale: int = 1, fps: float = 8) -> bytes:
 
 
 def read_gif(path: str | Path) -> tuple[np.ndarray, float]:
-    """Return the frames of a GIF as uint8 ``[T, H, W, 3]`` and its frames per second."""
+    """Return the frames of a GIF, uint8 ``[T, H, W, 3]``, and how many per second."""
     from PIL import Image, ImageSequence
 
     if not Path(path).is_file():
@@ -91,7 +93,7 @@ def read_gif(path: str | Path) -> tuple[np.ndarray, float]:
 
 
 def as_frames(frames, name: str) -> np.ndarray:
-    """Return ``frames`` as uint8 ``[T, H, W, C]`` with 1 or 3 channels, or say what is wrong."""
+    """Return frames as uint8 ``[T, H, W, C]``, C 1 or 3, or say what is wrong."""
     array = (
         frames.detach().cpu().numpy()
         if hasattr(frames, "detach")
@@ -128,7 +130,7 @@ def checked_alt(alt: str) -> str:
 
 
 def publish(png: bytes, alt: str) -> None:
-    """Send a PNG and its alt sentence to the notebook; outside of one, print the sentence."""
+    """Send a PNG with its alt sentence to the notebook; elsewhere print the latter."""
     alt = checked_alt(alt)
     if not in_notebook():
         print(alt)

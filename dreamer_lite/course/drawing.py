@@ -1,4 +1,4 @@
-"""A sheet of paper measured in pixels, on which the diagrams of the course are drawn."""
+"""A sheet of paper measured in pixels, on which the diagrams are drawn."""
 
 from dreamer_lite.course.style import COLORS
 
@@ -22,8 +22,8 @@ class Sheet:
     def box(self, x, y, w, h, text="", *, face="white", edge=INK, color=None, **more):
         """Draw a rounded box with text in its middle and return its centre.
 
-        ``size``, ``weight``, ``note`` (a smaller second line), ``style`` (of the outline),
-        ``width`` (of the outline) and ``round`` (radius of the corners) refine it.
+        ``size``, ``weight``, ``note`` (a smaller second line), ``note_size``, ``style``
+        and ``width`` (of the outline) and ``round`` (of the corners) refine it.
         """
         from matplotlib.patches import FancyBboxPatch
 

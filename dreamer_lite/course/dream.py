@@ -10,7 +10,7 @@ from dreamer_lite.course.figures import error_frames, frames_grid, strip
 
 
 def scrub(real, dreamed, alt: str, context: int = 0, columns: int = 8) -> Explorer:
-    """Show a slider over the frames ``real / dreamed / error``; its static twin is a strip.
+    """Show a slider over ``real / dreamed / error`` frames; its static twin is a strip.
 
     Args:
         real, dreamed: clips ``[T, H, W, C]``, uint8 or floats in 0 to 1.
@@ -42,7 +42,7 @@ def scrub(real, dreamed, alt: str, context: int = 0, columns: int = 8) -> Explor
 
 
 class ActionPad:
-    """What ``action_pad`` returns: the frames so far and the actions that led to them."""
+    """What ``action_pad`` returns: the frames so far and the actions behind them."""
 
     def __init__(self, step: Callable, reset: Callable, actions: Sequence[str]):
         self.step = step

@@ -1,9 +1,9 @@
 """Figures with sliders, which are one static figure where nothing can slide.
 
 With a live kernel ``explore`` shows widgets. With ``DREAMER_LITE_STATIC=1``, or without
-ipywidgets, the same cell shows one figure at the start values, so that readers on a code
-host or on paper miss nothing. A static run also moves every control to each of its ends
-once, unseen: a slider that breaks somewhere is found by the checks and not by the reader.
+ipywidgets, the same cell shows one figure at the start values, so that readers on a
+code host or on paper miss nothing. A static run also moves every control to each of its
+ends once, unseen: a slider that breaks is found by the checks and not by the reader.
 """
 
 import base64
@@ -19,7 +19,7 @@ from dreamer_lite.course.display import checked_alt, figure_png, in_notebook, pu
 
 @dataclass(frozen=True)
 class Slider:
-    """A number from ``low`` to ``high`` in steps of ``step``; integers stay integers."""
+    """A number from ``low`` to ``high`` in steps; integers stay integers."""
 
     low: float
     high: float
@@ -71,7 +71,7 @@ class Slider:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of several options, drawn as a row of buttons (``True``/``False`` for a switch)."""
+    """One of several options, drawn as a row of buttons."""
 
     options: Sequence
     value: Any = None
@@ -108,7 +108,7 @@ class Choice:
 
 
 class Explorer:
-    """What ``explore`` returns: the figure's function, its controls and their values."""
+    """What ``explore`` returns: how to draw, the controls and their values."""
 
     def __init__(self, draw: Callable, alt: str | Callable, controls: dict, live: bool):
         self.draw = draw
@@ -120,7 +120,7 @@ class Explorer:
         self.picture = None
 
     def move(self, **values):
-        """Set controls as a reader would and return the new figure, with no widget needed."""
+        """Set controls as a reader would and return the new figure; needs no widget."""
         for name, value in values.items():
             if name not in self.controls:
                 raise KeyError(
@@ -174,7 +174,7 @@ class Explorer:
             self.picture.value = f"<pre>{message}</pre>"
 
     def drive_to_the_ends(self) -> None:
-        """Draw with every control at each of its ends, unseen, then restore the values."""
+        """Draw with every control at each of its ends, unseen; restore the values."""
         import matplotlib.pyplot as plt
 
         start = dict(self.values)
@@ -201,9 +201,9 @@ def explore(
     Args:
         draw: takes the controls by name and returns a matplotlib figure.
         alt: one sentence on the figure, or a function of the values that returns it.
-        static: takes nothing and returns the figure for readers without a kernel; without
-            it they see ``draw`` at the start values.
-        live: redraw while a slider moves; False for slow figures, which wait for its release.
+        static: takes nothing and returns the figure for readers without a kernel, who
+            otherwise see ``draw`` at the start values.
+        live: redraw while a slider moves; False for slow figures: on its release.
         **controls: ``Slider(...)`` or ``Choice(...)``.
     """
     for name, control in controls.items():
@@ -227,7 +227,7 @@ def explore(
 
 
 def widgets_work() -> bool:
-    """Tell whether widgets can be shown: a live notebook, ipywidgets, no request for static."""
+    """Tell whether widgets can be shown: a live notebook, ipywidgets, not static."""
     if os.environ.get("DREAMER_LITE_STATIC", "0") not in ("", "0") or not in_notebook():
         return False
     try:

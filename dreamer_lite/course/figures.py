@@ -7,11 +7,11 @@ from dreamer_lite.course.style import COLORS
 
 
 def error_frames(real, dreamed) -> np.ndarray:
-    """Return how far two clips differ as uint8 ``[T, H, W, 3]``: white is right, wine is wrong."""
+    """Return how far two clips differ, ``[T, H, W, 3]``: white is right, wine wrong."""
     real, dreamed = as_frames(real, "real"), as_frames(dreamed, "dreamed")
     if real.shape != dreamed.shape:
         raise ValueError(
-            f"real is {list(real.shape)} but dreamed is {list(dreamed.shape)}: cut them alike."
+            f"real is {list(real.shape)} but dreamed {list(dreamed.shape)}: cut alike."
         )
     gap = np.abs(real.astype(np.float32) - dreamed).mean(-1, keepdims=True) / 255
     wrong = np.array(
@@ -77,7 +77,7 @@ def _rows(rows: dict, times: list[int], title: str | None, context: int):
 
 
 def frames_grid(frames, labels=None, columns: int = 8, title: str | None = None):
-    """Draw frames ``[N, H, W, C]`` in a grid, each with its label, and return the figure."""
+    """Draw frames ``[N, H, W, C]`` in a grid with labels and return the figure."""
     import matplotlib.pyplot as plt
 
     frames = as_frames(frames, "frames")
@@ -104,7 +104,7 @@ def frames_grid(frames, labels=None, columns: int = 8, title: str | None = None)
 
 
 def side_by_side(*clips, gap: int = 4) -> np.ndarray:
-    """Join clips ``[T, H, W, C]`` left to right into one ``[T, H, W', 3]`` for ``show_gif``."""
+    """Join clips ``[T, H, W, C]`` left to right into one, for ``show_gif``."""
     clips = [as_frames(clip, "every clip") for clip in clips]
     clips = [np.repeat(c, 3, axis=-1) if c.shape[-1] == 1 else c for c in clips]
     length, height = len(clips[0]), clips[0].shape[1]

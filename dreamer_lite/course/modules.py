@@ -37,7 +37,7 @@ def reexport(notebook: str) -> None:
     path = _notebook(notebook)
     if path is None:
         raise FileNotFoundError(
-            f"notebooks/{notebook}.ipynb was not found: export works in a checkout only."
+            f"notebooks/{notebook}.ipynb was not found: export needs a checkout."
         )
     module = export.build(path)
     changed = export.write(ROOT, [path])

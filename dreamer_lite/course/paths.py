@@ -12,6 +12,6 @@ def data_path(name: str = "") -> Path:
         if path.exists() and (root / "pyproject.toml").exists():
             return path
     raise FileNotFoundError(
-        f"The file data/{name} was not found: it comes with the repository, so clone it and "
-        "install it with pip install -e . (a plain pip install holds the code only)."
+        f"The file data/{name} was not found: it comes with the repository, so clone "
+        "it and run pip install -e . there (a plain pip install holds the code only)."
     )

@@ -8,7 +8,7 @@ WIDTH = 396
 
 
 def world_model_phase():
-    """Draw how the world model learns from replay: the prior is taught by the posterior."""
+    """Draw how the world model learns: the posterior teaches the prior."""
     sheet = Sheet(WIDTH, HEIGHT)
     _world_model(sheet, 0)
     return sheet.fig, _SEEN
@@ -34,8 +34,8 @@ _SEEN = (
     "not, two KL terms stop the gradient on one side each, and heads read the state."
 )
 _DREAMED = (
-    "The behaviour phase: from a replayed state the prior dreams on, the actor chooses, "
-    "and gradients stop before the model, so only actor and critic learn."
+    "The behaviour phase: from a replayed state the prior dreams on, the actor "
+    "chooses, and gradients stop before the model, so only actor and critic learn."
 )
 
 
@@ -60,56 +60,42 @@ def _tinted(quantity, **more):
 
 def _world_model(sheet, x):
     """Draw the phase on replayed sequences, its left edge at x."""
-    _panel(
-        sheet, x, "World-model phase", "on replayed sequences: real frames and actions"
-    )
+    note = "on replayed sequences: real frames and actions"
+    _panel(sheet, x, "World-model phase", note)
+    _memory(sheet, x)
+    _guesses(sheet, x)
+    _kl(sheet, x)
+    _heads(sheet, x)
+    _key(sheet, x, "points at what a KL term trains", COLORS["kl"])
+
+
+def _memory(sheet, x):
+    """Draw how state, action and frame come in."""
     box, arrow = sheet.box, sheet.arrow
-    box(
-        x + 18,
-        136,
-        66,
-        52,
-        "state",
-        note=r"$h_{t-1},\, z_{t-1}$",
-        note_size=9,
-        size=9.5,
-    )
+    state = {"note": r"$h_{t-1},\, z_{t-1}$", "note_size": 7.6, "size": 9.5}
+    box(x + 18, 136, 66, 52, "state", **state)
     box(x + 18, 206, 66, 38, r"$a_{t-1}$", size=11, **_tinted("action"))
     box(x + 108, 152, 76, 78, r"$h_t$", note="block GRU", size=12, **_tinted("memory"))
     arrow((x + 84, 166), (x + 108, 166))
     arrow((x + 84, 225), (x + 96, 225), (x + 96, 206), (x + 108, 206))
-    student = _tinted("prior", style=(0, (4, 2)))
-    teacher = _tinted("posterior")
-    box(
-        x + 212,
-        72,
-        168,
-        58,
-        "prior: the student",
-        note="has not seen the frame",
-        **student,
-    )
-    box(
-        x + 212,
-        252,
-        168,
-        58,
-        "posterior: the teacher",
-        note="has seen the frame",
-        **teacher,
-    )
-    arrow((x + 146, 152), (x + 146, 101), (x + 212, 101))
-    arrow((x + 146, 230), (x + 146, 270), (x + 212, 270))
     box(x + 18, 332, 66, 48, r"$x_t$", note="real frame", size=11, **_tinted("real"))
     box(x + 108, 332, 76, 48, "encoder", size=9.5)
     arrow((x + 84, 356), (x + 108, 356))
+
+
+def _guesses(sheet, x):
+    """Draw the prior, which has not seen the frame, and the posterior, which has."""
+    box, arrow = sheet.box, sheet.arrow
+    student = _tinted("prior", style=(0, (4, 2)), note="has not seen the frame")
+    teacher = _tinted("posterior", note="has seen the frame")
+    box(x + 212, 72, 168, 58, "prior: the student", **student)
+    box(x + 212, 252, 168, 58, "posterior: the teacher", **teacher)
+    arrow((x + 146, 152), (x + 146, 101), (x + 212, 101))
+    arrow((x + 146, 230), (x + 146, 270), (x + 212, 270))
     arrow((x + 184, 356), (x + 198, 356), (x + 198, 292), (x + 212, 292))
-    _kl(sheet, x)
     box(x + 268, 332, 56, 40, r"$z_t$", size=12, **_tinted("latent"))
     arrow((x + 296, 310), (x + 296, 332))
     sheet.text(x + 304, 321, "sample", size=8, color=QUIET, ha="left")
-    _heads(sheet, x)
-    _key(sheet, x, "points at what a KL term trains", COLORS["kl"])
 
 
 def _kl(sheet, x):
@@ -179,7 +165,7 @@ def _behaviour(sheet, x):
             _chosen(sheet, middle, name, step)
     boxes = (
         (18, "critic learns", r"$v(s_t)$ towards $R_t$", "critic"),
-        (206, "actor learns", r"$\log\pi(a_t | s_t)$ times advantage", "actor"),
+        (206, "actor learns", r"$\log\pi(a_t | s_t) \cdot$ advantage", "actor"),
     )
     for left, name, note, quantity in boxes:
         sheet.box(
@@ -198,7 +184,7 @@ def _behaviour(sheet, x):
 
 
 def _dreamed_states(sheet, columns):
-    """Draw the start state from replay and the states that the prior dreams after it."""
+    """Draw the start state from replay and the states dreamed after it."""
     first, *others = columns
     sheet.box(
         first - 34,

@@ -85,7 +85,7 @@ MARKERS = {
 
 
 def line(quantity: str) -> dict:
-    """Return the keyword arguments that draw ``quantity``: ``ax.plot(x, y, **line("kl"))``."""
+    """Return the look of a quantity's line: ``ax.plot(x, y, **line("kl"))``."""
     if quantity not in LINESTYLES:
         known = ", ".join(sorted(LINESTYLES))
         raise KeyError(f"No line style for {quantity!r}; the quantities are: {known}.")

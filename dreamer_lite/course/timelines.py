@@ -1,4 +1,4 @@
-"""Time drawn from left to right: which action goes with which frame, and the returns."""
+"""Time drawn from left to right: rows of the replay, and returns."""
 
 from collections.abc import Sequence
 
@@ -32,9 +32,9 @@ def alignment(rows: Sequence[dict] | None = None):
     """Draw stored replay rows as columns and return the figure and its alt sentence.
 
     Args:
-        rows: dicts with ``obs`` (a short name), ``action`` (a short name), ``reward`` and,
-            where true, ``is_first``, ``is_last``, ``is_terminal``; by default a short Mario
-            episode that ends in a pit and the beginning of the next one.
+        rows: dicts with ``obs`` (a short name), ``action`` (a short name), ``reward``
+            and, where true, ``is_first``, ``is_last``, ``is_terminal``; by default a
+            short Mario episode that ends in a pit and the beginning of the next one.
     """
     rows = list(EPISODE if rows is None else rows)
     if not 2 <= len(rows) <= 8:
@@ -46,19 +46,21 @@ def alignment(rows: Sequence[dict] | None = None):
         sheet.text(
             112, y, name, size=9.5, ha="right", weight="bold", color=COLORS[quantity]
         )
-    for index, row in enumerate(rows):
+    for index in range(len(rows)):
         _column(sheet, rows, index, 124 + wide * index, wide)
     sheet.text(126, 348, _EXPLAINED, size=8.5, color=QUIET, ha="left", linespacing=1.5)
     alt = (
-        f"Time alignment of {len(rows)} replay rows: a reward arrives with the frame that its "
-        "action led to, and the model reads each action one column later, zero after a reset."
+        f"Time alignment of {len(rows)} replay rows: a reward arrives with the frame "
+        "that its action led to, and the model reads each action one column later, "
+        "zero after a reset."
     )
     return sheet.fig, alt
 
 
 _EXPLAINED = (
-    "One column is one stored row: the reward came with the frame, the action was chosen "
-    "after it.\nThe model reads the action of the row before, and zeros after a reset."
+    "One column is one stored row: the reward came with the frame, the action was "
+    "chosen after it.\nThe model reads the action of the row before, and zeros after "
+    "a reset."
 )
 
 
@@ -94,7 +96,7 @@ def _flags(row) -> str:
 
 
 def _onward(sheet, middle, half, wide):
-    """Draw that an action leads to the next frame and is read there as the previous one."""
+    """Draw that an action leads to the next row and is read there."""
     start, edge = middle + half, middle + wide - half
     joint = (start + edge) / 2
     sheet.arrow(
@@ -105,11 +107,11 @@ def _onward(sheet, middle, half, wide):
 
 
 def lambda_recursion(reward, value, cont, lam: float = 0.95):
-    """Draw the lambda-return computed backwards and return the figure and its alt sentence.
+    """Draw the lambda-return, computed backwards; return figure and alt sentence.
 
     Args:
-        reward, value, cont: ``[H+1]`` numbers aligned with s_0..s_H, H at most 5; ``cont``
-            already contains the discount.
+        reward, value, cont: ``[H+1]`` numbers aligned with s_0..s_H, H at most 5;
+            ``cont`` already contains the discount.
         lam: lambda, how far the return trusts what was imagined.
     """
     reward, value, cont = ([float(v) for v in seq] for seq in (reward, value, cont))
@@ -119,10 +121,7 @@ def lambda_recursion(reward, value, cont, lam: float = 0.95):
         raise ValueError(
             f"Expected three lists of H+1 numbers with H from 1 to 5, got {sizes}."
         )
-    returns = [value[-1]]
-    for t in reversed(range(horizon)):
-        mixed = (1 - lam) * value[t + 1] + lam * returns[0]
-        returns.insert(0, reward[t + 1] + cont[t + 1] * mixed)
+    returns = _backwards(reward, value, cont, lam)
     sheet = Sheet(800, 344)
     wide = (800 - 90) / (horizon + 1)
     rows = (
@@ -144,10 +143,20 @@ def lambda_recursion(reward, value, cont, lam: float = 0.95):
         ha="left",
     )
     alt = (
-        f"The lambda-return over {horizon} steps, computed from right to left: it starts as the "
-        f"last value, {value[-1]:.2f}, and ends as {returns[0]:.2f} at the first state."
+        f"The lambda-return over {horizon} steps, computed from right to left: it "
+        f"starts as the last value, {value[-1]:.2f}, and ends as {returns[0]:.2f} at "
+        "the first state."
     )
     return sheet.fig, alt
+
+
+def _backwards(reward, value, cont, lam) -> list[float]:
+    """Compute the returns from the last state to the first."""
+    returns = [value[-1]]
+    for t in reversed(range(len(value) - 1)):
+        mixed = (1 - lam) * value[t + 1] + lam * returns[0]
+        returns.insert(0, reward[t + 1] + cont[t + 1] * mixed)
+    return returns
 
 
 def _step(sheet, rows, t, horizon, middle, wide):

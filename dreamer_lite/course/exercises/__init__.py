@@ -1,8 +1,8 @@
 """Exercises with one source for stub, solution and check.
 
 ``nb01.py`` holds the exercises of notebook 01, ``nb02.py`` those of 02, and so on. Each
-exercise is declared once, with ``exercise(...)``, from real Python functions that are the
-solution. The stub that the notebook shows is made from them: lines that end in
+exercise is declared once, with ``exercise(...)``, from real Python functions that are
+the solution. The stub that the notebook shows is made from them: lines that end in
 ``# solution`` become ``raise NotImplementedError``, or one edit plants a bug. The check
 and at least three plausible wrong answers, also edits of the solution, stand beside it,
 so that ``tests/test_exercises.py`` can prove that the check is worth its name.
@@ -31,7 +31,7 @@ class NotYet(Exception):
 
 @dataclass(frozen=True)
 class Edit:
-    """Replace ``old``, which occurs once in the solution, by ``new``; ``hint`` must appear."""
+    """Replace ``old``, found once in the solution, by ``new``; ``hint`` must appear."""
 
     old: str
     new: str
@@ -42,7 +42,7 @@ class Edit:
         if text.count(self.old) != 1:
             count = text.count(self.old)
             raise ValueError(
-                f"The text of an edit must occur once, {self.old!r} occurs {count} times."
+                f"The text of an edit occurs once, but {self.old!r} {count} times."
             )
         return text.replace(self.old, self.new)
 
@@ -114,14 +114,14 @@ def exercise(
         title: a few words, the heading in the notebook.
         difficulty: "easy", "medium" or "hard".
         minutes: how long it should take.
-        solution: the functions or classes that the reader writes, as real Python objects of the
-            exercise file. In a "write" exercise the lines to be written end in ``# solution``
-            or stand between the lines ``# solution`` and ``# end of solution``.
+        solution: the functions or classes that the reader writes, as Python objects
+            of the exercise file. In a "write" exercise the lines to be written end in
+            ``# solution`` or stand between ``# solution`` and ``# end of solution``.
         check: takes the reader's functions in the same order and calls ``require``.
-        example: takes them too and returns results (tensors, numbers, tuples, dicts) whose
-            shapes and dtypes every wrong answer must share with the solution.
-        wrongs: at least three ``Edit(old, new, hint)`` of the solution, each refused with a
-            message that contains its own hint.
+        example: takes them too and returns results (tensors, numbers, tuples, dicts)
+            whose shapes and dtypes every wrong answer must share with the solution.
+        wrongs: at least three ``Edit(old, new, hint)`` of the solution, each refused
+            with a message that contains its own hint.
         kind: "write", or "bug" for a solution with one planted bug.
         bug: the ``Edit`` that plants it.
     """
@@ -213,21 +213,22 @@ def without_marks(text: str) -> str:
 
 
 def with_gaps(text: str, number: str) -> str:
-    """Return the stub: each run of marked lines becomes one ``raise NotImplementedError``."""
-    lines, inside, gap = [], False, False
+    """Return the stub: each run of marked lines becomes one ``NotImplementedError``."""
+    lines, inside, after_gap, blanks = [], False, False, []
     for line in text.splitlines():
-        if line.strip() == CLOSE:
-            inside = False
-            continue
-        opens = line.strip() == OPEN
-        inside = inside or opens
-        marked = inside or MARK.search(line)
-        if marked and not gap:
-            indent = line[: len(line) - len(line.lstrip())]
-            lines.append(f'{indent}raise NotImplementedError("exercise {number}")')
-        gap = bool(marked) or (gap and not line.strip())
-        if not marked:
-            lines.append(line)
+        inside = inside or line.strip() == OPEN
+        if inside or MARK.search(line):
+            if not after_gap:
+                indent = line[: len(line) - len(line.lstrip())]
+                gap = f'{indent}raise NotImplementedError("exercise {number}")'
+                lines += [*blanks, gap]
+            after_gap, blanks = True, []
+            inside = inside and line.strip() != CLOSE
+        elif not line.strip():
+            blanks.append(line)
+        else:
+            lines += [*blanks, line]
+            after_gap, blanks = False, []
     return "\n".join(lines)
 
 

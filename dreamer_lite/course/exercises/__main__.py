@@ -6,16 +6,15 @@ from dreamer_lite.course import exercises
 
 
 def main() -> None:
-    """Print the stub, the solution or all the cells of an exercise, or list all exercises."""
+    """Print the stub, the solution or the cells of an exercise, or list them all."""
     parser = argparse.ArgumentParser(prog="python -m dreamer_lite.course.exercises")
     parser.add_argument("what", choices=["stub", "solution", "cells", "list"])
     parser.add_argument("number", nargs="?", help="e.g. 5.1")
     args = parser.parse_args()
     if args.what == "list":
         for e in exercises.declared():
-            print(
-                f"{e.number}  {e.kind:5}  {e.difficulty:6}  {e.minutes:3} min  {e.title}"
-            )
+            facts = f"{e.number}  {e.kind:5}  {e.difficulty:6}  {e.minutes:3} min"
+            print(f"{facts}  {e.title}")
         return
     if not args.number:
         parser.error(f"{args.what} needs the number of an exercise, for example 5.1")
