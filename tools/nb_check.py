@@ -21,7 +21,8 @@ COURSE = (
     "10_mario",
 )
 MEGABYTE = 1_000_000
-SHOWING = {"show", "show_image", "show_gif", "explore"}  # each leaves one picture
+# Each of these leaves one picture in the cell that calls it.
+SHOWING = {"action_pad", "explore", "scrub", "show", "show_gif", "show_image"}
 RAISES = {"raises-exception"}
 NOT_COMPARED = {"nbval-ignore-output", "nbval-skip"}
 ONE_IN = 15
