@@ -6,11 +6,11 @@ from dreamer_lite.course.diagrams import dreamer_map
 from dreamer_lite.course.display import show, show_gif, show_image
 from dreamer_lite.course.dream import action_pad, scrub
 from dreamer_lite.course.exercises import check, solution
-from dreamer_lite.course.explore import Choice, Slider, explore
 from dreamer_lite.course.figures import error_frames, frames_grid, side_by_side, strip
 from dreamer_lite.course.modules import reexport, what_we_built
 from dreamer_lite.course.paths import data_path
 from dreamer_lite.course.phases import behaviour_phase, two_phases, world_model_phase
+from dreamer_lite.course.sliders import Choice, Slider, explore
 from dreamer_lite.course.style import COLORS, LINESTYLES, MARKERS, line, use_style
 from dreamer_lite.course.timelines import alignment, lambda_recursion
 

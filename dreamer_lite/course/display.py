@@ -59,7 +59,13 @@ def figure_png(fig, dpi: int = 100) -> bytes:
     if not hasattr(fig, "savefig"):
         raise TypeError(f"Expected a matplotlib figure, got {type(fig).__name__}.")
     buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    fig.savefig(
+        buffer,
+        format="png",
+        dpi=dpi,
+        metadata={"Software": None},
+        pil_kwargs={"optimize": True},
+    )
     return buffer.getvalue()
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dreamer_lite.course.display import as_frames, checked_alt, figure_png, publish
-from dreamer_lite.course.explore import Explorer, Slider, explore, widgets_work
 from dreamer_lite.course.figures import error_frames, frames_grid, strip
+from dreamer_lite.course.sliders import Explorer, Slider, explore, widgets_work
 
 
 def scrub(real, dreamed, alt: str, context: int = 0, columns: int = 8) -> Explorer:
@@ -22,16 +22,9 @@ def scrub(real, dreamed, alt: str, context: int = 0, columns: int = 8) -> Explor
     clips = {"real": real, "dreamed": dreamed, "error": error_frames(real, dreamed)}
 
     def draw(t: int):
-        fig = frames_grid(
-            np.stack(
-                [np.broadcast_to(c[t], (*c.shape[1:3], 3)) for c in clips.values()]
-            ),
-            labels=list(clips),
-            columns=3,
-        )
+        now = [np.broadcast_to(c[t], (*c.shape[1:3], 3)) for c in clips.values()]
         seen = "seen" if t < context else "dreamed on its own"
-        fig.suptitle(f"t = {t}: {seen}", fontsize=10)
-        return fig
+        return frames_grid(np.stack(now), list(clips), 3, title=f"t = {t}: {seen}")
 
     def still():
         return strip(real, dreamed, columns=columns, context=context)
@@ -66,7 +59,7 @@ class ActionPad:
     def figure(self, last: int = 8):
         """Draw the last frames, each below the action that led to it."""
         labels = ["start", *(f"{i}: {name}" for i, name in enumerate(self.history, 1))]
-        return _labelled(np.stack(self.frames[-last:]), labels[-last:])
+        return frames_grid(np.stack(self.frames[-last:]), labels[-last:], columns=last)
 
     @staticmethod
     def _frame(frame) -> np.ndarray:
@@ -79,10 +72,6 @@ class ActionPad:
 
     def _ipython_display_(self) -> None:
         """Print nothing when ``action_pad`` is the last line of a cell."""
-
-
-def _labelled(frames: np.ndarray, labels: list[str]):
-    return frames_grid(frames, labels, columns=8)
 
 
 def action_pad(
@@ -119,24 +108,19 @@ def _show_buttons(pad: ActionPad) -> None:
     import ipywidgets
     from IPython.display import display
 
-    picture = Explorer(pad.figure, lambda: f"The dream after: {_told(pad)}.", {}, True)
-    box = ipywidgets.HTML(picture.page())
-    buttons = [
-        ipywidgets.Button(description=name) for name in [*pad.actions, "start again"]
-    ]
+    def alt() -> str:
+        return f"The dream after {', '.join(pad.history[-8:]) or 'no action yet'}."
+
+    explorer = Explorer(pad.figure, alt, {}, live=True)
+    explorer.picture = ipywidgets.HTML(explorer.page())
+    again = ipywidgets.Button(description="start again", icon="refresh")
+    buttons = [ipywidgets.Button(description=name) for name in pad.actions]
 
     def pressed(button) -> None:
-        if button.description == "start again":
-            pad.reset()
-        else:
-            pad.press(button.description)
-        box.value = picture.page()
+        pad.reset() if button is again else pad.press(button.description)
+        explorer.refresh()
 
-    for button in buttons:
+    for button in [*buttons, again]:
         button.on_click(pressed)
-    pad.buttons, pad.box = buttons, box
-    display(ipywidgets.VBox([ipywidgets.HBox(buttons), box]))
-
-
-def _told(pad: ActionPad) -> str:
-    return ", ".join(pad.history[-8:]) or "no action yet"
+    pad.buttons, pad.picture = [*buttons, again], explorer.picture
+    display(ipywidgets.VBox([ipywidgets.HBox(pad.buttons), explorer.picture]))

@@ -48,17 +48,16 @@ def strip(real, dreamed=None, error=None, times=None, columns=8, title=None, con
 def _rows(rows: dict, times: list[int], title: str | None, context: int):
     import matplotlib.pyplot as plt
 
-    width = 8.0
     first = next(iter(rows.values()))
-    cell = (width - 0.9) / len(times)
-    cell = min(cell, 1.5)
-    height = (
-        cell * first.shape[1] / first.shape[2] * len(rows)
-        + 0.45
-        + (0.3 if title else 0)
-    )
+    cell = min(7.1 / len(times), 1.5)
+    height = cell * first.shape[1] / first.shape[2] * len(rows)
+    size = (cell * len(times) + 0.9, height + 0.24 + (0.28 if title else 0))
     fig, axes = plt.subplots(
-        len(rows), len(times), figsize=(cell * len(times) + 0.9, height), squeeze=False
+        len(rows),
+        len(times),
+        figsize=(cell * len(times) + 0.9, height),
+        squeeze=False,
+        layout="constrained",
     )
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     for row, (name, clip) in enumerate(rows.items()):
@@ -89,9 +88,12 @@ def frames_grid(frames, labels=None, columns: int = 8, title: str | None = None)
     columns = min(columns, len(frames))
     count = -(-len(frames) // columns)
     cell = min(8.0 / columns, 1.6)
-    tall = cell * frames.shape[1] / frames.shape[2] + (0.28 if any(labels) else 0.05)
-    size = (cell * columns, tall * count + (0.35 if title else 0))
-    fig, axes = plt.subplots(count, columns, figsize=size, squeeze=False)
+    tall = cell * frames.shape[1] / frames.shape[2] + (0.2 if any(labels) else 0.04)
+    size = (cell * columns, tall * count + (0.28 if title else 0))
+    fig, axes = plt.subplots(
+        count, columns, figsize=size, squeeze=False, layout="constrained"
+    )
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     for axis in axes.flat[len(frames) :]:
         axis.axis("off")
     for axis, image, label in zip(axes.flat, frames, labels, strict=False):

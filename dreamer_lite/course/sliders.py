@@ -167,6 +167,10 @@ class Explorer:
 
     def _moved(self, _change) -> None:
         self.values = {name: widget.value for name, widget in self.widgets.items()}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Redraw the live picture; an error is shown in its place, as one sentence."""
         try:
             self.picture.value = self.page()
         except Exception as error:
