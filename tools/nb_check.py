@@ -80,6 +80,11 @@ def outputs(nb, stem, root):
 
 def due_pictures(source):
     """Count the calls of a cell that show a picture, outside of definitions."""
+    return calls(source, SHOWING | {"plt.show"})
+
+
+def calls(source, names):
+    """Count the calls of any of `names` in a cell, outside of definitions."""
     try:
         nodes = list(ast.parse(source).body)
     except SyntaxError:  # a magic: nothing to count
@@ -90,10 +95,7 @@ def due_pictures(source):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda)):
             continue
         nodes += ast.iter_child_nodes(node)
-        if isinstance(node, ast.Call):
-            target = node.func
-            plain = isinstance(target, ast.Name) and target.id in SHOWING
-            count += plain or ast.unparse(target) == "plt.show"
+        count += isinstance(node, ast.Call) and ast.unparse(node.func) in names
     return count
 
 
