@@ -55,7 +55,7 @@ def _rows(rows: dict, times: list[int], title: str | None, context: int):
     fig, axes = plt.subplots(
         len(rows),
         len(times),
-        figsize=(cell * len(times) + 0.9, height),
+        figsize=size,
         squeeze=False,
         layout="constrained",
     )

@@ -1,0 +1,536 @@
+"""The teaching helpers: pictures with alt text, sliders, claims, the last cell."""
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dreamer_lite.course as course
+from dreamer_lite.course import display, export, modules, paths, sliders
+from dreamer_lite.course.dream import ActionPad
+
+ALT = "A straight line rises from left to right."
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """Pretend to be in a notebook; return the list of what is displayed."""
+    import IPython.display
+
+    shown = []
+
+    def keep(data=None, *more, metadata=None, **_):
+        shown.append((data, metadata or {}))
+
+    monkeypatch.setattr(IPython.display, "display", keep)
+    for module in (display, sliders):
+        monkeypatch.setattr(module, "in_notebook", lambda: True)
+    monkeypatch.setenv("DREAMER_LITE_STATIC", "1")
+    return shown
+
+
+def line_figure(slope=1.0):
+    """Return a small figure."""
+    import matplotlib.pyplot as plt
+
+    fig, ax = plt.subplots(figsize=(2, 1))
+    ax.plot([0, 1], [0, slope])
+    return fig
+
+
+def picture(data) -> Image.Image:
+    """Return the image of a displayed bundle."""
+    return Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+
+
+def clip(length=6):
+    """Return a clip in which a white column moves right by one pixel per step."""
+    frames = np.zeros((length, 16, 16, 3), np.uint8)
+    for t in range(length):
+        frames[t, :, t] = 255
+    return frames
+
+
+# Importing
+
+
+def test_course_needs_neither_torch_nor_widgets_nor_matplotlib():
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'ipywidgets', 'matplotlib', 'IPython', 'PIL'):\n"
+        "    sys.modules[name] = None\n"
+        "import dreamer_lite.course\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_does_not_import_the_course():
+    files = [p for p in (paths.ROOT / "dreamer_lite").glob("*.py")]
+    generated = [p for p in files if p.read_text().startswith(export.GENERATED)]
+    assert not [p for p in generated if "dreamer_lite.course" in p.read_text()]
+
+
+# Pictures
+
+
+def test_show_stores_the_sentence_as_text_and_as_alt(notebook):
+    import matplotlib.pyplot as plt
+
+    fig = line_figure()
+    course.show(fig, alt=ALT)
+    [(data, metadata)] = notebook
+    assert data["text/plain"] == ALT
+    assert metadata["image/png"]["alt"] == ALT
+    assert picture(data).size == (200, 100)
+    assert not plt.fignum_exists(fig.number), "a second copy would be shown"
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    first, second = (display.figure_png(line_figure()) for _ in range(2))
+    assert first == second
+    assert b"matplotlib" not in first.lower(), "the version must not be stored"
+
+
+@pytest.mark.parametrize("alt", ["", "A line.", "No full stop at all", None])
+def test_a_picture_without_a_sentence_is_refused(notebook, alt):
+    with pytest.raises(ValueError, match="alt= one full sentence"):
+        course.show(line_figure(), alt=alt)
+    assert not notebook
+
+
+def test_show_refuses_what_is_no_figure(notebook):
+    with pytest.raises(TypeError, match="Expected a matplotlib figure, got list"):
+        course.show([1, 2], alt=ALT)
+
+
+def test_outside_a_notebook_the_sentence_is_printed(capsys):
+    course.show(line_figure(), alt=ALT)
+    assert capsys.readouterr().out == ALT + "\n"
+
+
+def test_show_gif_stores_an_animated_png_with_its_caption(notebook):
+    course.show_gif(clip(), alt=ALT, caption="A column moves.", fps=5, scale=3)
+    (data, metadata), (caption, _) = notebook
+    image = picture(data)
+    assert (image.format, image.n_frames, image.size) == ("PNG", 6, (48, 48))
+    assert image.info["duration"] == 200 and image.info["loop"] == 0
+    image.seek(4)
+    shown = np.asarray(image.convert("RGB"))[::3, ::3]
+    np.testing.assert_array_equal(shown, clip()[4])
+    assert metadata["image/png"]["alt"] == ALT
+    assert caption["text/markdown"] == "*A column moves.*"
+
+
+def test_show_gif_reads_a_gif(notebook, tmp_path):
+    pages = [Image.fromarray(f) for f in clip()]
+    path = tmp_path / "a.gif"
+    pages[0].save(path, save_all=True, append_images=pages[1:], duration=80)
+    course.show_gif(path, alt=ALT)
+    image = picture(notebook[0][0])
+    assert (image.n_frames, image.size) == (6, (16, 16))
+    assert image.info["duration"] == 80
+    with pytest.raises(FileNotFoundError, match="no animation at"):
+        course.show_gif(tmp_path / "b.gif", alt=ALT)
+
+
+def test_show_image_takes_floats_and_enlarges(notebook):
+    course.show_image(np.full((4, 5), 0.5), alt=ALT, scale=2)
+    image = picture(notebook[0][0])
+    assert image.size == (10, 8) and image.getpixel((0, 0)) == 128
+
+
+@pytest.mark.parametrize(
+    ("frames", "error"),
+    [
+        (np.zeros((2, 4)), "got shape"),
+        (np.zeros((2, 4, 4, 2), np.uint8), "got shape"),
+        (np.zeros((0, 4, 4, 3), np.uint8), "got shape"),
+        (np.zeros((2, 4, 4, 3), np.int64), "got int64"),
+    ],
+)
+def test_frames_of_a_wrong_kind_are_refused(frames, error):
+    with pytest.raises((ValueError, TypeError), match=error):
+        display.as_frames(frames, "frames")
+
+
+def test_the_site_gets_the_alt_sentence(monkeypatch):
+    class Node(dict):
+        tagname = "image"
+
+    class Renderer:
+        def render_image(self, data):
+            return [Node()]
+
+    fake = types.ModuleType("myst_nb.core.render")
+    fake.NbElementRenderer = Renderer
+    for name in ("myst_nb", "myst_nb.core"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, "myst_nb.core.render", fake)
+    from dreamer_lite.course import site
+
+    assert site.setup(None)["parallel_read_safe"]
+    output = types.SimpleNamespace(
+        mime_type="image/png", output_metadata={"image/png": {"alt": ALT}}
+    )
+    assert Renderer().render_image(output) == [{"alt": ALT}]
+    output.output_metadata = {}
+    assert Renderer().render_image(output) == [{}]
+
+
+# Strips
+
+
+def test_error_frames_are_white_where_the_dream_is_right():
+    real, dreamed = clip(), clip()
+    dreamed[2, 5, 5] = 255
+    error = course.error_frames(real, dreamed)
+    wrong = (error != 255).any(-1)
+    assert wrong.sum() == 1 and wrong[2, 5, 5]
+    assert tuple(error[2, 5, 5]) == (0x88, 0x22, 0x55)
+
+
+def test_clips_of_different_length_are_refused():
+    with pytest.raises(ValueError, match="cut alike"):
+        course.error_frames(clip(6), clip(5))
+
+
+def test_strip_draws_three_rows_and_says_what_was_seen():
+    fig = course.strip(clip(), clip(), columns=3, context=2)
+    assert len(fig.axes) == 9
+    rows = [axis.get_ylabel() for axis in fig.axes if axis.get_ylabel()]
+    assert rows == ["real", "dreamed", "error"]
+    times = [axis.get_xlabel() for axis in fig.axes[-3:]]
+    assert times == ["t = 0 (seen)", "t = 2", "t = 5"]
+    np.testing.assert_array_equal(fig.axes[1].images[0].get_array(), clip()[2])
+
+
+def test_frames_grid_wants_as_many_labels_as_frames():
+    fig = course.frames_grid(clip(), labels="abcdef", columns=4)
+    assert [axis.get_xlabel() for axis in fig.axes[:6]] == list("abcdef")
+    with pytest.raises(ValueError, match="6 frames need as many labels, got 2"):
+        course.frames_grid(clip(), labels=["a", "b"])
+
+
+def test_side_by_side_puts_clips_in_order():
+    joined = course.side_by_side(clip(), 255 - clip(), gap=2)
+    assert joined.shape == (6, 16, 34, 3)
+    np.testing.assert_array_equal(joined[:, :, :16], clip())
+    np.testing.assert_array_equal(joined[:, :, 18:], 255 - clip())
+    with pytest.raises(ValueError, match="share T and H"):
+        course.side_by_side(clip(6), clip(5))
+
+
+# Sliders
+
+
+def test_static_explore_shows_one_figure_and_drives_every_control(notebook):
+    drawn = []
+
+    def draw(slope, kind):
+        drawn.append((slope, kind))
+        return line_figure(slope)
+
+    course.explore(
+        draw,
+        alt=lambda slope, kind: f"A {kind} line with the slope {slope}.",
+        slope=course.Slider(0.5, 4.0, 0.5, value=2.0),
+        kind=course.Choice(["raw", "symlog"]),
+    )
+    [(data, metadata)] = notebook
+    assert data["text/plain"] == "A raw line with the slope 2.0."
+    assert metadata["image/png"]["alt"] == data["text/plain"]
+    assert drawn[0] == (2.0, "raw")
+    assert set(drawn[1:]) == {(0.5, "raw"), (4.0, "raw"), (2.0, "raw"), (2.0, "symlog")}
+
+
+def test_static_explore_finds_a_slider_that_breaks_at_its_end(notebook):
+    def draw(n):
+        return line_figure(1 / (n - 9))
+
+    with pytest.raises(ZeroDivisionError):
+        course.explore(draw, alt=ALT, n=course.Slider(1, 9, value=3))
+
+
+def test_explore_leaves_the_random_numbers_alone(notebook):
+    import torch
+
+    def draw(n):
+        return line_figure(float(torch.rand(()) + np.random.rand()))
+
+    torch.manual_seed(1)
+    np.random.seed(1)
+    expected = torch.rand(1), np.random.rand()
+    torch.manual_seed(1)
+    np.random.seed(1)
+    course.explore(draw, alt=ALT, n=course.Slider(1, 9))
+    assert (torch.rand(1), np.random.rand()) == expected
+
+
+def test_explore_has_a_static_twin_of_its_own(notebook):
+    course.explore(
+        lambda n: line_figure(n),
+        alt=ALT,
+        static=lambda: course.frames_grid(clip()),
+        n=course.Slider(1, 3),
+    )
+    assert picture(notebook[0][0]).width == 800
+
+
+def test_a_control_can_be_moved_without_widgets(notebook):
+    drawn = []
+
+    def draw(n, on):
+        drawn.append((n, on))
+        return line_figure(n)
+
+    moving = course.explore(
+        draw, alt=ALT, n=course.Slider(1, 9), on=course.Choice([False, True])
+    )
+    moving.move(n=4)
+    moving.move(on=True)
+    assert drawn[-2:] == [(4, False), (4, True)]
+    with pytest.raises(ValueError, match="n goes from 1 to 9, got 10"):
+        moving.move(n=10)
+    with pytest.raises(ValueError, match="on is one of"):
+        moving.move(on="perhaps")
+    with pytest.raises(KeyError, match="There is no control 'm'"):
+        moving.move(m=1)
+
+
+def test_live_sliders_redraw_and_show_errors_in_place(notebook, monkeypatch):
+    monkeypatch.delenv("DREAMER_LITE_STATIC")
+
+    def draw(n, kind):
+        if kind == "broken":
+            raise ValueError("n < 3 is needed")
+        return line_figure(n)
+
+    alive = course.explore(
+        draw,
+        alt=lambda n, kind: f'The "{kind}" line has slope {n}.',
+        n=course.Slider(1, 9),
+        kind=course.Choice(["raw", "broken"]),
+    )
+    [(box, _)] = notebook
+    assert list(box.children) == [*alive.widgets.values(), alive.picture]
+    assert type(alive.widgets["n"]).__name__ == "IntSlider"
+    before = alive.picture.value
+    assert 'alt="The &quot;raw&quot; line has slope 1."' in before
+    alive.widgets["n"].value = 5
+    assert "slope 5" in alive.picture.value and alive.picture.value != before
+    alive.widgets["kind"].value = "broken"
+    assert alive.picture.value == "<pre>ValueError: n &lt; 3 is needed</pre>"
+    alive.widgets["kind"].value = "raw"
+    assert "slope 5" in alive.picture.value
+
+
+def test_without_ipywidgets_the_figure_is_static(notebook, monkeypatch):
+    monkeypatch.delenv("DREAMER_LITE_STATIC")
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    course.explore(lambda n: line_figure(n), alt=ALT, n=course.Slider(1, 2))
+    assert notebook[0][0]["text/plain"] == ALT
+
+
+def test_explore_says_what_is_wrong_with_its_arguments(notebook):
+    with pytest.raises(TypeError, match="control n must be a Slider or a Choice"):
+        course.explore(line_figure, alt=ALT, n=3)
+    with pytest.raises(TypeError, match="must return its figure, it returned NoneType"):
+        course.explore(lambda n: None, alt=ALT, n=course.Slider(1, 2))
+    with pytest.raises(ValueError, match="low < high"):
+        course.Slider(2, 1)
+    with pytest.raises(ValueError, match="value goes from 0 to 1, got 2"):
+        course.Slider(0, 1, value=2)
+    with pytest.raises(ValueError, match="at least one option"):
+        course.Choice([])
+
+
+# Dreams
+
+
+def test_scrub_moves_through_time_and_has_a_strip_as_twin(notebook):
+    real, dreamed = clip(), np.roll(clip(), 1, axis=2)
+    scrubber = course.scrub(real, dreamed, alt=ALT, context=2)
+    assert notebook[0][0]["text/plain"] == ALT
+    assert picture(notebook[0][0]).width == 800
+    fig = scrubber.move(t=3)
+    shown = [axis.images[0].get_array() for axis in fig.axes]
+    np.testing.assert_array_equal(shown[0], real[3])
+    np.testing.assert_array_equal(shown[1], dreamed[3])
+    np.testing.assert_array_equal(shown[2], course.error_frames(real, dreamed)[3])
+    assert [axis.get_xlabel() for axis in fig.axes] == ["real", "dreamed", "error"]
+    assert "dreamed on its own" in fig.get_suptitle()
+    assert "seen" in scrubber.move(t=1).get_suptitle()
+
+
+class Corridor:
+    """A dream of one number: where the white column is."""
+
+    def reset(self):
+        self.x = 0
+        return clip()[0]
+
+    def step(self, action):
+        self.x += 1 if action == 1 else -1
+        return clip()[self.x]
+
+
+def test_action_pad_steps_by_name(notebook):
+    dream = Corridor()
+    pad = ActionPad(dream.step, dream.reset, ["left", "right"])
+    pad.press("right")
+    pad.press("right")
+    np.testing.assert_array_equal(pad.press("left"), clip()[1])
+    assert len(pad.frames) == 4 and pad.history == ["right", "right", "left"]
+    labels = [axis.get_xlabel() for axis in pad.figure(last=2).axes]
+    assert labels == ["2: right", "3: left"]
+    with pytest.raises(KeyError, match="There is no action 'jump'"):
+        pad.press("jump")
+    pad.reset()
+    assert len(pad.frames) == 1 and dream.x == 0
+
+
+def test_static_action_pad_presses_its_script(notebook):
+    dream = Corridor()
+    actions = ["left", "right"]
+    pad = course.action_pad(dream.step, dream.reset, actions, ALT, ["right"] * 3)
+    assert dream.x == 3 and pad.history == ["right"] * 3
+    assert [data["text/plain"] for data, _ in notebook] == [ALT]
+
+
+def test_live_action_pad_presses_buttons(notebook, monkeypatch):
+    monkeypatch.delenv("DREAMER_LITE_STATIC")
+    dream = Corridor()
+    actions = ["left", "right"]
+    pad = course.action_pad(dream.step, dream.reset, actions, ALT, [])
+    left, right, again = pad.buttons
+    assert [b.description for b in pad.buttons] == ["left", "right", "start again"]
+    assert "The dream after no action yet." in pad.picture.value
+    right.click()
+    right.click()
+    left.click()
+    assert dream.x == 1
+    assert "The dream after right, right, left." in pad.picture.value
+    again.click()
+    assert dream.x == 0 and pad.history == []
+
+
+# Claims
+
+
+def test_claim_holds_or_stops(capsys):
+    import torch
+
+    course.claim("one is less than two", torch.tensor(1) < 2)
+    assert capsys.readouterr().out == "claim: one is less than two | holds\n"
+    with pytest.raises(AssertionError, match="^This claim does not hold: 2 < 1.$"):
+        course.claim("2 < 1", np.bool_(False))
+    with pytest.raises(ValueError, match=r"shape \[2\]"):
+        course.claim("both", torch.tensor([True, True]))
+
+
+@pytest.mark.parametrize(
+    ("mine", "truth", "more", "said"),
+    [
+        (0.1 + 0.2, 0.3, {}, "close | max difference < 1e-06"),
+        (0.3, 0.3, {}, "close | max difference < 1e-06"),
+        (0.3, 0.3, {"tolerance": 0}, "exact | max difference 0"),
+        ([1, 2], [1, 2], {}, "exact | max difference 0"),
+        (0.625, 0.0, {"expect": "different"}, "different | max difference > 0.1"),
+        (0.2, 0.0, {"expect": "different"}, "different | max difference > 0.1"),
+        (np.nan, np.nan, {}, "close | max difference < 1e-06"),
+        (np.inf, np.inf, {}, "close | max difference < 1e-06"),
+        (1.01, 1.0, {"tolerance": 0.1}, "close | max difference < 0.1"),
+    ],
+)
+def test_compare_prints_a_bound(capsys, mine, truth, more, said):
+    course.compare("it", mine, truth, **more)
+    assert capsys.readouterr().out == f"it | {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("mine", "truth", "more"),
+    [
+        (0.1, 0.2, {}),
+        (np.nan, 0.0, {}),
+        (np.inf, -np.inf, {}),
+        (0.1 + 0.2, 0.3, {"tolerance": 0}),
+        ([1, 2], [1, 3], {"tolerance": 5}),
+        (0.3, 0.3, {"expect": "different"}),
+    ],
+)
+def test_compare_stops_when_it_is_not_as_expected(mine, truth, more):
+    with pytest.raises(AssertionError, match="^it: expected "):
+        course.compare("it", mine, truth, **more)
+
+
+def test_compare_refuses_other_shapes_and_takes_bf16(capsys):
+    import torch
+
+    with pytest.raises(ValueError, match="the shapes differ"):
+        course.compare("it", torch.zeros(2), torch.zeros(3))
+    course.compare("it", torch.ones(2, dtype=torch.bfloat16), torch.ones(2))
+    assert "close" in capsys.readouterr().out
+
+
+# Data and the last cell
+
+
+def test_data_path_finds_the_checkout_or_says_what_to_do():
+    assert course.data_path() == paths.ROOT / "data"
+    with pytest.raises(FileNotFoundError, match="data/no.npz was not found: it comes"):
+        course.data_path("no.npz")
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """Return a small checkout with one notebook and its module."""
+    cells = ["#| default_exp toy_part", "#| export\ndef double(x):\n    return 2 * x"]
+    code = [{"cell_type": "code", "source": s, "metadata": {}} for s in cells]
+    for folder in ("notebooks", "dreamer_lite"):
+        (tmp_path / folder).mkdir()
+    path = tmp_path / "notebooks" / "05_toy_part.ipynb"
+    path.write_text(json.dumps({"cells": code}))
+    monkeypatch.setattr(modules, "ROOT", tmp_path)
+    export.write(tmp_path, [path])
+    return tmp_path
+
+
+def test_what_we_built_says_that_module_and_notebook_agree(checkout, capsys):
+    course.what_we_built("05_toy_part")
+    out = capsys.readouterr().out
+    assert out == "dreamer_lite.toy_part: double\nmodule and notebook agree\n"
+
+
+def test_a_changed_cell_is_noticed_and_exported_again(checkout, capsys):
+    path = checkout / "notebooks" / "05_toy_part.ipynb"
+    path.write_text(path.read_text().replace("2 * x", "3 * x"))
+    course.what_we_built("05_toy_part")
+    assert 'is stale: run make export or reexport("05_toy_part")' in (
+        capsys.readouterr().out
+    )
+    course.reexport("05_toy_part")
+    course.reexport("05_toy_part")
+    course.what_we_built("05_toy_part")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "dreamer_lite/toy_part.py: written anew"
+    assert lines[1] == "dreamer_lite/toy_part.py: already up to date"
+    assert lines[3] == "module and notebook agree"
+    assert "3 * x" in (checkout / "dreamer_lite" / "toy_part.py").read_text()
+
+
+def test_without_notebooks_the_module_is_listed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(modules, "ROOT", tmp_path)
+    course.what_we_built("01_symlog")
+    out = capsys.readouterr().out
+    assert re.match(r"dreamer_lite.symlog: \w+, \w+\n", out)
+    assert "nothing to compare" in out
+    with pytest.raises(FileNotFoundError, match="export needs a checkout"):
+        course.reexport("01_symlog")
