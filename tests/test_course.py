@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -159,30 +158,6 @@ def test_show_image_takes_floats_and_enlarges(notebook):
 def test_frames_of_a_wrong_kind_are_refused(frames, error):
     with pytest.raises((ValueError, TypeError), match=error):
         display.as_frames(frames, "frames")
-
-
-def test_the_site_gets_the_alt_sentence(monkeypatch):
-    class Node(dict):
-        tagname = "image"
-
-    class Renderer:
-        def render_image(self, data):
-            return [Node()]
-
-    fake = types.ModuleType("myst_nb.core.render")
-    fake.NbElementRenderer = Renderer
-    for name in ("myst_nb", "myst_nb.core"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    monkeypatch.setitem(sys.modules, "myst_nb.core.render", fake)
-    from dreamer_lite.course import site
-
-    assert site.setup(None)["parallel_read_safe"]
-    output = types.SimpleNamespace(
-        mime_type="image/png", output_metadata={"image/png": {"alt": ALT}}
-    )
-    assert Renderer().render_image(output) == [{"alt": ALT}]
-    output.output_metadata = {}
-    assert Renderer().render_image(output) == [{}]
 
 
 # Strips

@@ -1,8 +1,7 @@
 """Show figures, images and animations, each with a sentence for who cannot see it.
 
 The sentence is stored twice in the notebook: as ``text/plain``, which nbval compares,
-and as ``alt`` in the metadata of the PNG, which our site writes into its pages (see
-``dreamer_lite.course.site``).
+and as ``alt`` in the metadata of the PNG, which our site writes into its pages.
 """
 
 import base64
