@@ -10,7 +10,6 @@ import math
 import gymnasium as gym
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from dreamer_lite.lambda_returns import ReturnNormalizer, lambda_return
 from dreamer_lite.networks import MLP
@@ -120,7 +119,8 @@ class ActorCritic(nn.Module):
         Source: DreamerV3, equations 7 to 13.
         """
         feature, action, reward, cont = self._imagine(states, world_model)
-        value_logits = self.critic(feature[:, :-1])
+        seen = feature[:, :-1].contiguous()  # dense layers are slow on a strided view
+        value_logits = self.critic(seen)
         with torch.no_grad():
             last = self.two_hot.mean(self.critic(feature[:, -1:]))
             value = torch.cat([self.two_hot.mean(value_logits.detach()), last], 1)
@@ -129,9 +129,9 @@ class ActorCritic(nn.Module):
             scale = self.normalizer.scale
             advantage = (returns - value[:, :-1]) / scale
             weight = torch.cumprod(cont, 1)[:, :-1]  # also of the state it began in
-        log_prob, entropy = self.actor.evaluate(feature[:, :-1], action)
+        log_prob, entropy = self.actor.evaluate(seen, action)
         actor_loss = -(weight * (log_prob * advantage + self.entropy * entropy)).mean()
-        critic = self._critic_loss(value_logits, feature[:, :-1], returns)
+        critic = self._critic_loss(value_logits, seen, returns)
         critic_loss = (weight * critic).mean()
         losses = {"actor": actor_loss, "critic": critic_loss}
         if batch is not None:
@@ -176,7 +176,7 @@ class ActorCritic(nn.Module):
             goes_on * self.discount,
             self.lam * (1 - ends),
         )
-        feature = states.feature[:, :-1]
+        feature = states.feature[:, :-1].contiguous()
         loss = self._critic_loss(self.critic(feature), feature, returns)
         return ((1 - ends[:, :-1]) * loss).mean()
 

@@ -16,9 +16,14 @@ from torch import nn
 
 from dreamer_lite import runs
 from dreamer_lite.actor_critic import ActorCritic
-from dreamer_lite.replay import Replay, describe_space, replay_bytes, restore_space
+from dreamer_lite.replay import Replay, describe_space, restore_space
 from dreamer_lite.rssm import State
-from dreamer_lite.speed import GraphedUpdate, pick_device, pick_precision
+from dreamer_lite.speed import (
+    GraphedUpdate,
+    pick_device,
+    pick_precision,
+    reuse_memory,
+)
 from dreamer_lite.world_model import LaProp, WorldModel, check_batch
 
 
@@ -273,6 +278,13 @@ class Dreamer(nn.Module):
             loss, more = self.actor_critic.loss(states, self.world_model, batch)
         return model_loss + loss, metrics | more
 
+    def dream(self, batch, context=5):
+        """Open-loop prediction of a batch: see `WorldModel.dream`."""
+        batch = check_batch(batch, self.world_model.columns)
+        batch = {key: value.to(self.device) for key, value in batch.items()}
+        with self._autocast():
+            return self.world_model.dream(batch, context)
+
     def train_step(self, batch):
         """One update of everything from a batch as `Replay.sample` gives it.
 
@@ -472,9 +484,11 @@ def train(
     every video; progress, show a bar.
     Returns: the agent. Source: DreamerV3, Algorithm 1.
     """
+    reuse_memory()
     with runs.Run(logdir, config, minutes, progress) as run:
         envs = run.make_envs(make_env)
         spaces = envs.single_observation_space, envs.single_action_space
+        torch.manual_seed(config.seed)
         agent = Dreamer(*spaces, config)
         replay = Replay(config.capacity, *spaces, config.envs, config.seed)
         if start_from and not run.continued:
@@ -483,10 +497,10 @@ def train(
         collector = Collector(envs, replay, track)
         act = AgentPolicy(agent)
         random = act if start_from else random_policy(envs.single_action_space, run.rng)
-        while not run.finished(replay):
+        while not run.finished():
             policy = random if run.step < config.prefill else act
             run.count(collector.tick(policy), config.envs)
-            for _ in range(run.updates_due(config, replay)):
+            for _ in range(run.updates_due(replay)):
                 batch = replay.sample(config.batch, config.length)
                 run.log(agent.train_step(batch))
             if run.video_due():

@@ -25,7 +25,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        return F.rms_norm(x.float(), self.scale.shape, self.scale, self.eps).to(x.dtype)
+        scaled = F.rms_norm(x.float(), self.scale.shape, self.scale, self.eps)
+        return scaled.to(x.dtype)
 
 
 def init_(weight, fan_in, outscale=1.0):
@@ -73,7 +74,7 @@ class BlockLinear(nn.Module):
     def forward(self, x):
         lead = x.shape[:-1]
         x = x.reshape(-1, self.blocks, x.shape[-1] // self.blocks).transpose(0, 1)
-        y = torch.bmm(x, self.weight.to(x.dtype)).transpose(0, 1)
+        y = torch.bmm(x, self.weight).transpose(0, 1)
         return y.reshape(*lead, -1) + self.bias.to(y.dtype)
 
 

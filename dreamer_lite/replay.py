@@ -139,13 +139,14 @@ class Replay:
                 f"{value.dtype} of shape {value.shape}; convert it to the space's form."
             )
 
-    def sample(self, batch, length):
+    def sample(self, batch, length, rng=None):
         """Draw `batch` windows of `length` consecutive rows: {key: [B, T, ...]}.
 
         Every window start is equally likely. A window may span several episodes (its
         flags say where), but never the write head, where the newest row meets the
         oldest. `is_first[:, 0]` is True: a window starts from the zero state. A row
-        before a first row is a last row, also where a run was cut off.
+        before a first row is a last row, also where a run was cut off. `rng` replaces
+        the replay's own random numbers, for a look that must not change a run.
         Raises: ValueError while no stream holds `length` rows.
         """
         starts = np.maximum(self.size - length + 1, 0)
@@ -154,7 +155,7 @@ class Replay:
                 f"Replay.sample expects a stream of at least {length} rows, but the "
                 f"longest holds {self.size.max()}; collect more before sampling."
             )
-        draw = self.rng.integers(starts.sum(), size=batch)
+        draw = (rng or self.rng).integers(starts.sum(), size=batch)
         env = np.searchsorted(np.cumsum(starts), draw, side="right")
         offset = draw - (np.cumsum(starts) - starts)[env]
         oldest = (self.head - self.size)[env]

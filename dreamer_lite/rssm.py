@@ -156,6 +156,7 @@ class RSSM(nn.Module):
         # The observation's half of the posterior needs no memory: one product for all.
         weight_h, weight_e = self.posterior_in.weight.tensor_split([self.deter], 1)
         seen = F.linear(embed, weight_e, self.posterior_in.bias)
+        weight_h = weight_h.to(seen.dtype)  # cast once, not in every step
         noise = self._noise(embed, length, batch)
         hs, zs, posteriors = [], [], []
         for t in range(length):

@@ -4,6 +4,9 @@ Plumbing, nothing of DreamerV3 itself, hence written by hand and not exported fr
 notebook. Notebooks 09 and 10 use it.
 """
 
+import ctypes
+import sys
+
 import torch
 
 
@@ -65,3 +68,20 @@ class GraphedUpdate:
         if not self.whole:
             self.agent._step()
         return {key: value.clone() for key, value in self.metrics.items()}
+
+
+def reuse_memory():
+    """Keep freed memory in the process instead of returning it to the system (Linux).
+
+    glibc gives every large block back at once, so each tensor of a training step is
+    made of fresh pages, and the kernel spends longer clearing them than we compute with
+    them: a step takes 1.2 to 1.5 times as long. Elsewhere this does nothing.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_top_pad, 2**28)
