@@ -307,6 +307,19 @@ def test_live_sliders_redraw_and_show_errors_in_place(notebook, monkeypatch):
     assert "slope 5" in alive.picture.value
 
 
+def test_a_slider_gives_the_number_that_it_shows(notebook, monkeypatch):
+    monkeypatch.delenv("DREAMER_LITE_STATIC")
+    given = []
+
+    def draw(x):
+        given.append(x)
+        return line_figure(x)
+
+    alive = course.explore(draw, alt=ALT, x=course.Slider(0.1, 2.0, 0.1, value=1.0))
+    alive.widgets["x"].value = 1.4000000000000004
+    assert given == [1.0, 1.4]
+
+
 def test_without_ipywidgets_the_figure_is_static(notebook, monkeypatch):
     monkeypatch.delenv("DREAMER_LITE_STATIC")
     monkeypatch.setitem(sys.modules, "ipywidgets", None)

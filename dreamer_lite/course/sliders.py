@@ -166,7 +166,8 @@ class Explorer:
         display(ipywidgets.VBox([*rows, self.picture]))
 
     def _moved(self, _change) -> None:
-        self.values = {name: widget.value for name, widget in self.widgets.items()}
+        for name, widget in self.widgets.items():
+            self.values[name] = self.controls[name].accept(name, widget.value)
         self.refresh()
 
     def refresh(self) -> None:
