@@ -70,8 +70,9 @@ def place(path, folder, repo):
 
 
 def run(path, folder, python, timeout):
-    """Execute a notebook in the working folder; return its seconds."""
-    command = [str(python), "-m", "nbclient.cli", f"--timeout={timeout}", path.name]
+    """Execute a notebook in the working folder."""
+    jupyter = str(python.with_name("jupyter"))
+    command = [jupyter, "execute", f"--timeout={timeout}", path.name]
     env = {
         **os.environ,
         "DREAMER_LITE_STATIC": "1",

@@ -25,7 +25,7 @@ import nbformat
 
 import nb_check
 from export import logic as export
-from nb_check import COURSE, RAISES
+from nb_check import COURSE
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT_FORMAT = "py:percent"
@@ -37,9 +37,10 @@ KEPT_METADATA = ("cellView", "jupyter", "tags")
 ON_GPU = ("10_mario",)  # Colab opens these with a GPU
 KERNEL_PATH = re.compile(r"\S*/ipykernel_\d+/\d+\.py")
 BRANCH = "main"
+COLAB = "https://colab.research.google.com"
 BADGE = (
-    "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-    "(https://colab.research.google.com/github/{repo}/blob/{branch}/notebooks/{stem}.ipynb)"
+    f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]"
+    f"({COLAB}/github/{{repo}}/blob/{{branch}}/notebooks/{{stem}}.ipynb)"
 )
 NO_BADGE = (
     "*To open this notebook in Colab, put the repository on GitHub and run "
@@ -264,6 +265,7 @@ def execute(nb, path, timeout):
     for cell in nb.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
+    started = []
     with tempfile.TemporaryDirectory() as folder:
         env = {**os.environ, "DREAMER_LITE_STATIC": "1", "IPYTHONDIR": folder}
         client = NotebookClient(
@@ -272,27 +274,26 @@ def execute(nb, path, timeout):
             startup_timeout=180,
             kernel_name="python3",
             resources={"metadata": {"path": str(path.parent)}},
+            on_cell_start=lambda cell, cell_index: started.append(cell),
         )
         try:
             client.execute(env=env)
         except CellExecutionError as error:
             lines = re.sub(r"\x1b\[[\d;]*m", "", error.traceback).strip().splitlines()
             tail = "\n    ".join(lines[-15:])
-            raise ValueError(f"{_where(nb, path)} raised\n    {tail}") from None
+            raise ValueError(
+                f"{_where(nb, path, started)} raised\n    {tail}"
+            ) from None
         except (CellTimeoutError, DeadKernelError) as error:
             reason = str(error).splitlines()[0]
-            raise ValueError(f"{_where(nb, path)}: {reason}") from None
+            raise ValueError(f"{_where(nb, path, started)}: {reason}") from None
 
 
-def _where(nb, path):
+def _where(nb, path, started):
     """Name the cell at which an execution stopped."""
     code = [cell for cell in nb.cells if cell.cell_type == "code"]
-    errors = [c for c in code if any(o.output_type == "error" for o in c.outputs)]
-    blamed = [c for c in errors if not RAISES & set(c.metadata.get("tags", []))]
-    started = [c for c in code if c.execution_count] or code[:1]
-    cell = (blamed or started)[-1]
-    number = code.index(cell) + 1
-    first = next(iter(cell.source.splitlines()), "")
+    number = sum(cell.cell_type == "code" for cell in started)
+    first = next(iter(code[number - 1].source.splitlines()), "")
     return f"{path.stem}: code cell {number} ({first!r})"
 
 
@@ -312,8 +313,8 @@ def check(root, paths, whole, expected=COURSE):
             found.append(str(error))
             continue
         notebooks.append(nb)
-        found += _check_form(path, nb, root)
         found += nb_check.notebook(nb, path, root)
+        found += _check_form(path, nb, root)  # last: it changes nb
     if whole:
         found += nb_check.exceptions_to_nbval(notebooks)
         found += export.problems(root)

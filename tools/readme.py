@@ -179,7 +179,7 @@ def main(argv=None):
         text = path.read_text(encoding="utf-8")
         names = stale(options.root, text)
         if not options.check and names:
-            path.write_text(render(options.root, text), encoding="utf-8")
+            path.write_bytes(render(options.root, text).encode())
     except (OSError, ValueError) as error:
         print(f"readme: {error}", file=sys.stderr)
         return 1

@@ -21,7 +21,9 @@ HEADER = (
 )
 DEFAULT_EXP = re.compile(r"^#\|\s*default_exp\b[ \t]*(.*)$", re.MULTILINE)
 ALMOST_MARK = re.compile(r"^\s*#\s*\|\s*export\b.*$", re.MULTILINE)
-MAGIC = re.compile(r"^\s*([%!]|[\w., ]+=\s*[%!]|\??[\w.]+\?\??\s*$)", re.MULTILINE)
+MAGIC = re.compile(
+    r"^\s*(?:[%!].*|[\w., ]+=\s*[%!].*|\?+[\w.]+\s*|[\w.]+\?+\s*)$", re.MULTILINE
+)
 
 
 class ExportError(ValueError):

@@ -43,6 +43,7 @@ def gather(root, source):
         text = (root / page).read_text(encoding="utf-8")
         if page.suffix == ".ipynb":
             text = prepare(text)
+        text = text.replace("../README.md)", "../index.md)")  # the site's first page
         target = source / ("index.md" if page == Path("README.md") else page)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")

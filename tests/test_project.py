@@ -1,0 +1,217 @@
+"""The project's own files: versions, conda, make, CI, site and Colab's imitation."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
+
+import colab
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+WORKFLOW = (ROOT / ".github/workflows/test.yml").read_text()
+
+
+def key(name):
+    """Return a package name in its one normal form."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pinned(python):
+    """Return {package: version} of constraints.txt for one Python version."""
+    found = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        requirement = Requirement(line)
+        marker = requirement.marker
+        if marker and not marker.evaluate({"python_version": python}):
+            continue
+        (exact,) = requirement.specifier
+        assert exact.operator == "==" and key(requirement.name) not in found
+        found[key(requirement.name)] = exact.version
+    return found
+
+
+def wanted(python):
+    """Return the requirements of the package and all extras for one Python version."""
+    lines = PROJECT["dependencies"] + [line for e in EXTRAS.values() for line in e]
+    environment = default_environment() | {"python_version": python}
+    found = [Requirement(line) for line in lines]
+    return [r for r in found if not r.marker or r.marker.evaluate(environment)]
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_constraints_pin_all_that_is_asked_for(python):
+    versions = pinned(python)
+    for requirement in wanted(python):
+        assert versions[key(requirement.name)] in requirement.specifier
+
+
+def test_constraints_hold_on_any_machine():
+    text = (ROOT / "constraints.txt").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert not [line for line in lines if re.search(r"/|@|\+|file:", line)]
+    assert pinned("3.11")["torch"] == pinned("3.13")["torch"] == "2.13.0"
+
+
+def test_emulator_generation_follows_python():
+    assert pinned("3.12")["gym-super-mario-bros"] == "7.4.0"
+    assert pinned("3.12")["nes-py"] == "8.2.1"
+    assert pinned("3.13")["gym-super-mario-bros"].startswith("9.")
+    assert "gym" in pinned("3.12") and "gym" not in pinned("3.13")
+    names = {key(requirement.name) for requirement in wanted("3.13")}
+    assert "gym" not in names
+
+
+def test_package_alone_is_light():
+    names = {key(Requirement(line).name) for line in PROJECT["dependencies"]}
+    light = {"gymnasium", "numpy", "pyyaml", "safetensors", "torch", "tqdm"}
+    assert names == light
+    assert not [line for line in PROJECT["dependencies"] if "==" in line]
+
+
+def test_conda_installs_the_same():
+    conda = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = [d["pip"] for d in conda["dependencies"] if isinstance(d, dict)]
+    python = [d for d in conda["dependencies"] if str(d).startswith("python=")]
+    assert python == ["python=3.13"]
+    make = re.search(r"^EXTRAS := (.*)$", (ROOT / "Makefile").read_text(), re.M).group(
+        1
+    )
+    assert make.split(",") == sorted(EXTRAS, key="mario lab test site".split().index)
+    assert pip == ["-c constraints.txt", f"-e .[{make}]"]
+
+
+def test_python_versions_agree():
+    assert PROJECT["requires-python"] == ">=3.11"
+    jobs = yaml.safe_load(WORKFLOW)["jobs"]
+    assert jobs["linux"]["strategy"]["matrix"]["python"] == ["3.11", "3.12", "3.13"]
+
+
+def test_every_package_folder_is_listed():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    found = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for path in (ROOT / "dreamer_lite").rglob("__init__.py")
+    }
+    assert set(listed["tool"]["setuptools"]["packages"]) == found
+
+
+def test_ci_runs_make_test():
+    script = (ROOT / ".ci/run").read_text()
+    assert os.access(ROOT / ".ci/run", os.X_OK) and "make --keep-going test" in script
+    jobs = yaml.safe_load(WORKFLOW)["jobs"]
+    assert {"run": ".ci/run"} in jobs["linux"]["steps"]
+    assert "--ignore notebooks/10_mario.ipynb" in WORKFLOW and "cron" in WORKFLOW
+
+
+def test_make_test_runs_every_check():
+    command = ["make", "--dry-run", "--always-make", "test"]
+    planned = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    order = [
+        "pip install",
+        "export.py --check",
+        "nb.py check",
+        "times.py --check",
+        "readme.py --check",
+        "ruff format --check",
+        "ruff check",
+        "pytest tests",
+        "--nbval",
+        "site/build.py",
+    ]
+    places = [planned.index(step) for step in order]
+    assert places == sorted(places)
+
+
+# The site
+
+
+def load_site():
+    """Load the command that builds the site."""
+    spec = importlib.util.spec_from_file_location("site", ROOT / "tools/site/build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def pages(tmp_path):
+    """The sources of a tiny site."""
+    picture = nbformat.v4.new_output(
+        "display_data",
+        data={"image/png": "iVBORw0KGgo="},
+        metadata={"image/png": {"alt": "A curve that rises."}},
+    )
+    cells = [
+        nbformat.v4.new_markdown_cell("# Tiny\n\nSee $x^2$, [home](../README.md)."),
+        nbformat.v4.new_code_cell("%time 1", outputs=[picture], execution_count=1),
+    ]
+    (tmp_path / "notebooks/reference").mkdir(parents=True)
+    python = {"language_info": {"name": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=python)
+    nbformat.write(notebook, tmp_path / "notebooks/01_tiny.ipynb")
+    notes = "# Notation\n\nSee [tiny](../01_tiny.ipynb).\n"
+    (tmp_path / "notebooks/reference/notation.md").write_text(notes)
+    home = "# Home\n\n[notes](notebooks/reference/notation.md), [law](LICENSE)\n"
+    (tmp_path / "README.md").write_text(home)
+    (tmp_path / "LICENSE").write_text("MIT\n")
+    return tmp_path
+
+
+def test_site_shows_pages_links_and_alt_text(pages):
+    assert load_site().build(pages) == 0
+    html = pages / "build/site/html"
+    tiny = (html / "notebooks/01_tiny.html").read_text()
+    assert 'alt="A curve that rises."' in tiny and 'href="../index.html"' in tiny
+    home = (html / "index.html").read_text()
+    assert "notebooks/01_tiny.html" in home and "notebooks/reference/notation" in home
+    assert (html / "searchindex.js").is_file()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("](LICENSE)", "](LICENCE)"), ("[law]", "![](LICENSE)[law]")],
+)
+def test_site_refuses_a_dead_link_or_a_silent_picture(pages, old, new):
+    text = (pages / "README.md").read_text()
+    (pages / "README.md").write_text(text.replace(old, new))
+    assert load_site().build(pages) == 1
+
+
+# Colab's imitation
+
+
+def test_colab_needs_an_interpreter(monkeypatch, tmp_path):
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path))
+    with pytest.raises(ValueError, match="needs Python 3.12 or 3.13"):
+        colab.find_python(names=["python-that-is-not-there"])
+    name = Path(sys.executable).name
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    assert colab.find_python(names=[name]) == sys.executable
+
+
+def test_colab_notebook_knows_the_repository(tmp_path):
+    cell = nbformat.v4.new_code_cell((ROOT / "tools/setup_cell.py").read_text())
+    path = tmp_path / "01_tiny.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    (tmp_path / "content").mkdir()
+    colab.place(path, tmp_path / "content", "file:///somewhere/remote.git")
+    placed = nbformat.read(tmp_path / "content/01_tiny.ipynb", as_version=4)
+    assert 'REPO = "file:///somewhere/remote.git"' in placed.cells[0].source
+    nbformat.write(nbformat.v4.new_notebook(), path)
+    with pytest.raises(ValueError, match="no REPO line"):
+        colab.place(path, tmp_path / "content", "x")

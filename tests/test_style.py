@@ -1,0 +1,76 @@
+"""The package stays small and readable: limits that the course promises its readers."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import nb_check
+import readme
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = [stem[3:] for stem in nb_check.COURSE]
+MODULES = [ROOT / "dreamer_lite" / f"{name}.py" for name in NAMES]
+WRITTEN = [p for p in MODULES if p.is_file()]
+OURS = sorted(p for d in ("dreamer_lite", "tools") for p in (ROOT / d).rglob("*.py"))
+EACH, FIRST_EIGHT, ALL_TEN, FUNCTION, COLUMNS = 200, 650, 1100, 40, 88
+
+
+def count(path):
+    """Return a module's lines of code."""
+    return readme.code_lines(path.read_text(encoding="utf-8"))
+
+
+def long_functions(source):
+    """Return 'name: lines' for each function that is too long, its docstring aside."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            lines = node.end_lineno - node.lineno + 1
+            if ast.get_docstring(node) is not None:
+                text = node.body[0]
+                lines -= text.end_lineno - text.lineno + 1
+            if lines > FUNCTION:
+                found.append(f"{node.name}: {lines}")
+    return found
+
+
+def test_code_lines_leave_out_comments_docstrings_and_blanks():
+    source = '"""Doc\n\nmore."""\n\nX = """a\nb"""  # why\n\n\ndef f():\n    "Doc."\n'
+    assert readme.code_lines(source + "    # a comment\n    return 1\n") == 4
+
+
+def test_long_function_is_found():
+    body = "    x = 1\n" * FUNCTION
+    assert long_functions(f"def f():\n{body}") == [f"f: {FUNCTION + 1}"]
+    assert long_functions(f'def f():\n    """Doc.\n\n    More."""\n{body[10:]}') == []
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
+def test_module_is_small(path):
+    assert count(path) <= EACH
+
+
+def test_package_is_small():
+    counts = [count(path) for path in WRITTEN]
+    assert sum(counts[:8]) <= FIRST_EIGHT
+    assert sum(counts) <= ALL_TEN
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_functions_and_lines_are_short(path):
+    source = path.read_text(encoding="utf-8")
+    assert long_functions(source) == []
+    assert [line for line in source.splitlines() if len(line) > COLUMNS] == []
+
+
+@pytest.mark.parametrize("path", WRITTEN, ids=lambda path: path.stem)
+def test_modules_import_neither_the_course_nor_jupyter(path):
+    heavy = {"IPython", "ipywidgets", "jupyter", "matplotlib", "dreamer_lite.course"}
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in getattr(node, "names", [])]
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            for name in names:
+                assert not any(name == h or name.startswith(h + ".") for h in heavy)

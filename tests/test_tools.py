@@ -1,0 +1,568 @@
+"""The tools: export, pairing, running, checks and drills, all on a tiny course."""
+
+import base64
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import nb
+import nb_check
+import readme
+import times
+from export import logic as export
+
+ROOT = Path(__file__).resolve().parents[1]
+PNG = base64.b64encode(b"\x89PNG not a real picture").decode()
+SHOW = f'''"""A picture as the course shows it."""
+
+
+def show(alt):
+    """Show a picture."""
+    from IPython.display import display
+
+    about = {{"image/png": {{"alt": alt}}}} if alt else {{}}
+    display({{"image/png": "{PNG}", "text/plain": alt}}, metadata=about, raw=True)
+'''
+TEXT = '''# %% [markdown]
+# # 01 · Tiny
+#
+# *Measured: not yet.*
+
+# %%
+#| default_exp tiny
+import sys
+
+# %%
+#| export
+"""A tiny module."""
+
+# %%
+#| export
+import math
+
+# %%
+#| export
+TWO = 2
+
+
+def root(x):
+    """Return the square root."""
+    return math.sqrt(x)
+
+# %% [markdown] tags=["predict"]
+# ## What comes out?
+
+# %%
+print("one")
+print("aside", file=sys.stderr)
+print(root(4))
+
+# %%
+from dreamer_lite.course import show
+
+show("A picture of nothing at all.")
+'''
+
+
+def make_course(root, text=TEXT):
+    """Write a checkout with one notebook, as text, below `root`."""
+    for folder in ("notebooks", "tools", "data", "dreamer_lite/course"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(ROOT / "tools" / "setup_cell.py", root / "tools")
+    unstamped = re.sub(
+        'REPO = ".*?"', 'REPO = ""', (root / "tools/setup_cell.py").read_text()
+    )
+    (root / "tools/setup_cell.py").write_text(unstamped)
+    shutil.copy(ROOT / "dreamer_lite/course/export.py", root / "dreamer_lite/course")
+    (root / "dreamer_lite/__init__.py").write_text("")
+    (root / "dreamer_lite/course/__init__.py").write_text(SHOW)
+    (root / "notebooks/01_tiny.py").write_text(text)
+    assert nb.main(["from-text", "--root", str(root)]) == 0
+    return root
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A tiny course that has been run once."""
+    root = make_course(tmp_path_factory.mktemp("executed") / "course")
+    assert nb.main(["run", "--root", str(root)]) == 0
+    return root
+
+
+@pytest.fixture
+def course(executed, tmp_path):
+    """A copy of the executed course, to break."""
+    return Path(shutil.copytree(executed, tmp_path / "course"))
+
+
+def problems(root):
+    """Return what the check says about the tiny course."""
+    paths = nb.select(root, [])
+    return nb.check(root, paths, whole=True, expected=["01_tiny"])
+
+
+def edit(path, old, new, count=1):
+    """Replace text in a file; it must be there."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, count))
+
+
+def edit_cells(root, change):
+    """Apply `change` to the stored notebook's code cells, without any other tool."""
+    path = root / "notebooks/01_tiny.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    change([cell for cell in notebook.cells if cell.cell_type == "code"])
+    path.write_bytes(nb.bytes_of(notebook))
+
+
+# Export
+
+
+def write_notebook(folder, stem, *cells):
+    """Write a notebook with the given code cells."""
+    made = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    (folder / "notebooks").mkdir(exist_ok=True)
+    notebook = nbformat.v4.new_notebook(cells=made)
+    path = folder / "notebooks" / f"{stem}.ipynb"
+    nbformat.write(notebook, path)
+    return path
+
+
+def test_module_is_the_marked_cells_and_nothing_else(course):
+    assert (course / "dreamer_lite/tiny.py").read_text() == (
+        "# Generated from notebooks/01_tiny.ipynb by tools/export.py.\n"
+        "# Edit the notebook, not this file.\n"
+        '"""A tiny module."""\n\nimport math\n\n\nTWO = 2\n\n\n'
+        'def root(x):\n    """Return the square root."""\n    return math.sqrt(x)\n'
+    )
+    assert export.build(course / "notebooks/01_tiny.ipynb").names == ("TWO", "root")
+
+
+def test_module_stays_as_the_formatter_wants_it(course):
+    ruff = [sys.executable, "-m", "ruff", "format", "--check", "--isolated"]
+    module = str(course / "dreamer_lite/tiny.py")
+    assert subprocess.run([*ruff, module], check=False).returncode == 0
+
+
+def test_export_needs_only_the_standard_library():
+    command = [sys.executable, "-S", "-I", str(ROOT / "tools/export.py"), "--help"]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_export_is_deterministic(tmp_path):
+    texts = set()
+    for seed in "012":
+        root = tmp_path / seed
+        root.mkdir()
+        write_notebook(root, "01_a", "#| default_exp a", "#| export\nA = {1, 2}")
+        (root / "dreamer_lite").mkdir()
+        command = [sys.executable, str(ROOT / "tools/export.py"), "--root", str(root)]
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run(command, env=env, check=True)
+        texts.add((root / "dreamer_lite/a.py").read_bytes())
+    assert len(texts) == 1
+
+
+NAMED = "#| default_exp a"
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        (
+            [NAMED, "#| export\n%matplotlib inline"],
+            "magic or shell command '%matplotlib",
+        ),
+        ([NAMED, "#| export\n!pip list"], "magic or shell command '!pip list'"),
+        ([NAMED, "#| export\nx = !ls"], "magic or shell command 'x = !ls'"),
+        ([NAMED, "#| export\nos?"], "magic or shell command 'os?'"),
+        ([NAMED, "#| export\nget_ipython()"], "calls get_ipython()"),
+        ([NAMED, "#| export\ndef f(:"], "syntax error"),
+        ([NAMED, "x = 1\n#| export"], "must be exactly the cell's first line"),
+        ([NAMED, "#|export\nx = 1"], "must be exactly the cell's first line"),
+        ([NAMED, "# | export\nx = 1"], "must be exactly the cell's first line"),
+        ([NAMED, "x = 1"], "no code cell starts with '#| export'"),
+        (["#| export\nx = 1"], "needs exactly one '#| default_exp NAME', has none"),
+        ([NAMED, "#| default_exp b", "#| export\nx = 1"], "has a, b"),
+        (["#| default_exp a-b", "#| export\nx = 1"], "'a-b' is no module name"),
+    ],
+)
+def test_export_refuses_in_one_line(tmp_path, capsys, cells, message):
+    write_notebook(tmp_path, "01_a", *cells)
+    (tmp_path / "dreamer_lite").mkdir()
+    with pytest.raises(export.ExportError, match=re.escape(message)) as caught:
+        export.write(tmp_path)
+    assert "\n" not in str(caught.value) and "01_a" in str(caught.value)
+    assert list((tmp_path / "dreamer_lite").iterdir()) == []
+    assert message in "\n".join(export.problems(tmp_path))
+
+
+def test_export_refuses_two_notebooks_for_one_module(tmp_path):
+    for stem in ("01_a", "02_a"):
+        write_notebook(tmp_path, stem, NAMED, "#| export\nx = 1")
+    with pytest.raises(export.ExportError, match="02_a: module 'a' is already 01_a's"):
+        export.write(tmp_path)
+
+
+def test_export_does_not_overwrite_a_handwritten_module(tmp_path):
+    write_notebook(tmp_path, "01_a", NAMED, "#| export\nx = 1")
+    (tmp_path / "dreamer_lite").mkdir()
+    (tmp_path / "dreamer_lite/a.py").write_text("mine = 1\n")
+    with pytest.raises(export.ExportError, match="a.py is not a generated file"):
+        export.write(tmp_path)
+    assert (tmp_path / "dreamer_lite/a.py").read_text() == "mine = 1\n"
+
+
+def test_export_reports_a_module_without_its_notebook(course):
+    for suffix in (".ipynb", ".py"):
+        (course / "notebooks/01_tiny").with_suffix(suffix).unlink()
+    assert export.problems(course) == [
+        "dreamer_lite/tiny.py has no notebook any more: delete it"
+    ]
+
+
+# Pairing
+
+
+def test_badge_and_setup_come_after_the_title(course):
+    cells = nb.read(course / "notebooks/01_tiny.ipynb").cells
+    assert [cell.metadata.get("tags") for cell in cells[:3]] == [
+        None,
+        ["badge"],
+        ["setup"],
+    ]
+    assert cells[2].source == (course / "tools/setup_cell.py").read_text().rstrip()
+    assert "http" not in cells[1].source and "nb.py stamp" in cells[1].source
+
+
+def test_text_and_notebook_lead_to_each_other(course):
+    names = ["notebooks/01_tiny.ipynb", "notebooks/01_tiny.py"]
+    before = [(course / name).read_bytes() for name in names]
+    for command in ("from-text", "from-nb", "from-text"):
+        assert nb.main([command, "--root", str(course)]) == 0
+        assert [(course / name).read_bytes() for name in names] == before
+    assert nb.main(["run", "--root", str(course)]) == 0
+    assert [(course / name).read_bytes() for name in names] == before
+
+
+def test_text_alone_gives_the_same_cell_ids(course):
+    ids = [cell.id for cell in nb.read(course / "notebooks/01_tiny.ipynb").cells]
+    (course / "notebooks/01_tiny.ipynb").unlink()
+    assert nb.main(["from-text", "1", "--root", str(course)]) == 0
+    new = [cell.id for cell in nb.read(course / "notebooks/01_tiny.ipynb").cells]
+    assert new == ids and len(set(ids)) == len(ids)
+
+
+def test_only_a_changed_cell_loses_its_output(course):
+    edit(course / "notebooks/01_tiny.py", 'print("one")', 'print("two")')
+    nb.main(["from-text", "--root", str(course)])
+    cells = [c for _, c in nb_check.code_cells(nb.read(nb.select(course, [])[0]))]
+    assert [bool(cell.execution_count) for cell in cells] == [True] * 5 + [False, True]
+    assert cells[-1].outputs and not cells[-2].outputs
+
+
+def test_direction_is_never_guessed(course):
+    edit(course / "notebooks/01_tiny.py", 'print("one")', 'print("two")')
+    text = (course / "notebooks/01_tiny.py").read_bytes()
+    assert nb.main(["run", "--root", str(course)]) == 1
+    with pytest.raises(ValueError, match="text and notebook differ"):
+        nb.stamp(course, "https://github.com/someone/course")
+    assert (course / "notebooks/01_tiny.py").read_bytes() == text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://github.com/someone/course",
+        "https://github.com/someone/course.git",
+        "https://user:token@github.com/someone/course.git",
+        "git@github.com:someone/course.git",
+        "ssh://git@github.com/someone/course.git",
+    ],
+)
+def test_stamp_writes_badge_and_address_and_keeps_outputs(course, url):
+    assert nb.main(["stamp", url, "--root", str(course)]) == 0
+    cells = nb.read(course / "notebooks/01_tiny.ipynb").cells
+    page = "github/someone/course/blob/main/notebooks/01_tiny.ipynb"
+    assert page in cells[1].source and "token" not in str(cells)
+    assert 'REPO = "https://github.com/someone/course' in cells[2].source
+    assert problems(course) == []
+
+
+def test_stamp_takes_the_git_remote(course, capsys):
+    git = ["git", "-C", str(course)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    assert nb.main(["stamp", "--root", str(course)]) == 1
+    assert "no git remote 'origin'" in capsys.readouterr().out
+    remote = ["remote", "add", "origin", "git@github.com:someone/course.git"]
+    subprocess.run([*git, *remote], check=True)
+    assert nb.main(["stamp", "--root", str(course)]) == 0
+    assert "someone/course" in (course / "tools/setup_cell.py").read_text()
+
+
+def test_unknown_notebook_is_said_plainly(course, capsys):
+    assert nb.main(["run", "07", "--root", str(course)]) == 1
+    assert "no notebook '07'" in capsys.readouterr().out
+
+
+# Running
+
+
+def test_run_stores_a_clean_notebook(course):
+    notebook = nb.read(course / "notebooks/01_tiny.ipynb")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, 8))
+    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+    assert notebook.metadata.language_info == {"name": "python"}
+    streams = {o["name"]: o["text"] for o in code[5].outputs}
+    assert (
+        streams == {"stdout": "one\n2.0\n", "stderr": "aside\n"}
+        or len(code[5].outputs) == 3
+    )
+    assert code[6].outputs[0].metadata["image/png"]["alt"].startswith("A picture")
+
+
+def test_streams_and_widgets_are_tidied():
+    stream = nbformat.v4.new_output("stream", name="stdout", text="a\n")
+    path = "/tmp/ipykernel_12/345.py:1: Warning\n"
+    more = nbformat.v4.new_output("stream", name="stdout", text=path)
+    widget = "application/vnd.jupyter.widget-view+json"
+    view = nbformat.v4.new_output("display_data", data={widget: {"model_id": "1"}})
+    cell = nbformat.v4.new_code_cell("x", outputs=[stream, view, more])
+    cell.metadata = nbformat.from_dict({"execution": {"x": "1"}, "tags": ["predict"]})
+    metadata = {
+        "widgets": {"state": {}},
+        "kernelspec": {"name": "x", "display_name": "x"},
+    }
+    clean = nb.clean(nbformat.v4.new_notebook(cells=[cell], metadata=metadata))
+    assert [o.text for o in clean.cells[0].outputs] == ["a\n<cell>:1: Warning\n"]
+    assert clean.cells[0].metadata == {"tags": ["predict"]}
+    assert (
+        clean.metadata.kernelspec.name == "python3" and "widgets" not in clean.metadata
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("1 / 0", "code cell 6 ('1 / 0') raised"),
+        ("import os; os._exit(1)", "code cell 6"),
+        ("print('/home/me/course')", "shows a local path, /home/me/course"),
+        ("import time; time.sleep(60)", "code cell 6"),
+    ],
+)
+def test_a_failed_run_keeps_the_old_file(course, capsys, code, message):
+    edit(course / "notebooks/01_tiny.py", 'print("one")', code)
+    edit(course / "notebooks/01_tiny.py", 'print("aside", file=sys.stderr)\n', "")
+    edit(course / "notebooks/01_tiny.py", "print(root(4))\n", "")
+    nb.main(["from-text", "--root", str(course)])
+    before = (course / "notebooks/01_tiny.ipynb").read_bytes()
+    assert nb.main(["run", "--timeout", "5", "--root", str(course)]) == 1
+    assert message in capsys.readouterr().err
+    assert (course / "notebooks/01_tiny.ipynb").read_bytes() == before
+    assert len(list((course / "notebooks").iterdir())) == 2
+
+
+# Drills: each fault is found, and said in one clear line
+
+
+def test_a_good_course_passes(course, capsys):
+    assert problems(course) == []
+    assert nb.main(["check", "1", "--root", str(course)]) == 0
+
+
+def test_all_ten_are_expected():
+    assert len(nb_check.COURSE) == 10
+
+
+def test_text_edited_alone(course):
+    edit(course / "notebooks/01_tiny.py", "What comes out?", "What comes?")
+    assert problems(course) == [
+        "01_tiny: text and notebook differ: run from-text or from-nb"
+    ]
+
+
+def test_notebook_edited_alone(course):
+    edit(course / "notebooks/01_tiny.ipynb", "What comes out?", "What comes?")
+    assert "01_tiny: text and notebook differ: run from-text or from-nb" in problems(
+        course
+    )
+
+
+def test_module_edited_alone(course):
+    edit(course / "dreamer_lite/tiny.py", "TWO = 2", "TWO = 3")
+    assert problems(course) == [
+        "01_tiny: dreamer_lite/tiny.py is stale: run make export"
+    ]
+
+
+def test_outputs_stripped(course):
+    def strip(cells):
+        for cell in cells:
+            cell.outputs, cell.execution_count = [], None
+
+    edit_cells(course, strip)
+    found = problems(course)
+    assert "01_tiny: 7 cell(s) not run: python tools/nb.py run 01" in found
+    assert "01_tiny: code cell 7: 1 picture(s) shown, 0 stored: run it" in found
+
+
+def change_output(field, value):
+    """Return a change of the last cell's picture."""
+
+    def change(cells):
+        cells[-1].outputs[0][field] = nbformat.from_dict(value)
+
+    return change
+
+
+FAULTS = {
+    "1 picture(s) shown, 0 stored": change_output("data", {"text/plain": "x"}),
+    "image/png without alt text": change_output("metadata", {}),
+    "HTML image without alt text": change_output(
+        "data", {"text/html": '<img src="x.png"><p>'}
+    ),
+    "shows a local path, /home/me/x.py": change_output(
+        "data", {"image/png": PNG, "text/html": "<p>/home/me/x.py</p>"}
+    ),
+    "stored a widget": change_output(
+        "data", {"image/png": PNG, "application/vnd.jupyter.widget-view+json": {}}
+    ),
+    "cells run out of order": lambda cells: cells[0].update(execution_count=9),
+    "1 cell(s) not run": lambda cells: cells[0].update(execution_count=None),
+    "not compared, and no comment why": lambda cells: cells[-1].metadata.update(
+        tags=["nbval-skip"]
+    ),
+    "1 of 7 code cells are not compared by nbval": lambda cells: cells[
+        -1
+    ].metadata.update(tags=["nbval-ignore-output"]),
+    "stored an error, ZeroDivisionError": lambda cells: cells[-1].outputs.append(
+        nbformat.v4.new_output("error", ename="ZeroDivisionError", evalue="")
+    ),
+}
+
+
+@pytest.mark.parametrize("message", FAULTS)
+def test_fault_in_a_stored_notebook(course, message):
+    edit_cells(course, FAULTS[message])
+    matching = [line for line in problems(course) if message in line]
+    assert len(matching) == 1 and "\n" not in matching[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("## What comes", "### What comes", "heading 'What comes out?' skips a level"),
+        ("## What comes", "# What comes", "second title 'What comes out?'"),
+        ("# # 01 · Tiny", "# ## Tiny", "the first cell is not the title"),
+        ("default_exp tiny", "default_ext tiny", "needs exactly one '#| default_exp"),
+        ("#| export\nTWO", "#|export\nTWO", "must be exactly the cell's first line"),
+    ],
+)
+def test_fault_in_the_text(course, old, new, message):
+    edit(course / "notebooks/01_tiny.py", old, new)
+    nb.main(["from-text", "--root", str(course)])
+    assert any(message in line for line in problems(course))
+
+
+def test_setup_cell_edited_in_one_notebook(course):
+    for suffix in (".ipynb", ".py"):
+        path = (course / "notebooks/01_tiny").with_suffix(suffix)
+        edit(path, "was not found", "was not there")
+    assert "01_tiny: badge or setup cell differs: run from-nb" in problems(course)
+
+
+def test_notebook_over_one_megabyte(course):
+    big = {"image/png": "A" * 1_200_000}
+    edit_cells(course, change_output("data", big))
+    assert any("1.20 MB, at most 1 MB" in line for line in problems(course))
+
+
+def test_missing_and_broken_files(course):
+    (course / "notebooks/02_more.py").write_text("# %%\n")
+    assert "02_more: text without a notebook: run from-text" in problems(course)
+    (course / "notebooks/01_tiny.py").unlink()
+    assert "01_tiny: has no text half: run from-nb" in problems(course)
+    (course / "notebooks/01_tiny.ipynb").write_text('{"cells": [')
+    assert any("not a readable notebook" in line for line in problems(course))
+    (course / "notebooks/01_tiny.ipynb").unlink()
+    assert "01_tiny: notebook is missing" in problems(course)
+
+
+def test_pictures_due_are_counted_outside_definitions():
+    source = (
+        "def draw():\n    plt.show()\n\nexplore(draw, x=1)\nfor i in x:\n    show(i)"
+    )
+    assert nb_check.due_pictures(source) == 2
+    assert nb_check.due_pictures("%time plt.show()") == 0
+
+
+def test_nbval_catches_a_changed_number(course):
+    def nbval():
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        command += ["--nbval", "--nbval-current-env", "--nbval-sanitize-with"]
+        command += [str(ROOT / "tools/nbval.cfg"), "-c", os.devnull, "notebooks"]
+        env = {**os.environ, "DREAMER_LITE_STATIC": "1"}
+        done = subprocess.run(
+            command, cwd=course, env=env, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout
+
+    assert nbval()[0] == 0
+    edit(course / "notebooks/01_tiny.ipynb", "2.0\\n", "2.1\\n")
+    status, printed = nbval()
+    assert status == 1 and "1 failed" in printed
+
+
+# Measured lines and the README
+
+
+def test_times_writes_what_its_check_wants(course, monkeypatch):
+    monkeypatch.setattr(times, "on_two_cores", lambda: None)
+    assert any(
+        "disagree" in p or "never" in p
+        for p in times.problems(course, nb.select(course, []))
+    )
+    assert times.main(["--root", str(course)]) == 0
+    assert times.main(["--check", "--root", str(course)]) == 0
+    assert problems(course) == []
+    figures = json.loads((course / "data/times.json").read_text())["01_tiny"]
+    assert figures["minutes"] > 0 and figures["gigabytes"] > 0.02
+    edit(course / "data/times.json", '"gigabytes": 0', '"gigabytes": 9')
+    assert times.main(["--check", "--root", str(course)]) == 1
+
+
+def test_measured_line_reads_well():
+    assert times.sentence({"minutes": 1.26, "gigabytes": 1.14}) == (
+        "*Measured: 1.3 minutes on two CPU cores, 1.1 GB memory, no GPU.*"
+    )
+
+
+def test_readme_blocks_are_generated_and_checked(course, capsys):
+    text = "# Tiny\n\n<!-- begin:{0} -->\nold\n<!-- end:{0} -->\nkept\n"
+    path = course / "README.md"
+    path.write_text(text.format("notebooks"))
+    assert readme.main(["--check", "--root", str(course)]) == 1
+    assert "'notebooks' is out of date: make readme" in capsys.readouterr().out
+    assert readme.main(["--root", str(course)]) == 0
+    assert readme.main(["--check", "--root", str(course)]) == 0
+    row = "| [01 Tiny](notebooks/01_tiny.ipynb) |  | 10 | 0 | 1 | 0 | 1 |"
+    assert row in path.read_text() and path.read_text().endswith("kept\n")
+    assert "old" not in path.read_text()
+    path.write_text(text.format("unheard-of"))
+    assert readme.main(["--root", str(course)]) == 1
+    path.write_text("<!-- begin:code -->\n")
+    assert readme.main(["--root", str(course)]) == 1
+    assert "block without its end: code" in capsys.readouterr().err
+
+
+def test_code_block_counts_the_module(course):
+    assert "| `tiny.py` | 4 | 0 |" in readme.BLOCKS["code"](course)
