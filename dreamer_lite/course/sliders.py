@@ -46,7 +46,7 @@ class Slider:
             raise ValueError(
                 f"{name} goes from {self.low} to {self.high}, got {value}."
             )
-        return value
+        return round(value, 10)  # a widget says 1.4000000000000004 for 1.4
 
     def widget(self, name: str, live: bool):
         import ipywidgets
