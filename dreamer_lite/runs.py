@@ -1,114 +1,31 @@
-"""Run folders: environments in parallel, metrics, videos and checkpoints that survive.
+"""Run folders: what `dreamer.train` does besides DreamerV3.
 
-Plumbing around training, nothing of DreamerV3 itself, hence written by hand and not
-exported from a notebook. Notebook 09 shows what a run folder holds.
+Plumbing around training, hence written by hand and not exported from a notebook.
+Notebook 09 shows what a run folder holds.
 """
 
-import csv
+import contextlib
+import errno
+import functools
 import io
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 
-
-class SeededEpisodes(gym.Wrapper):
-    """Seed every reset by (seed, environment, episode), whoever calls it.
-
-    A vector environment resets by itself and without a seed; with this wrapper episode
-    k of environment i is the same in every run, also in one that was continued.
-    """
-
-    def __init__(self, env, seed, index=0, episode=0):
-        super().__init__(env)
-        self.key, self.episode = (seed, index), episode
-
-    def reset(self, *, seed=None, options=None):
-        sequence = np.random.SeedSequence((*self.key, self.episode))
-        self.episode += 1
-        seed = int(sequence.generate_state(1)[0])
-        self.env.action_space.seed(seed)
-        return self.env.reset(seed=seed, options=options)
-
-
-class DictObservation(gym.ObservationWrapper):
-    """Name a single observation space: Box(...) becomes Dict(obs=Box(...))."""
-
-    def __init__(self, env):
-        super().__init__(env)
-        self.observation_space = gym.spaces.Dict(obs=env.observation_space)
-
-    def observation(self, observation):
-        return {"obs": observation}
-
-
-class UnitActions(gym.ActionWrapper):
-    """Let a bounded Box be acted in as [-1, 1]: clip, then rescale to its bounds."""
-
-    def __init__(self, env):
-        super().__init__(env)
-        space = env.action_space
-        self.action_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
-        self.low, self.high = space.low, space.high
-        if not (np.isfinite(self.low).all() and np.isfinite(self.high).all()):
-            raise ValueError(
-                f"Continuous actions need finite bounds, but the space is {space}; "
-                "bound it, for example with gymnasium.wrappers.RescaleAction."
-            )
-
-    def action(self, action):
-        share = (np.clip(action, -1.0, 1.0) + 1) / 2
-        return (self.low + share * (self.high - self.low)).astype(self.low.dtype)
-
-
-def build_env(make_env, seed=0, index=0, episode=0, **kwargs):
-    """One environment in the form that Dreamer Lite trains on.
-
-    Args: make_env, a Gymnasium id or a callable; seed, index, episode of the seeding.
-    """
-    env = gym.make(make_env, **kwargs) if isinstance(make_env, str) else make_env()
-    if isinstance(env.action_space, gym.spaces.Box):
-        env = UnitActions(env)
-    if not isinstance(env.observation_space, gym.spaces.Dict):
-        env = DictObservation(env)
-    return SeededEpisodes(env, seed, index, episode)
-
-
-class EnvFactory:
-    """A picklable `build_env` call, for worker processes started in any way."""
-
-    def __init__(self, *args):
-        self.args = args
-
-    def __call__(self):
-        return build_env(*self.args)
-
-
-def make_vector(make_env, num_envs, seed=0, episodes=None, parallel=False):
-    """`num_envs` copies side by side, resetting themselves on the step after the end.
-
-    Args: episodes, the number of the first episode of each; parallel, one process each.
-    """
-    episodes = [0] * num_envs if episodes is None else episodes
-    factories = [EnvFactory(make_env, seed, i, k) for i, k in enumerate(episodes)]
-    mode = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
-    if parallel and num_envs > 1:
-        return gym.vector.AsyncVectorEnv(factories, **mode)
-    return gym.vector.SyncVectorEnv(factories, **mode)
-
-
-def write_atomically(path, write):
-    """Call `write(partial_path)`, force it to disk, then give it its name."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    write(partial)
-    with open(partial, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+from dreamer_lite.envs import make_vector
+from dreamer_lite.files import (
+    Checkpoints,
+    FolderLock,
+    Table,
+    read_yaml,
+    write_atomically,
+    write_yaml,
+)
+from dreamer_lite.page import render
+from dreamer_lite.replay import replay_bytes
 
 
 def write_gif(path, frames, fps=15):
@@ -123,95 +40,16 @@ def write_gif(path, frames, fps=15):
     )
 
 
-class Checkpoints:
-    """Complete checkpoints in a run folder: a new one first, then the old one goes.
-
-    Each is a folder `checkpoint-<step>`; it gets that name only when all of its files
-    are on disk, so a process killed at any moment leaves one that is whole.
-    """
-
-    def __init__(self, folder):
-        self.folder = Path(folder)
-
-    def _complete(self):
-        found = [p for p in self.folder.glob("checkpoint-*") if p.suffix != ".partial"]
-        return sorted(found, key=lambda p: int(p.name.split("-")[1]))
-
-    def latest(self):
-        """Path of the newest complete checkpoint, or None."""
-        complete = self._complete()
-        return complete[-1] if complete else None
-
-    def write(self, step, writers):
-        """Write {file name: function(path)}; on failure the previous one stays."""
-        final = self.folder / f"checkpoint-{step:09d}"
-        partial = final.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
-            partial.mkdir(parents=True)
-            for name, write in writers.items():
-                write_atomically(partial / name, write)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise OSError(
-                f"The checkpoint could not be written to {self.folder} ({error}); the "
-                "previous one is kept. Free space or choose another folder, then run "
-                "the same command again."
-            ) from error
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(partial, final)
-        for old in self._complete()[:-1]:
-            shutil.rmtree(old, ignore_errors=True)
-
-
-class Table:
-    """A CSV file that grows by rows; columns are fixed by the first row.
-
-    Continuing drops the rows after `step`: they will be made again.
-    """
-
-    def __init__(self, path, step=None):
-        self.path, self.fields, self.rows = Path(path), None, []
-        if self.path.exists():
-            with open(self.path, newline="") as file:
-                rows = list(csv.DictReader(file))
-            self.rows = [r for r in rows if step is None or int(r["step"]) <= step]
-            self.fields = list(rows[0]) if rows else None
-            if len(self.rows) < len(rows):
-                write_atomically(self.path, self._write_all)
-
-    def _write_all(self, path):
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, self.fields)
-            writer.writeheader()
-            writer.writerows(self.rows)
-
-    def add(self, row):
-        """Append {column: number} and flush."""
-        row = {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()}
-        is_new = self.fields is None
-        self.fields = self.fields or list(row)
-        self.rows.append(row)
-        with open(self.path, "a", newline="") as file:
-            writer = csv.DictWriter(
-                file, self.fields, restval="", extrasaction="ignore"
-            )
-            if is_new:
-                writer.writeheader()
-            writer.writerow(row)
-
-
 class Board:
     """TensorBoard event files, scalars and looping GIFs; silent if it is missing."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, step=0):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             self.writer = None
         else:
-            self.writer = SummaryWriter(str(folder))
+            self.writer = SummaryWriter(str(folder), purge_step=step or None)
 
     def scalars(self, step, values):
         """Add {name: number} at an agent step."""
@@ -251,6 +89,31 @@ def compare_frames(real, dreamed):
     return np.concatenate([real, dreamed, error], 1)
 
 
+def free_memory():
+    """Bytes of memory that are free now, or None where the system does not say."""
+    try:
+        for row in Path("/proc/meminfo").read_text().splitlines():
+            if row.startswith("MemAvailable:"):
+                return int(row.split()[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def check_memory(need, capacity, free=None):
+    """Refuse a replay of `need` bytes that the machine could not hold once it is full.
+
+    Raises: MemoryError, before anything is allocated.
+    """
+    free = free_memory() if free is None else free
+    if free is not None and need > free:
+        raise MemoryError(
+            f"A replay of {capacity} rows will need {need / 1e9:.1f} GB, but only "
+            f"{free / 1e9:.1f} GB are free; set capacity to at most "
+            f"{int(capacity * free / need * 0.9)}."
+        )
+
+
 # Fields of a Config that may change when a run is continued.
 FREE = {
     "steps",
@@ -262,80 +125,124 @@ FREE = {
     "checkpoint_minutes",
     "video_minutes",
 }
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+
+
+def restore_optimizer(optimizer, stored):
+    """Fill the optimizer's own tensors with stored ones, wherever either lives.
+
+    `load_state_dict` would leave step counts on the device that wrote them.
+    """
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    for i, p in enumerate(params):
+        for name, tensor in optimizer.state[p].items():
+            tensor.copy_(stored["state"][i][name])
 
 
 class Run:
-    """A run folder and the clock: what `dreamer.train` does besides DreamerV3.
+    """A run folder and the clock.
 
     The folder holds config.yaml, metrics.csv, episodes.csv, metrics.html, tensorboard/,
     videos/ and one complete checkpoint. A context manager: it closes what it opened.
     Args: folder; config; minutes, a budget of this call; progress, show a bar.
-    Raises: ValueError for a folder that holds a run of another configuration.
+    Raises: ValueError for a folder that holds a run of another configuration or a
+    damaged checkpoint; BlockingIOError while another run writes there; OSError for a
+    folder that cannot be written.
     """
 
     def __init__(self, folder, config, minutes=None, progress=True):
-        from tqdm import tqdm
-
         self.folder, self.config = Path(folder), config
-        self.checkpoints = Checkpoints(self.folder)
-        self.last = self.checkpoints.latest()
-        self._open_folder()
-        state = self._read_state() if self.last else {}
-        self.step = state.get("step", 0)
-        self.updates = state.get("updates", 0)
-        self.credit = state.get("credit", 0.0)
-        self.minutes_before = state.get("minutes", 0.0)
-        self.episodes = state.get("episodes", [0] * config.envs)
-        self.rng = np.random.default_rng(config.seed)
-        if state:
-            self.rng.bit_generator.state = state["rng"]
-        step = self.step if self.last else None
-        self.metrics = Table(self.folder / "metrics.csv", step)
-        self.history = Table(self.folder / "episodes.csv", step)
-        self.board = Board(self.folder / "tensorboard")
-        self.bar = tqdm(
-            total=config.steps, initial=self.step, unit="step", disable=not progress
-        )
-        self.pending, self.ended, self.recent = [], False, []
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = FolderLock(self.folder)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            self._open(progress)
+        except BaseException as error:
+            self.lock.release()
+            if isinstance(error, OSError):
+                raise self._unwritable(error) from error
+            raise
         self.start = self.saved = self.shown = self.logged = time.monotonic()
         self.budget = float("inf") if minutes is None else minutes
 
-    def __enter__(self):
-        return self
+    def _unwritable(self, error):
+        return OSError(
+            f"The run folder {self.folder} cannot be written ({error}); free space or "
+            "choose a folder that you may write to, then run the same command again."
+        )
 
-    def __exit__(self, *error):
-        self.bar.close()
-        self.board.close()
-        if hasattr(self, "envs"):
-            self.envs.close()
+    def _open(self, progress):
+        from tqdm import tqdm
 
-    def _open_folder(self):
+        self.checkpoints = Checkpoints(self.folder)
+        self.last = self.checkpoints.latest()
         path = self.folder / "config.yaml"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if self.last:
-                self._compare(type(self.config).from_yaml(path))
-            self.config.to_yaml(path)
-        except OSError as error:
-            raise OSError(
-                f"The run folder {self.folder} cannot be written ({error}); choose a "
-                "folder that you may write to."
-            ) from error
+        if path.exists() and self.last:
+            self._compare(read_yaml(path))
+        state = self._read("state.json", lambda p: json.loads(p.read_text()), {})
+        self.step, self.updates = state.get("step", 0), state.get("updates", 0)
+        self.credit = state.get("credit", 0.0)
+        self.minutes_before = state.get("minutes", 0.0)
+        self.episodes = state.get("episodes", [0] * self.config.envs)
+        self.rng = np.random.default_rng(self.config.seed)
+        if state:
+            self.rng.bit_generator.state = state["rng"]
+        write_yaml(path, vars(self.config))
+        self.metrics = Table(self.folder / "metrics.csv", self.step)
+        self.history = Table(self.folder / "episodes.csv", self.step)
+        self.board = Board(self.folder / "tensorboard", self.step)
+        self.bar = tqdm(
+            total=self.config.steps,
+            initial=self.step,
+            unit="step",
+            disable=not progress,
+        )
+        self.pending, self.recent, self.between = [], [], False
 
     def _compare(self, stored):
-        names = set(vars(stored)) - FREE
-        other = sorted(n for n in names if vars(stored)[n] != vars(self.config)[n])
+        mine = vars(self.config)
+        names = (set(mine) | set(stored)) - FREE
+        other = sorted(n for n in names if stored.get(n) != mine.get(n))
         if other:
-            changes = ", ".join(
-                f"{n} {vars(stored)[n]} -> {vars(self.config)[n]}" for n in other
-            )
+            changes = ", ".join(f"{n} {stored.get(n)} -> {mine.get(n)}" for n in other)
             raise ValueError(
                 f"{self.folder} holds a run of another configuration ({changes}); "
                 "choose another folder, or continue with its config.yaml."
             )
 
-    def _read_state(self):
-        return json.loads((self.last / "state.json").read_text())
+    def _read(self, name, read, default=None):
+        """A file of the last checkpoint, or `default` without one."""
+        if not self.last:
+            return default
+        try:
+            return read(self.last / name)
+        except Exception as error:  # every reader has errors of its own
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"The checkpoint {self.last} is damaged: {name} cannot be read "
+                f"({reason}); restore a copy of it, or move it away to begin anew."
+            ) from error
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        with contextlib.suppress(Exception):  # a full disk must not hide the reason
+            self.board.close()
+        self.bar.close()
+        if hasattr(self, "envs"):
+            self.envs.close()
+        self.lock.release()
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise OSError(
+                f"The run folder {self.folder} can no longer be written ({error}); the "
+                "last checkpoint is kept, so free space, then run the same command "
+                "again."
+            ) from error
 
     @property
     def continued(self):
@@ -348,25 +255,47 @@ class Run:
         return self.minutes_before + (time.monotonic() - self.start) / 60
 
     def make_envs(self, make_env):
-        """The vector environment, each copy at its next episode."""
+        """The vector environment, each copy at its next episode.
+
+        Raises: MemoryError if the replay of its rows would not fit into memory;
+        ValueError if a sequence would not fit into the replay.
+        """
         c = self.config
         self.envs = make_vector(make_env, c.envs, c.seed, self.episodes, c.parallel)
+        spaces = self.envs.single_observation_space, self.envs.single_action_space
+        if c.capacity // c.envs < c.length:
+            raise ValueError(
+                f"A sequence of length {c.length} does not fit into a replay of "
+                f"capacity {c.capacity} for {c.envs} environments; raise the capacity."
+            )
+        rows = min(c.capacity, c.steps)
+        check_memory(replay_bytes(rows, *spaces), rows)
         return self.envs
 
     def restore(self, agent, replay):
-        """Give agent and replay their stored state; returns the replay to use."""
+        """Give the agent its stored state; returns the replay to use."""
         import torch
 
         if not self.last:
             return replay
-        stored = torch.load(self.last / "training.pt", weights_only=True)
-        agent.load_state_dict(stored["agent"])
-        agent.optimizer.load_state_dict(stored["optimizer"])
-        agent.scaler.load_state_dict(stored["scaler"])
-        torch.set_rng_state(stored["rng"])
-        if stored["cuda_rng"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(stored["cuda_rng"])
-        return type(replay).load(self.last / "replay.npz")
+        stored = self._read("replay.npz", type(replay).load)
+        spaces = replay.obs_space, replay.action_space
+        if spaces != (stored.obs_space, stored.action_space):
+            raise ValueError(
+                f"{self.folder} holds a run of another environment (observations "
+                f"{stored.obs_space}, actions {stored.action_space}); choose another "
+                "folder."
+            )
+        read = functools.partial(torch.load, map_location="cpu", weights_only=True)
+        training = self._read("training.pt", read)
+        agent.load_state_dict(training["agent"])
+        restore_optimizer(agent.optimizer, training["optimizer"])
+        if training["scaler"] and agent.scaler.is_enabled():
+            agent.scaler.load_state_dict(training["scaler"])
+        torch.set_rng_state(training["rng"])
+        if training["cuda_rng"] is not None and torch.cuda.is_available():
+            torch.cuda.set_rng_state(training["cuda_rng"])
+        return stored
 
     def save(self, agent, replay):
         """Write a checkpoint: weights, optimizer, replay, counters, random states."""
@@ -394,32 +323,53 @@ class Run:
             "replay.npz": replay.save,
             "state.json": lambda path: path.write_text(json.dumps(state)),
         }
+        self.metrics.sync(), self.history.sync()
         self.checkpoints.write(self.step, writers)
-        self.saved, self.ended = time.monotonic(), False
+        self._write_page()
+        self.saved = time.monotonic()
+
+    def _write_page(self):
+        tables = {"episodes.csv": self.history, "metrics.csv": self.metrics}
+        tables = {name: (table.rows, table.fields) for name, table in tables.items()}
+        page = render(self.folder.name, tables)
+        path = self.folder / "metrics.html"
+        write_atomically(path, lambda p: p.write_text(page, encoding="utf-8"))
 
     def finished(self):
         """Whether the steps are done, or the minutes are and an episode has ended."""
-        spent = (time.monotonic() - self.start) / 60
-        late = self.ended or spent > self.budget + 1
-        return self.step >= self.config.steps or (spent >= self.budget and late)
+        return self.step >= self.config.steps or self._due(self.start, self.budget)
 
-    def checkpoint_due(self):
-        """Whether it is time, and an episode has just ended (or none ends)."""
-        waited = (time.monotonic() - self.saved) / 60
-        patience = self.config.checkpoint_minutes
-        return waited >= patience and (self.ended or waited >= patience + 1)
+    def save_if_due(self, agent, replay):
+        """Write a checkpoint if it is time and an episode has just ended."""
+        if self._due(self.saved, self.config.checkpoint_minutes):
+            self.save(agent, replay)
 
-    def video_due(self):
-        """Whether it is time for a video."""
+    def _due(self, since, minutes):
+        """Whether `minutes` have passed and an episode has ended (1 minute's grace)."""
+        waited = (time.monotonic() - since) / 60
+        return waited >= minutes and (self.between or waited >= minutes + 1)
+
+    def look(self, agent, replay, callback=None):
+        """If it is time for a video: show the dream, and call `callback(agent, run)`.
+
+        Random numbers of their own: watching does not change how the run goes on.
+        """
+        import torch
+
         if (time.monotonic() - self.shown) / 60 < self.config.video_minutes:
-            return False
+            return
+        with torch.random.fork_rng():
+            self.show_dream(agent, replay)
+            if callback:
+                callback(agent, self)
         self.shown = time.monotonic()
-        return True
 
-    def count(self, ended, steps):
+    def count(self, ended, collector):
         """Take in one tick: the episodes that ended with it, and its agent steps."""
+        steps = len(collector.first)
         self.step += steps
-        self.ended = bool(ended)
+        # Between two episodes: the last row is stored, the next one is a first row.
+        self.between = bool(collector.first.any() and not collector.last.any())
         for episode in ended:
             self.episodes[episode["env"]] += 1
             row = {"step": self.step, "minutes": self.minutes} | episode
@@ -433,7 +383,8 @@ class Run:
     def updates_due(self, replay):
         """How many updates this tick pays for, carrying the remainder."""
         c = self.config
-        if self.step < c.prefill or len(replay) < c.batch * c.length:
+        enough = max(c.prefill, c.batch * c.length)
+        if self.step < enough or replay.size.max() < c.length:
             return 0
         self.credit += c.ratio * c.envs / (c.batch * c.length)
         whole = int(self.credit)
@@ -478,16 +429,12 @@ class Run:
         images = agent.world_model.encoder.images
         if not images or replay.size.max() < length:
             return
-        # Random numbers of their own: watching does not change how the run goes on.
-        rng = np.random.default_rng(self.step)
-        batch = replay.sample(4, length, rng)
-        with torch.random.fork_rng():
-            dream = agent.dream(batch, context)
+        batch = replay.sample(4, length, np.random.default_rng(self.step))
+        dream = agent.dream(batch, context)
         for key in images:
-            frames = (
-                (dream[key].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-            )
-            rows = [compare_frames(r, d) for r, d in zip(batch[key], frames)]
+            frames = (dream[key].clamp(0, 1) * 255).round().to(torch.uint8)
+            pairs = zip(batch[key], frames.cpu().numpy())
+            rows = [compare_frames(real, dreamed) for real, dreamed in pairs]
             self.video(f"dream/{key}", np.concatenate(rows, 2))
 
     def video(self, tag, frames, fps=10):

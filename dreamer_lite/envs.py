@@ -1,0 +1,114 @@
+"""Environments in the form that Dreamer Lite trains on, one or several side by side.
+
+Plumbing, nothing of DreamerV3 itself, hence written by hand and not exported from a
+notebook. It imports no torch: the workers of parallel environments stay small.
+"""
+
+import gymnasium as gym
+import numpy as np
+
+
+class SeededEpisodes(gym.Wrapper):
+    """Seed every reset by (seed, environment, episode), whoever calls it.
+
+    A vector environment resets by itself and without a seed; with this wrapper episode
+    k of environment i is the same in every run, also in one that was continued.
+    """
+
+    def __init__(self, env, seed, index=0, episode=0):
+        super().__init__(env)
+        self.key, self.episode = (seed, index), episode
+
+    def reset(self, *, seed=None, options=None):
+        sequence = np.random.SeedSequence((*self.key, self.episode))
+        self.episode += 1
+        seed = int(sequence.generate_state(1)[0])
+        self.env.action_space.seed(seed)
+        return self.env.reset(seed=seed, options=options)
+
+
+class DictObservation(gym.ObservationWrapper):
+    """Name a single observation space: Box(...) becomes Dict(obs=Box(...))."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.observation_space = gym.spaces.Dict(obs=env.observation_space)
+
+    def observation(self, observation):
+        return {"obs": observation}
+
+
+class UnitActions(gym.ActionWrapper):
+    """Let a bounded Box be acted in as [-1, 1]: clip, then rescale to its bounds."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        space = env.action_space
+        self.action_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
+        self.low, self.high = space.low, space.high
+        if not (np.isfinite(self.low).all() and np.isfinite(self.high).all()):
+            raise ValueError(
+                f"Continuous actions need finite bounds, but the space is {space}; "
+                "bound it, for example with gymnasium.wrappers.RescaleAction."
+            )
+
+    def action(self, action):
+        share = (np.clip(action, -1.0, 1.0) + 1) / 2
+        return (self.low + share * (self.high - self.low)).astype(self.low.dtype)
+
+
+def build_env(make_env, seed=0, index=0, episode=0):
+    """One environment: actions in [-1, 1], observations named, resets seeded.
+
+    Args: make_env, a Gymnasium id or a callable; seed, index, episode of the seeding.
+    Raises: TypeError for anything else.
+    """
+    if isinstance(make_env, str):
+        env = gym.make(make_env)
+    elif callable(make_env):
+        env = make_env()
+    else:
+        raise TypeError(
+            "make_env is a Gymnasium id or a callable that returns an environment, but "
+            f"got {make_env!r}; pass for example 'CartPole-v1'."
+        )
+    if isinstance(env.action_space, gym.spaces.Box):
+        env = UnitActions(env)
+    if not isinstance(env.observation_space, gym.spaces.Dict):
+        env = DictObservation(env)
+    return SeededEpisodes(env, seed, index, episode)
+
+
+class EnvFactory:
+    """A picklable `build_env` call, for worker processes started in any way."""
+
+    def __init__(self, *args):
+        self.args = args
+
+    def __call__(self):
+        return build_env(*self.args)
+
+
+def make_vector(make_env, num_envs, seed=0, episodes=None, parallel=False):
+    """`num_envs` copies side by side, resetting themselves on the step after the end.
+
+    Args: episodes, the number of the first episode of each; parallel, one process each.
+    """
+    episodes = [0] * num_envs if episodes is None else episodes
+    factories = [EnvFactory(make_env, seed, i, k) for i, k in enumerate(episodes)]
+    mode = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
+    if parallel and num_envs > 1:
+        return gym.vector.AsyncVectorEnv(factories, **mode)
+    return gym.vector.SyncVectorEnv(factories, **mode)
+
+
+def random_policy(action_space, rng):
+    """A policy for `Collector.tick` that acts at random, uniformly in unit actions."""
+
+    def policy(obs, is_first):
+        if isinstance(action_space, gym.spaces.Discrete):
+            return action_space.start + rng.integers(action_space.n, size=len(is_first))
+        size = (len(is_first), *action_space.shape)
+        return rng.uniform(-1, 1, size).astype(np.float32)
+
+    return policy

@@ -1,0 +1,287 @@
+"""Files that are whole or absent: agents, settings, tables, checkpoints, a lock.
+
+Plumbing, nothing of DreamerV3 itself, hence written by hand and not exported from a
+notebook. It imports no torch until weights are read or written.
+"""
+
+import csv
+import io
+import json
+import os
+import shutil
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import gymnasium as gym
+
+from dreamer_lite.replay import describe_space, restore_space
+
+
+def sync_folder(path):
+    """Force a folder's list of names to disk, where the system knows how."""
+    if os.name == "posix":
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_atomically(path, write):
+    """Call `write(partial_path)`, force it to disk, then give it its name."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        write(partial)
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def checked_fields(cls, values):
+    """Values for the fields of the dataclass `cls`, numbers made floats where asked.
+
+    Raises: ValueError for an unknown field or another type.
+    """
+    known = {field.name: field.type for field in fields(cls)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{cls.__name__} has no field {', '.join(unknown)}; it has "
+            f"{', '.join(known)}."
+        )
+    checked = {}
+    for key, value in values.items():
+        kind = known[key]
+        if kind is float and type(value) in (int, str):  # YAML reads 1e-4 as text
+            try:
+                value = float(value)
+            except ValueError:
+                pass
+        if type(value) is not kind or (kind is not str and value < 0):
+            raise ValueError(
+                f"{cls.__name__} expects {key} as {kind.__name__}, not negative, but "
+                f"got {value!r}; correct that field."
+            )
+        checked[key] = value
+    return checked
+
+
+def read_yaml(path):
+    """The lines `field: value` of a file. Raises: ValueError if it holds others."""
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} should be YAML with lines `field: value`, but it cannot be read "
+            f"({where}); correct it."
+        ) from error
+    if not isinstance(values, dict):
+        raise ValueError(
+            f"{path} should hold lines `field: value`, but it holds "
+            f"{type(values).__name__}; write one field a line."
+        )
+    return values
+
+
+def write_yaml(path, values):
+    """Write {field: value}, one a line, atomically."""
+    import yaml
+
+    text = yaml.safe_dump(values, sort_keys=False)
+    write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def save_agent(path, agent):
+    """Write weights, config and spaces to one safetensors file, atomically."""
+    from safetensors.torch import save_file
+
+    about = {
+        "format": "dreamer-lite-agent-1",
+        "config": asdict(agent.config),
+        "obs_space": {key: describe_space(s) for key, s in agent.obs_space.items()},
+        "plain": agent.plain,
+        "action_space": describe_space(agent.action_space),
+    }
+    weights = {key: w.contiguous() for key, w in agent.state_dict().items()}
+    about = {"dreamer_lite": json.dumps(about)}
+    write_atomically(path, lambda partial: save_file(weights, partial, about))
+
+
+def load_agent(path):
+    """Read what `save_agent` wrote: obs_space, action_space, config and weights.
+
+    Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no agent at {path}; train one or copy it.")
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()["dreamer_lite"])
+            weights = {key: file.get_tensor(key) for key in file.keys()}
+        spaces = {key: restore_space(s) for key, s in about["obs_space"].items()}
+        obs_space = spaces["obs"] if about["plain"] else gym.spaces.Dict(spaces)
+        return obs_space, restore_space(about["action_space"]), about["config"], weights
+    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"Dreamer.load expects a file written by Dreamer.save, but {path} is "
+            f"damaged or foreign ({error}); restore a copy or train again."
+        ) from error
+
+
+def fill(agent, weights, path):
+    """Give `agent` the weights of the file `path`.
+
+    Raises: ValueError if they belong to an agent of other sizes or spaces.
+    """
+    try:
+        agent.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{path} holds an agent of other sizes or for another environment; use its "
+            "own configuration and environment."
+        ) from error
+
+
+class FolderLock:
+    """One process at a time in a folder: held until `release` or the process ends.
+
+    The system frees it when the process dies, however it dies, so nothing stale stays.
+    Raises: BlockingIOError while another run, here or in another process, holds it.
+    """
+
+    held = set()  # the system's lock does not tell runs of one process apart
+
+    def __init__(self, folder):
+        self.path = Path(folder).resolve() / "run.lock"
+        self.file = open(self.path, "a+")
+        if self.path in self.held or not self._lock():
+            self.file.close()
+            raise BlockingIOError(
+                f"Another run is writing in {folder}; wait for it or stop it, or "
+                "choose another folder."
+            )
+        self.held.add(self.path)
+
+    def _lock(self):
+        try:
+            if os.name == "nt":
+                import msvcrt
+
+                self.file.seek(0)
+                msvcrt.locking(self.file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                # Not inherited by worker processes, unlike flock.
+                fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return False
+        except OSError:  # a network folder that knows no locks
+            pass
+        return True
+
+    def release(self):
+        """Let others in; a second call does nothing."""
+        self.held.discard(self.path)
+        self.file.close()
+
+
+class Checkpoints:
+    """Complete checkpoints in a run folder: a new one first, then the old one goes.
+
+    Each is a folder `checkpoint-<step>`; it gets that name only when all of its files
+    are on disk, so a process killed at any moment leaves one that is whole.
+    """
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+
+    def _complete(self):
+        found = [p for p in self.folder.glob("checkpoint-*") if not p.suffix]
+        return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+
+    def latest(self):
+        """Path of the newest complete checkpoint, or None."""
+        complete = self._complete()
+        return complete[-1] if complete else None
+
+    def write(self, step, writers):
+        """Write {file name: function(path)}; on failure the previous one stays.
+
+        A step that has a checkpoint already is left as it is.
+        """
+        final = self.folder / f"checkpoint-{step:09d}"
+        partial = final.with_suffix(".partial")
+        if final.exists():
+            return
+        for old in self.folder.glob("checkpoint-*.partial"):  # of a process that died
+            shutil.rmtree(old, ignore_errors=True)
+        try:
+            partial.mkdir(parents=True)
+            for name, write in writers.items():
+                write_atomically(partial / name, write)
+            os.replace(partial, final)
+            sync_folder(self.folder)
+        except Exception as error:  # torch and safetensors have errors of their own
+            shutil.rmtree(partial, ignore_errors=True)
+            raise OSError(
+                f"The checkpoint of step {step} could not be written to {self.folder} "
+                f"({error}); the previous one is kept, so free space, then run the "
+                "same command again."
+            ) from error
+        for old in self._complete()[:-1]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+class Table:
+    """A CSV file that grows by rows; a column that appears late is added to all rows.
+
+    Args: path; step: rows after it are dropped, they will be made again.
+    """
+
+    def __init__(self, path, step=0):
+        self.path, self.fields, self.rows = Path(path), [], []
+        if self.path.exists():
+            text = self.path.read_text(encoding="utf-8")
+            whole = text[: text.rfind("\n") + 1]  # a full disk may cut the last line
+            reader = csv.DictReader(io.StringIO(whole))
+            self.fields = list(reader.fieldnames or [])
+            self.rows = [row for row in reader if int(row["step"]) <= step]
+            self._write_all()
+
+    def _write_all(self):
+        def write(path):
+            with open(path, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, self.fields, restval="")
+                writer.writeheader()
+                writer.writerows(self.rows)
+
+        write_atomically(self.path, write)
+
+    def add(self, row):
+        """Append {column: number}."""
+        row = {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()}
+        self.rows.append(row)
+        new = [key for key in row if key not in self.fields]
+        if new:
+            self.fields += new
+            self._write_all()
+            return
+        with open(self.path, "a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, self.fields, restval="").writerow(row)
+
+    def sync(self):
+        """Force what was added to disk."""
+        if self.path.exists():
+            with open(self.path, "rb+") as file:
+                os.fsync(file.fileno())
