@@ -1,6 +1,6 @@
 """The longer-trained world model that ships, and the command that makes it.
 
-    python -m dreamer_lite.course.train_world_model          about half an hour, 2 cores
+    python -m dreamer_lite.course.train_world_model  (20 minutes of one core)
 
 It learns from the recorded episodes of data/mario_episodes.npz, but never from the
 newest rows of each stream (`hold_out`), on which notebooks 05 and 06 judge it. Stopped
@@ -171,11 +171,13 @@ def run(training, every=60.0):
 def main(argv=None):
     """Train the model and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "data/world_model.safetensors")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "data/world_model.safetensors"
+    )
     parser.add_argument("--data", type=Path, help="default: data/mario_episodes.npz")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs/world_model")
-    parser.add_argument("--updates", type=int, default=2500)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--updates", type=int, default=2000)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=32)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
