@@ -36,15 +36,17 @@ lab: .venv/ok
 # Cheap checks first. `make -k test` goes on after a failure.
 test: check style unit stored site
 
+# One command fails, the others still run and say what they find.
 check: .venv/ok
-	$(BIN)/python tools/export.py --check
-	$(BIN)/python tools/nb.py check
-	$(BIN)/python tools/times.py --check
-	$(BIN)/python tools/readme.py --check
+	@status=0; \
+	for command in "export.py --check" "nb.py check" "times.py --check" "readme.py --check"; do \
+	    echo "$$command"; $(BIN)/python tools/$$command || status=1; \
+	done; exit $$status
 
 style: .venv/ok
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
+	@status=0; for command in "format --check" "check"; do \
+	    echo "ruff $$command"; $(BIN)/ruff $$command . || status=1; \
+	done; exit $$status
 
 unit: .venv/ok
 	$(BIN)/pytest tests

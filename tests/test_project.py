@@ -127,8 +127,8 @@ def test_make_test_runs_every_check():
         "nb.py check",
         "times.py --check",
         "readme.py --check",
-        "ruff format --check",
-        "ruff check",
+        "format --check",
+        '"check"; do',
         "pytest tests",
         "--nbval",
         "site/build.py",
@@ -215,3 +215,14 @@ def test_colab_notebook_knows_the_repository(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(), path)
     with pytest.raises(ValueError, match="no REPO line"):
         colab.place(path, tmp_path / "content", "x")
+
+
+def test_ci_accepts_no_skips_but_for_cuda(tmp_path):
+    text = "import pytest\n\n\ndef test_a():\n    pytest.skip({!r})\n"
+    (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())
+    for reason, ci, status in [("why", "1", 1), ("no CUDA", "1", 0), ("why", "", 0)]:
+        (tmp_path / "test_a.py").write_text(text.format(reason))
+        command = [sys.executable, "-m", "pytest", "-q", "-c", os.devnull, "."]
+        env = {**os.environ, "CI": ci}
+        done = subprocess.run(command, cwd=tmp_path, env=env, check=False)
+        assert done.returncode == status

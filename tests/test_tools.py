@@ -566,3 +566,22 @@ def test_readme_blocks_are_generated_and_checked(course, capsys):
 
 def test_code_block_counts_the_module(course):
     assert "| `tiny.py` | 4 | 0 |" in readme.BLOCKS["code"](course)
+
+
+def test_bench_block_shows_what_was_measured(course):
+    assert "Not measured yet" in readme.BLOCKS["bench"](course)
+    case = {
+        "case": "3m",
+        "precision": "bf16",
+        "speed": "eager",
+        "parameters": 3_456_000,
+    }
+    case |= {"step": {"median": 0.5}, "frames_per_second": 1024.4, "peak_mb": 1999.6}
+    about = {"processor": "Some CPU", "threads": 2, "cores": 2, "gpu": None}
+    about |= {"python": "3.11", "torch": "2.13.0", "date": "2026-01-01", "commit": "ab"}
+    (course / "data/bench").mkdir()
+    report = json.dumps({"machine": about, "cases": [case]})
+    (course / "data/bench/cpu.json").write_text(report)
+    text = readme.BLOCKS["bench"](course)
+    assert "| 3m, bf16 | 3.5 | 0.500 | 1,024 | 2,000 |" in text
+    assert text.startswith("Some CPU, 2 threads; Python 3.11, torch 2.13.0;")

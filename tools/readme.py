@@ -139,6 +139,39 @@ def code(root):
     )
 
 
+# Speed
+
+
+@block("bench")
+def bench(root):
+    """One table for each machine that `make bench` has measured."""
+    paths = sorted((root / "data" / "bench").glob("*.json"))
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return "\n\n".join(map(bench_table, reports)) or "*Not measured yet: `make bench`.*"
+
+
+def bench_table(report):
+    """Return the machine in one line and a row for each model that ran on it."""
+    head = ["model", "M parameters", "seconds per step", "frames per second", "peak MB"]
+    rows = []
+    for case in report["cases"]:
+        name = [case["case"], case["precision"], case.get("speed", "eager")]
+        rows.append(
+            [
+                ", ".join(part for part in name if part != "eager"),
+                f"{case['parameters'] / 1e6:.1f}",
+                f"{case['step']['median']:.3f}",
+                f"{case['frames_per_second']:,.0f}",
+                f"{case['peak_mb']:,.0f}",
+            ]
+        )
+    about = report["machine"]
+    where = about.get("gpu") or f"{about['processor']}, {about['threads']} threads"
+    versions = f"Python {about['python']}, torch {about['torch']}"
+    line = f"{where}; {versions}; {about['date']}, commit {about['commit']}:"
+    return f"{line}\n\n{table(head, rows)}"
+
+
 # Writing and checking
 
 

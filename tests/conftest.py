@@ -1,0 +1,18 @@
+"""On CI no test may be skipped, except for a missing CUDA device."""
+
+import os
+
+
+def unexpected_skips(stats):
+    """Return the reasons of skipped tests that CI does not accept."""
+    reasons = [str(report.longrepr) for report in stats.get("skipped", [])]
+    return sorted({reason for reason in reasons if "CUDA" not in reason})
+
+
+def pytest_sessionfinish(session):
+    """Fail the run on CI if something was skipped."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None:
+        for reason in unexpected_skips(reporter.stats):
+            session.exitstatus = 1
+            reporter.write_line(f"skipped, but CI skips nothing: {reason}", red=True)
