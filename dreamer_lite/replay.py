@@ -1,18 +1,24 @@
+# Generated from notebooks/03_replay.ipynb by tools/export.py.
+# Edit the notebook, not this file.
 """What the agent remembers: rows of experience, sampled as sequences.
 
 Built in notebook 03. One row holds what was seen, the reward that arrived with it and
-the action that was chosen after seeing it. Source: DreamerV3, Methods, "Replay".
+the action that was chosen after seeing it. Source: DreamerV3, Methods, "Experience
+replay".
 """
 
 import json
 import os
-import zipfile
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 
+
+FORMAT = "dreamer-lite-replay-1"
 FLAGS = ("is_first", "is_last", "is_terminal")
+# Names that an observation may not have: columns of the replay and entries of its file.
+RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"}
 
 
 def action_size(space):
@@ -31,11 +37,19 @@ def action_size(space):
 
 
 def encode_action(space, action):
-    """One action as a float32 vector [A]: one-hot for a choice, else the numbers."""
+    """One action as a float32 vector [A]: one-hot for a choice, else the numbers.
+
+    Raises: ValueError for a choice that the space does not have.
+    """
     action = np.asarray(action)
-    if isinstance(space, gym.spaces.Discrete) and action.ndim == 0:
-        return np.eye(int(space.n), dtype=np.float32)[int(action - space.start)]
-    return action.astype(np.float32)
+    if not isinstance(space, gym.spaces.Discrete) or action.ndim:
+        return action.astype(np.float32)
+    if not space.contains(action):
+        raise ValueError(
+            f"Replay.add expects an action in {space}, but got {action!r}; pass the "
+            "number of the choice, or its one-hot vector."
+        )
+    return np.eye(int(space.n), dtype=np.float32)[int(action - space.start)]
 
 
 def row_columns(obs_space, action_space):
@@ -48,11 +62,10 @@ def row_columns(obs_space, action_space):
             f"Replay expects a gymnasium.spaces.Dict of observations, but got "
             f"{obs_space}; wrap a single space as Dict(name=space)."
         )
-    taken = {"action", "reward", *FLAGS} & set(obs_space.keys())
-    if taken:
+    if taken := sorted(RESERVED & set(obs_space.keys())):
         raise ValueError(
-            f"Observations may not be named {sorted(taken)}: the replay has columns of "
-            "that name; rename the key in the observation space."
+            f"Observations may not be named {taken}: the replay has columns of that "
+            "name; rename the key in the observation space."
         )
     columns = {}
     for key, space in obs_space.items():
@@ -71,8 +84,47 @@ def replay_bytes(capacity, obs_space, action_space):
     """Bytes that a full replay of `capacity` rows occupies: known before it exists."""
     columns = row_columns(obs_space, action_space).values()
     return capacity * sum(
-        int(np.prod(shape)) * dtype.itemsize for shape, dtype in columns
+        int(np.prod(shape)) * kind.itemsize for shape, kind in columns
     )
+
+
+def draw_windows(head, size, rows, batch, length, rng):
+    """Where random windows of consecutive rows lie in rings of `rows` places.
+
+    Args: head [E], the place of each ring where the next row goes; size [E], how many
+    rows it holds; batch, how many windows; length, rows in each; rng, a generator.
+    Returns: ring [B, 1] and place [B, T]. Every window start is equally likely, and no
+    window runs across the head, where the newest row meets the oldest.
+    Raises: ValueError while no ring holds `length` rows.
+    """
+    starts = np.maximum(size - length + 1, 0)  # how many windows begin in each ring
+    if starts.sum() == 0:
+        raise ValueError(
+            f"Replay.sample expects a stream of at least {length} rows, but the "
+            f"longest holds {size.max()}; collect more before sampling."
+        )
+    ends = np.cumsum(starts)
+    draw = rng.integers(ends[-1], size=batch)
+    ring = np.searchsorted(ends, draw, side="right")
+    offset = draw - (ends - starts)[ring]  # rows after the oldest one
+    first = (head - size)[ring] + offset
+    return ring[:, None], (first[:, None] + np.arange(length)) % rows
+
+
+def check_row(row, columns):
+    """Refuse a row in which a key is missing or a value has another shape or dtype."""
+    for key, (shape, dtype) in columns.items():
+        if key not in row:
+            raise ValueError(
+                f"Replay.add expects an observation with the key {key!r}, but got "
+                f"{sorted(row)}; pass every key of the observation space."
+            )
+        value = np.asarray(row[key])
+        if value.shape != shape or not np.can_cast(value.dtype, dtype, "same_kind"):
+            raise ValueError(
+                f"Replay.add expects {key!r} as {dtype} of shape {shape}, but got "
+                f"{value.dtype} of shape {value.shape}; convert it to the space's form."
+            )
 
 
 class Replay:
@@ -117,77 +169,48 @@ class Replay:
         action = encode_action(self.action_space, action)
         row = {**obs, "action": action * (not is_last), "reward": np.float32(reward)}
         row |= {"is_first": is_first, "is_last": is_last, "is_terminal": is_terminal}
-        for key, (shape, dtype) in self.columns.items():
-            self._check(key, row, shape, dtype)
+        check_row(row, self.columns)
         at = self.head[env]
         for key in self.columns:
             self.data[key][env, at] = row[key]
         self.head[env] = (at + 1) % self.rows
         self.size[env] = min(self.size[env] + 1, self.rows)
 
-    @staticmethod
-    def _check(key, row, shape, dtype):
-        if key not in row:
-            raise ValueError(
-                f"Replay.add expects an observation with the key {key!r}, but got "
-                f"{sorted(row)}; pass every key of the observation space."
-            )
-        value = np.asarray(row[key])
-        if value.shape != shape or not np.can_cast(value.dtype, dtype, "same_kind"):
-            raise ValueError(
-                f"Replay.add expects {key!r} as {dtype} of shape {shape}, but got "
-                f"{value.dtype} of shape {value.shape}; convert it to the space's form."
-            )
-
     def sample(self, batch, length, rng=None):
         """Draw `batch` windows of `length` consecutive rows: {key: [B, T, ...]}.
 
         Every window start is equally likely. A window may span several episodes (its
-        flags say where), but never the write head, where the newest row meets the
-        oldest. `is_first[:, 0]` is True: a window starts from the zero state. A row
-        before a first row is a last row, also where a run was cut off. `rng` replaces
-        the replay's own random numbers, for a look that must not change a run.
+        flags say where), but never the seam of a ring. `is_first[:, 0]` is True: a
+        window starts from the zero state. A row before a first row is a last row, also
+        where a run was cut off. `rng` replaces the replay's own random numbers, for a
+        look that must not change a run.
         Raises: ValueError while no stream holds `length` rows.
         """
-        starts = np.maximum(self.size - length + 1, 0)
-        if starts.sum() == 0:
-            raise ValueError(
-                f"Replay.sample expects a stream of at least {length} rows, but the "
-                f"longest holds {self.size.max()}; collect more before sampling."
-            )
-        draw = (rng or self.rng).integers(starts.sum(), size=batch)
-        env = np.searchsorted(np.cumsum(starts), draw, side="right")
-        offset = draw - (np.cumsum(starts) - starts)[env]
-        oldest = (self.head - self.size)[env]
-        index = (oldest + offset)[:, None] + np.arange(length)
-        index %= self.rows
-        window = {key: column[env[:, None], index] for key, column in self.data.items()}
+        rng = rng or self.rng
+        at = draw_windows(self.head, self.size, self.rows, batch, length, rng)
+        window = {key: column[at] for key, column in self.data.items()}
         window["is_last"][:, :-1] |= window["is_first"][:, 1:]
         window["is_first"][:, 0] = True
         return window
 
     def save(self, path, compress=False):
-        """Write the stored rows, the position and the random state to one .npz file.
+        """Write rows, position and random state to one .npz file, without pickle.
 
-        The file appears under its name only when it is complete. No pickle is used.
+        The file appears under its name only when it is complete.
         """
-        path = Path(path)
-        used = {key: column[:, : self.size.max()] for key, column in self.data.items()}
+        stored = {
+            key: column[:, : self.size.max()] for key, column in self.data.items()
+        }
+        stored |= {"head": self.head, "size": self.size}
         spaces = {key: describe_space(space) for key, space in self.obs_space.items()}
         meta = {
-            "format": "dreamer-lite-replay-1",
+            "format": FORMAT,
             "obs_space": spaces,
             "action_space": describe_space(self.action_space),
             "rows": self.rows,
             "rng": self.rng.bit_generator.state,
         }
-        partial = path.with_name(path.name + ".partial")
-        write = np.savez_compressed if compress else np.savez
-        with open(partial, "wb") as file:
-            write(file, meta=json.dumps(meta), head=self.head, size=self.size, **used)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_arrays(path, meta, stored, compress)
 
     @classmethod
     def load(cls, path):
@@ -195,14 +218,18 @@ class Replay:
 
         Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
         """
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"Replay.load expects a file written by Replay.save, but there is none "
+                f"at {path}; record one or correct the path."
+            )
         try:
             with np.load(path, allow_pickle=False) as file:
                 stored = {key: file[key] for key in file.files}
-            meta = json.loads(str(stored.pop("meta")))
-            return cls._restore(meta, stored)
-        except FileNotFoundError:
+            return cls._restore(json.loads(str(stored.pop("meta"))), stored)
+        except (OSError, MemoryError):
             raise
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # zip, zlib, NumPy and JSON each raise their own
             raise ValueError(
                 f"Replay.load expects a file written by Replay.save, but {path} is "
                 f"damaged or foreign ({error}); record it again or restore a copy."
@@ -210,18 +237,32 @@ class Replay:
 
     @classmethod
     def _restore(cls, meta, stored):
-        obs_space = gym.spaces.Dict(
-            {key: restore_space(space) for key, space in meta["obs_space"].items()}
-        )
-        head, size = stored.pop("head"), stored.pop("size")
-        action_space = restore_space(meta["action_space"])
+        if meta["format"] != FORMAT:
+            raise ValueError(f"its format is {meta['format']!r}, not {FORMAT!r}")
+        spaces = {key: restore_space(space) for key, space in meta["obs_space"].items()}
+        action_space, head = restore_space(meta["action_space"]), stored["head"]
         capacity = meta["rows"] * len(head)
-        replay = cls(capacity, obs_space, action_space, num_envs=len(head))
+        replay = cls(capacity, gym.spaces.Dict(spaces), action_space, len(head))
         for key, column in replay.data.items():
-            column[:, : size.max()] = stored[key]
-        replay.head, replay.size = head, size
+            column[:, : stored["size"].max()] = stored[key]
+        replay.head, replay.size = head, stored["size"]
         replay.rng.bit_generator.state = meta["rng"]
         return replay
+
+
+def write_arrays(path, meta, arrays, compress=False):
+    """Write arrays and JSON data to one .npz file: completely, or not at all."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    write = np.savez_compressed if compress else np.savez
+    try:
+        with open(partial, "wb") as file:
+            write(file, meta=json.dumps(meta), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def describe_space(space):
@@ -238,8 +279,8 @@ def restore_space(data):
     """Undo `describe_space`."""
     if data["type"] == "Discrete":
         return gym.spaces.Discrete(data["n"], start=data["start"])
+    dtype = np.dtype(data["dtype"])
     low, high = (
-        np.broadcast_to(np.resize(data[end], data["shape"]), data["shape"])
-        for end in ("low", "high")
+        np.resize(data[end], data["shape"]).astype(dtype) for end in ("low", "high")
     )
-    return gym.spaces.Box(low, high, dtype=np.dtype(data["dtype"]))
+    return gym.spaces.Box(low, high, dtype=dtype)
