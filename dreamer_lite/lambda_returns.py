@@ -1,7 +1,8 @@
+# Generated from notebooks/07_lambda_returns.ipynb by tools/export.py.
+# Edit the notebook, not this file.
 """How far to look ahead: lambda-returns, and the scale that makes them comparable.
 
-Built in notebook 07. Source: DreamerV3, sections "Critic learning" (equation 8) and
-"Actor learning" (equations 11 to 13).
+Built in notebook 07. Source: DreamerV3, sections "Critic learning" and "Actor learning".
 """
 
 import torch
@@ -19,24 +20,20 @@ def lambda_return(reward, value, cont, lam=0.95):
             with its state, and `cont` already contains the discount.
         lam: a number, or a tensor [B, H+1] (0 cuts the trace at that state).
     Returns: [B, H]. Raises: ValueError for shapes that differ or have no future.
-    Source: DreamerV3, equation 8; with `lam` as a tensor also the replay critic.
+    Source: DreamerV3, "Critic learning"; with `lam` as a tensor also its replay loss.
     """
-    shapes = {tuple(reward.shape), tuple(value.shape), tuple(cont.shape)}
-    if len(shapes) > 1 or reward.dim() != 2 or reward.shape[1] < 2:
+    lam = lam if torch.is_tensor(lam) else torch.full_like(value, lam)
+    shapes = [tuple(x.shape) for x in (reward, value, cont, lam)]
+    if len(set(shapes)) > 1 or value.dim() != 2 or value.shape[1] < 2:
         raise ValueError(
-            "lambda_return expects reward, value and cont of one shape [B, H+1] with "
-            f"H at least 1, but got {tuple(reward.shape)}, {tuple(value.shape)} and "
-            f"{tuple(cont.shape)}; all three belong to the states s_0..s_H."
+            "lambda_return expects reward, value, cont and a lam that is a tensor in one "
+            f"shape [B, H+1] with H at least 1, but got {shapes}; all belong to the "
+            "states s_0..s_H."
         )
-    lam = torch.as_tensor(lam, dtype=value.dtype, device=value.device)
-    lam = lam.expand_as(value)
-    # Everything that does not depend on the next return, for all steps at once.
-    known = reward + cont * (1 - lam) * value
-    carry = cont * lam
-    ret = value[:, -1]
-    returns = []
-    for t in reversed(range(1, value.shape[1])):
-        ret = known[:, t] + carry[:, t] * ret
+    ret, returns = value[:, -1], []
+    for t in reversed(range(value.shape[1] - 1)):
+        mixed = (1 - lam[:, t + 1]) * value[:, t + 1] + lam[:, t + 1] * ret
+        ret = reward[:, t + 1] + cont[:, t + 1] * mixed
         returns.append(ret)
     return torch.stack(returns[::-1], 1)
 
@@ -48,7 +45,7 @@ class ReturnNormalizer(nn.Module):
     bias correction, and never a divisor below 1, so that small returns (sparse rewards,
     noise) are not blown up.
     Args: rate, the share of the newest batch; low, high, the two percentiles; limit,
-    the smallest divisor. Source: DreamerV3, equations 12 and 13.
+    the smallest divisor. Source: DreamerV3, "Actor learning".
     """
 
     def __init__(self, rate=0.01, low=0.05, high=0.95, limit=1.0):
