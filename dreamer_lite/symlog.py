@@ -1,3 +1,5 @@
+# Generated from notebooks/01_symlog.ipynb by tools/export.py.
+# Edit the notebook, not this file.
 """Symmetric logarithm and its inverse: one scale for rewards of any size.
 
 Built in notebook 01. Source: DreamerV3, section "Robust predictions", equation 9.

@@ -3,6 +3,7 @@
 import torch
 
 from dreamer_lite.course.exercises import Edit, exercise, require
+from dreamer_lite.symlog import symexp, symlog
 
 
 def my_symlog(x):
@@ -120,5 +121,91 @@ exercise(
         Edit("torch.log1p(target", "torch.log(target", "a target of 0 gives nan"),
         Edit("** 2).mean()", "** 2).sum()", "square, then average"),
         Edit("torch.sign(target) * ", "", "the sign was lost"),
+    ],
+)
+
+
+def both_means(outcomes, probabilities):
+    """Return the true mean and the one that is read out of symlog space.
+
+    ``outcomes`` and ``probabilities`` are [..., N]; both results are [...].
+    """
+    # solution
+    true_mean = (probabilities * outcomes).sum(-1)
+    read_out = symexp((probabilities * symlog(outcomes)).sum(-1))
+    return true_mean, read_out
+    # end of solution
+
+
+def check_both_means(both_means):
+    """Check a coin between 0 and 1,000, a sure thing, and a batch with losses."""
+    coin = torch.tensor([0.0, 1000.0])
+    true_mean, read_out = both_means(coin, torch.tensor([0.5, 0.5]))
+    require(
+        true_mean.shape == () and read_out.shape == (),
+        "both results are one number: sum over the last dimension",
+    )
+    require(
+        abs(true_mean - 500) < 1e-2,
+        "the true mean of 0 and 1000, half and half, is 500: weigh, then add up",
+    )
+    require(
+        abs(read_out - 3.454) > 0.1,
+        "3.454 is still squashed: read it out with symexp",
+    )
+    require(
+        abs(read_out - 500) > 1,
+        "500 is too good: squash every outcome first, then take the mean",
+    )
+    require(
+        abs(read_out - 30.64) < 0.1,
+        "the read-out for the coin is the square root of 1001, minus 1: 30.64",
+    )
+    outcomes = torch.tensor([[7.0, 7.0, 7.0], [-10.0, 0.0, 100.0]])
+    probabilities = torch.tensor([[0.2, 0.3, 0.5], [0.5, 0.3, 0.2]])
+    true_mean, read_out = both_means(outcomes, probabilities)
+    require(true_mean.shape == (2,), "outcomes [2, 3] give two means: sum over dim -1")
+    require(
+        abs(true_mean[1] - 15) < 1e-3,
+        "unequal probabilities: weigh each outcome with its own",
+    )
+    require(abs(read_out[0] - 7) < 1e-3, "what is certain is read out without a flaw")
+    require(abs(read_out[1] + 0.3172) < 1e-2, "losses count: keep the sign of outcomes")
+
+
+exercise(
+    "1.3",
+    "The squashed mean",
+    difficulty="medium",
+    minutes=10,
+    solution=[both_means],
+    check=check_both_means,
+    example=lambda means: means(torch.tensor([0.0, 9.0]), torch.tensor([0.5, 0.5])),
+    wrongs=[
+        Edit(
+            "symexp((probabilities * symlog(outcomes)).sum(-1))",
+            "(probabilities * symlog(outcomes)).sum(-1)",
+            "still squashed",
+        ),
+        Edit(
+            "symexp((probabilities * symlog(outcomes)).sum(-1))",
+            "symexp(symlog((probabilities * outcomes).sum(-1)))",
+            "squash every outcome first",
+        ),
+        Edit(
+            "true_mean = (probabilities * outcomes).sum(-1)",
+            "true_mean = (probabilities * outcomes).mean(-1)",
+            "weigh, then add up",
+        ),
+        Edit(
+            "true_mean = (probabilities * outcomes).sum(-1)",
+            "true_mean = outcomes.mean(-1)",
+            "weigh each outcome with its own",
+        ),
+        Edit(
+            "symlog(outcomes)).sum(-1))",
+            "symlog(outcomes.abs())).sum(-1))",
+            "losses count",
+        ),
     ],
 )
