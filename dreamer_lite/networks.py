@@ -1,7 +1,11 @@
+# Generated from notebooks/04_networks.ipynb by tools/export.py.
+# Edit the notebook, not this file.
 """Layers, and the way from observations to one embedding and back.
 
 Built in notebook 04. Source: DreamerV3, Methods, "Model sizes" and "Networks".
 """
+
+from itertools import pairwise
 
 import gymnasium as gym
 import numpy as np
@@ -29,17 +33,18 @@ class RMSNorm(nn.Module):
         return scaled.to(x.dtype)
 
 
-def init_(weight, fan_in, outscale=1.0):
-    """Fill `weight` from a normal cut at two sigma, so that its variance is 1 / fan_in.
+def init_(layer, fan_in, outscale=1.0):
+    """Fill a layer's weight from a normal cut at two sigma; its bias becomes 0.
 
-    The cut takes away variance; the factor 1.1368 gives it back.
+    The weight gets variance outscale^2 / fan_in. The cut takes away variance; the
+    factor 1.1368 gives it back. Returns: the layer.
     """
-    std = 1.1368 * outscale / fan_in**0.5
+    std = 1.1368 / fan_in**0.5
+    nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
+    nn.init.zeros_(layer.bias)
     with torch.no_grad():
-        nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std) if std else (
-            weight.zero_()
-        )
-    return weight
+        layer.weight *= outscale
+    return layer
 
 
 class Linear(nn.Linear):
@@ -47,35 +52,7 @@ class Linear(nn.Linear):
 
     def __init__(self, inputs, outputs, outscale=1.0):
         super().__init__(inputs, outputs)
-        init_(self.weight, inputs, outscale)
-        nn.init.zeros_(self.bias)
-
-
-class BlockLinear(nn.Module):
-    """A dense layer whose weight is block-diagonal: [..., inputs] -> [..., outputs].
-
-    Block k of the input reaches block k of the output only, which divides weights and
-    arithmetic by `blocks`. With `blocks=1` it is `Linear`. The initialisation counts
-    the full input width as fan-in, as the reference does.
-    """
-
-    def __init__(self, inputs, outputs, blocks=8):
-        super().__init__()
-        if inputs % blocks or outputs % blocks:
-            raise ValueError(
-                f"BlockLinear expects widths that {blocks} blocks divide, but got "
-                f"{inputs} inputs and {outputs} outputs; choose multiples of {blocks}."
-            )
-        self.blocks = blocks
-        weight = torch.empty(blocks, inputs // blocks, outputs // blocks)
-        self.weight = nn.Parameter(init_(weight, inputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x):
-        lead = x.shape[:-1]
-        x = x.reshape(-1, self.blocks, x.shape[-1] // self.blocks).transpose(0, 1)
-        y = torch.bmm(x, self.weight).transpose(0, 1)
-        return y.reshape(*lead, -1) + self.bias.to(y.dtype)
+        init_(self, inputs, outscale)
 
 
 class MLP(nn.Sequential):
@@ -87,19 +64,40 @@ class MLP(nn.Sequential):
 
     def __init__(self, inputs, units, layers=1, outputs=None, outscale=1.0):
         parts = []
-        for i in range(layers):
-            width = inputs if i == 0 else units
+        for width in [inputs] + [units] * (layers - 1):
             parts += [Linear(width, units), RMSNorm(units), nn.SiLU()]
         if outputs is not None:
             parts.append(Linear(units, outputs, outscale))
         super().__init__(*parts)
 
 
-class ChannelNorm(RMSNorm):
-    """RMSNorm over the channels of [N, C, H, W], at every position."""
+class BlockLinear(nn.Module):
+    """A dense layer whose weight is block-diagonal: [..., inputs] -> [..., outputs].
+
+    Block k of the input reaches block k of the output only, which divides weights and
+    arithmetic by `blocks`. With `blocks=1` it is `Linear`. The initialisation counts
+    the full input width as fan-in, as the reference does.
+    Raises: ValueError if `blocks` does not divide both widths.
+    """
+
+    def __init__(self, inputs, outputs, blocks=8):
+        super().__init__()
+        if inputs % blocks or outputs % blocks:
+            raise ValueError(
+                f"BlockLinear expects widths that {blocks} blocks divide, but got "
+                f"{inputs} inputs and {outputs} outputs; choose multiples of {blocks}."
+            )
+        self.blocks = blocks
+        shape = (blocks, inputs // blocks, outputs // blocks)
+        self.weight = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.empty(outputs))
+        init_(self, inputs)
 
     def forward(self, x):
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        lead = x.shape[:-1]
+        x = x.reshape(-1, self.blocks, x.shape[-1] // self.blocks).transpose(0, 1)
+        y = torch.bmm(x, self.weight).transpose(0, 1)
+        return y.reshape(*lead, -1) + self.bias.to(y.dtype)
 
 
 def split_spaces(spaces):
@@ -114,38 +112,50 @@ def split_spaces(spaces):
             f"Dreamer Lite expects a gymnasium.spaces.Dict of observations, but got "
             f"{spaces}; wrap a single space as Dict(name=space)."
         )
-    images, vectors = [], []
+    images = {}
     for key, space in spaces.items():
         if not isinstance(space, (gym.spaces.Box, gym.spaces.Discrete)):
             raise TypeError(
                 f"Observations may be Box or Discrete, but {key!r} is {space}; flatten "
                 "or convert it with a Gymnasium wrapper."
             )
-        is_image = space.dtype == np.uint8 and len(space.shape) == 3
-        (images if is_image else vectors).append(key)
-    sizes = {spaces[key].shape[:2] for key in images}
+        if space.dtype == np.uint8 and len(space.shape) == 3:
+            images[key] = space.shape
+    sizes = {shape[:2] for shape in images.values()}
     if len(sizes) > 1 or any(side % 16 for size in sizes for side in size):
-        shapes = {key: spaces[key].shape for key in images}
         raise ValueError(
             "Images must share one height and width, both multiples of 16, but got "
-            f"{shapes}; resize them with gymnasium.wrappers.ResizeObservation."
+            f"{images}; resize them with gymnasium.wrappers.ResizeObservation."
         )
-    return sorted(images), sorted(vectors)
-
-
-def vector_size(space):
-    """Numbers that a vector or choice becomes: its elements, or its one-hot length."""
-    if isinstance(space, gym.spaces.Discrete):
-        return int(space.n)
-    return int(np.prod(space.shape))
+    return sorted(images), sorted(set(spaces) - set(images))
 
 
 def flatten_vector(space, value):
-    """One key as [..., vector_size]: one-hot for a choice, else symlog of the numbers."""
+    """One key as [..., n]: one-hot for a choice, else symlog of its n numbers."""
     if isinstance(space, gym.spaces.Discrete):
         return F.one_hot(value.long() - int(space.start), int(space.n)).float()
     lead = value.shape[: value.dim() - len(space.shape)]
-    return symlog(value).reshape(*lead, vector_size(space))
+    return symlog(value).reshape(*lead, -1)
+
+
+class ChannelNorm(RMSNorm):
+    """RMSNorm over the channels of [N, C, H, W], at every position."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def conv_stack(layer, widths, taps):
+    """Convolutions through `widths` channels, each with norm and SiLU.
+
+    Args: layer, nn.Conv2d to halve or nn.ConvTranspose2d to double the sides each
+    time; taps, inputs in one channel that reach an output (16, or 4 transposed).
+    """
+    parts = []
+    for inputs, outputs in pairwise(widths):
+        conv = layer(inputs, outputs, 4, stride=2, padding=1)
+        parts += [init_(conv, taps * inputs), ChannelNorm(outputs), nn.SiLU()]
+    return nn.Sequential(*parts)
 
 
 class Encoder(nn.Module):
@@ -159,38 +169,25 @@ class Encoder(nn.Module):
 
     def __init__(self, spaces, depth=16, units=128, layers=3):
         super().__init__()
-        self.spaces = spaces
+        self.spaces, self.size = spaces, 0
         self.images, self.vectors = split_spaces(spaces)
-        self.size = 0
         if self.images:
             height, width = spaces[self.images[0]].shape[:2]
             channels = sum(spaces[key].shape[2] for key in self.images)
-            self.conv = self._build(channels, [depth, 2 * depth, 4 * depth, 8 * depth])
+            widths = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
+            self.conv = conv_stack(nn.Conv2d, widths, 16)
             self.size += 8 * depth * (height // 16) * (width // 16)
         if self.vectors:
-            inputs = sum(vector_size(spaces[key]) for key in self.vectors)
+            inputs = sum(gym.spaces.flatdim(spaces[key]) for key in self.vectors)
             self.mlp = MLP(inputs, units, layers)
             self.size += units
-
-    @staticmethod
-    def _build(channels, widths):
-        parts = []
-        for width in widths:
-            conv = nn.Conv2d(channels, width, 4, stride=2, padding=1)
-            init_(conv.weight, 16 * channels)
-            nn.init.zeros_(conv.bias)
-            parts += [conv, ChannelNorm(width), nn.SiLU()]
-            channels = width
-        return nn.Sequential(*parts)
 
     def forward(self, obs):
         parts = []
         if self.images:
             x = torch.cat([obs[key] for key in self.images], -1)
             lead = x.shape[:-3]
-            x = (
-                x.flatten(0, -4) / 255 - 0.5
-            )  # zero mean, and the only place that does it
+            x = x.flatten(0, -4) / 255 - 0.5  # the only place that centres pixels
             x = self.conv(x.permute(0, 3, 1, 2))
             parts.append(x.reshape(*lead, -1))
         if self.vectors:
@@ -223,36 +220,23 @@ class Decoder(nn.Module):
             self.norm = ChannelNorm(8 * depth)
             self.channels = [spaces[key].shape[2] for key in self.images]
             widths = [8 * depth, 4 * depth, 2 * depth, depth, sum(self.channels)]
-            self.conv = self._build(widths)
+            self.conv = conv_stack(nn.ConvTranspose2d, widths, 4)[:-2]  # plain end
         if self.vectors:
             self.mlp = MLP(deter + stoch, units, layers)
-            outputs = {
-                key: Linear(units, vector_size(spaces[key])) for key in self.vectors
-            }
-            self.heads = nn.ModuleDict(outputs)
-
-    @staticmethod
-    def _build(widths):
-        parts = []
-        for inputs, outputs in zip(widths[:-1], widths[1:]):
-            conv = nn.ConvTranspose2d(inputs, outputs, 4, stride=2, padding=1)
-            init_(conv.weight, 4 * inputs)  # each output pixel sees 2 x 2 inputs
-            nn.init.zeros_(conv.bias)
-            parts += [conv, ChannelNorm(outputs), nn.SiLU()]
-        return nn.Sequential(*parts[:-2])
+            sizes = {key: gym.spaces.flatdim(spaces[key]) for key in self.vectors}
+            heads = {key: Linear(units, size) for key, size in sizes.items()}
+            self.heads = nn.ModuleDict(heads)
 
     def forward(self, feature):
-        """Return {key: [..., *shape]}: images in [0, 1], vectors in symlog space."""
-        lead = feature.shape[:-1]
+        """Return {key: [..., *shape]}: images in [0, 1], vectors flat, in symlog space."""
         recon = {}
         if self.images:
-            flat = feature.reshape(-1, feature.shape[-1])
+            flat = feature.flatten(0, -2)
             h, z = flat[:, : self.deter], flat[:, self.deter :]
-            x = (self.from_h(h) + self.from_z(z)).reshape(-1, *self.grid)
+            x = (self.from_h(h) + self.from_z(z)).unflatten(-1, self.grid)
             x = torch.sigmoid(self.conv(F.silu(self.norm(x))).float())
-            x = x.permute(0, 2, 3, 1)
-            pieces = x.reshape(*lead, *x.shape[1:]).split(self.channels, -1)
-            recon |= dict(zip(self.images, pieces))
+            x = x.permute(0, 2, 3, 1).unflatten(0, feature.shape[:-1])
+            recon |= zip(self.images, x.split(self.channels, -1))
         if self.vectors:
             x = self.mlp(feature)
             recon |= {key: self.heads[key](x).float() for key in self.vectors}
