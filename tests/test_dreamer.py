@@ -1,0 +1,568 @@
+"""Notebook 09's module: configuration, agent, collector, evaluation, training."""
+
+import dataclasses
+import functools
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium.spaces import Box, Dict, Discrete
+
+from dreamer_lite import dreamer, runs, speed
+from dreamer_lite.config import SIZES
+from dreamer_lite.dreamer import AgentPolicy, Collector, Config, Dreamer
+from dreamer_lite.envs import make_vector, random_policy
+from dreamer_lite.replay import Replay
+
+TINY = dict(units=16, deter=32, latents=4, classes=4, depth=4, blocks=4)
+SMALL = Config(**TINY, batch=2, length=6, horizon=3, device="cpu", precision="fp32")
+IMAGE = Box(0, 255, (16, 16, 3), np.uint8)
+MIXED = Dict(camera=IMAGE, speed=Box(-9, 9, (2,), np.float32), mode=Discrete(3))
+
+
+class Steps(gym.Env):
+    """An observation that counts, rewards that tell the step, four steps an episode."""
+
+    def __init__(self, obs_space=None, action_space=None, length=4, terminal=True):
+        self.observation_space = obs_space or Box(0, 99, (1,), np.float32)
+        self.action_space = action_space or Discrete(2)
+        self.length, self.terminal, self.seen = length, terminal, []
+
+    def _observation(self):
+        def one(space):
+            return space.dtype.type(self.t) * np.ones(space.shape, space.dtype)
+
+        if isinstance(self.observation_space, Dict):
+            return {k: one(s) for k, s in self.observation_space.items()}
+        return one(self.observation_space)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self._observation(), {}
+
+    def step(self, action):
+        self.seen.append(action)
+        self.t += 1
+        over = self.t == self.length
+        ends = over and self.terminal, over and not self.terminal
+        return self._observation(), float(self.t), *ends, {"passed": self.t}
+
+
+def agent_for(obs_space=None, action_space=None, **changes):
+    torch.manual_seed(0)
+    obs_space = obs_space or Box(-1, 1, (3,), np.float32)
+    config = dataclasses.replace(SMALL, **changes)
+    return Dreamer(obs_space, action_space or Discrete(2), config)
+
+
+def batch_for(agent, batch=2, length=6, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = {}
+    for key, (shape, dtype) in agent.world_model.columns.items():
+        kind = np.dtype(dtype).kind
+        shape = (batch, length, *shape)
+        if kind == "b":
+            rows[key] = np.zeros(shape, bool)
+        elif kind in "ui":
+            high = 256 if kind == "u" else 2
+            rows[key] = rng.integers(0, high, shape).astype(dtype)
+        else:
+            rows[key] = rng.normal(size=shape).astype(dtype)
+    rows["is_first"][:, 0] = True
+    return rows
+
+
+def observations(agent, batch=2, seed=0):
+    rows = batch_for(agent, batch, 1, seed)
+    return {key: rows[key][:, 0] for key in agent.obs_space}
+
+
+# Size and parts
+
+
+def test_parameter_count_equals_the_references():
+    spaces = Dict(
+        height=Box(-np.inf, np.inf, (), np.float32),
+        orientations=Box(-np.inf, np.inf, (14,), np.float32),
+        velocity=Box(-np.inf, np.inf, (9,), np.float32),
+    )
+    agent = Dreamer(spaces, Box(-1, 1, (6,), np.float32), Config.preset("1m"))
+    slow = sum(p.numel() for p in agent.actor_critic.slow_critic.parameters())
+    assert sum(p.numel() for p in agent.parameters()) - slow == 640_867
+
+
+def test_exactly_seven_modules_and_the_slow_critic_hold_parameters():
+    agent = agent_for(MIXED)
+    parts = {".".join(name.split(".")[:2]) for name, _ in agent.named_parameters()}
+    model = {"encoder", "rssm", "decoder", "reward", "cont"}
+    behaviour = {"actor", "critic", "slow_critic"}
+    assert parts == {f"world_model.{name}" for name in model} | {
+        f"actor_critic.{name}" for name in behaviour
+    }
+    trained = [p for g in agent.optimizer.param_groups for p in g["params"]]
+    slow = set(agent.actor_critic.slow_critic.parameters())
+    assert set(trained) == set(agent.parameters()) - slow
+    assert len(trained) == len(set(trained))
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_presets_follow_the_papers_table(name):
+    config = Config.preset(name)
+    assert (config.deter, config.classes) == (8 * config.units, config.units // 16)
+    assert config.actor_lr == pytest.approx(config.lr / 5)
+
+
+def test_each_part_learns_at_its_own_rate():
+    agent = agent_for(lr=1e-3, critic_lr=2e-3, actor_lr=3e-3)
+    rates = {
+        p: group["lr"]
+        for group in agent.optimizer.param_groups
+        for p in group["params"]
+    }
+    assert rates[agent.world_model.rssm.gates.weight] == 1e-3
+    assert rates[agent.actor_critic.critic[0].weight] == 2e-3
+    assert rates[agent.actor_critic.actor.mlp[0].weight] == 3e-3
+
+
+# Acting
+
+
+def test_acting_and_training_see_the_same_embedding():
+    agent = agent_for(MIXED)
+    batch = batch_for(agent)
+    tensors = agent._on_device(batch)
+    trained = agent.world_model.encoder(tensors)[:, 2]
+    now = {key: batch[key][:, 2] for key in agent.obs_space}
+    acted = agent.world_model.encoder(speed.check_obs(now, agent.obs_space, "cpu"))
+    assert acted.shape == trained.shape
+    assert torch.allclose(acted, trained, atol=1e-5)  # batches round differently
+
+
+def test_act_follows_the_states_of_training():
+    """Row by row with the actions that were taken, act filters as observe does."""
+    agent = agent_for(MIXED)
+    obs = [observations(agent, seed=i) for i in range(3)]
+    torch.manual_seed(1)
+    state, steps, actions = None, [], []
+    for now in obs:
+        before = torch.get_rng_state()
+        _, state = agent.act(now, state)
+        steps.append((before, state.model))
+        actions.append(state.action)
+    rows = {key: np.stack([o[key] for o in obs], 1) for key in agent.obs_space}
+    embed = agent.world_model.encoder({k: torch.as_tensor(v) for k, v in rows.items()})
+    previous, model = torch.zeros_like(actions[0]), None
+    for t, (before, expected) in enumerate(steps):
+        torch.set_rng_state(before)
+        first = torch.tensor([[t == 0]] * 2)
+        states, _, _ = agent.world_model.rssm.observe(
+            embed[:, t : t + 1], previous[:, None], first, model
+        )
+        model = states.map(lambda x: x[:, 0])
+        assert torch.allclose(model.h, expected.h, atol=1e-6)
+        assert torch.equal(model.z, expected.z)
+        previous = actions[t]
+
+
+def test_act_forgets_state_and_action_where_an_episode_begins():
+    agent = agent_for()
+    _, old = agent.act(observations(agent, seed=1))
+    assert old.action.any()
+    new = observations(agent, seed=2)
+    torch.manual_seed(3)
+    _, fresh = agent.act(new)
+    torch.manual_seed(3)
+    _, reset = agent.act(new, old, np.array([True, False]))
+    assert torch.equal(fresh.model.h[0], reset.model.h[0])
+    assert torch.equal(fresh.model.z[0], reset.model.z[0])
+    assert not torch.equal(fresh.model.h[1], reset.model.h[1])
+    # The state alone is not enough: the old action would change h as well.
+    torch.manual_seed(3)
+    _, half = agent.act(new, old._replace(model=agent.world_model.rssm.initial(2)))
+    assert not torch.equal(fresh.model.h[0], half.model.h[0])
+
+
+def test_discrete_actions_count_from_start():
+    agent = agent_for(action_space=Discrete(3, start=-1))
+    action, state = agent.act(observations(agent, batch=64))
+    assert set(action) <= {-1, 0, 1} and len(set(action)) == 3
+    assert (state.action.argmax(-1).numpy() - 1 == action).all()
+
+
+def test_continuous_actions_leave_the_agent_unclipped():
+    agent = agent_for(action_space=Box(-1, 1, (2,), np.float32))
+    action, _ = agent.act(observations(agent, batch=256))
+    assert action.dtype == np.float32 and np.abs(action).max() > 1
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({}, "pass every key"),
+        ({"obs": np.zeros(3, np.float32)}, "add the batch dimension"),
+        ({"obs": np.zeros((2, 4), np.float32)}, r"\[B\] \+ \[3\]"),
+        ({"obs": np.float32(0)}, "add the batch dimension"),
+    ],
+)
+def test_act_refuses_other_observations(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        agent_for().act(wrong)
+
+
+def test_act_refuses_images_that_were_scaled():
+    agent = agent_for(IMAGE)
+    with pytest.raises(ValueError, match="as uint8, but got torch.float32"):
+        agent.act({"obs": np.zeros((1, 16, 16, 3), np.float32)})
+
+
+@pytest.mark.parametrize(
+    "obs_space, action_space, error",
+    [
+        (gym.spaces.Text(5), Discrete(2), TypeError),
+        (None, gym.spaces.MultiDiscrete([2, 2]), TypeError),
+        (Box(0, 255, (17, 16, 3), np.uint8), Discrete(2), ValueError),
+    ],
+)
+def test_spaces_that_do_not_fit_are_refused(obs_space, action_space, error):
+    with pytest.raises(error, match="but"):
+        agent_for(obs_space, action_space)
+
+
+# Learning
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("action_space", [Discrete(3), Box(-1, 1, (2,), np.float32)])
+def test_train_step_changes_every_part(precision, action_space):
+    agent = agent_for(MIXED, action_space, precision=precision, warmup=0)
+    before = {name: p.clone() for name, p in agent.named_parameters()}
+    for seed in range(3):
+        metrics = agent.train_step(batch_for(agent, seed=seed))
+    assert all(torch.isfinite(value) for value in metrics.values())
+    changed = {
+        ".".join(name.split(".")[:2])
+        for name, p in agent.named_parameters()
+        if not torch.equal(p, before[name])
+    }
+    assert len(changed) == 8
+    assert all(p.dtype == torch.float32 for p in agent.parameters())
+
+
+def test_slow_critic_follows_after_the_update():
+    agent = agent_for(warmup=0, slow_rate=0.5)
+    fast, slow = agent.actor_critic.critic, agent.actor_critic.slow_critic
+    old = slow[-1].bias.clone()
+    agent.train_step(batch_for(agent))
+    assert torch.allclose(slow[-1].bias, 0.5 * old + 0.5 * fast[-1].bias, atol=1e-7)
+
+
+def test_train_step_names_what_is_missing():
+    agent = agent_for()
+    batch = batch_for(agent)
+    del batch["reward"]
+    with pytest.raises(ValueError, match="reward"):
+        agent.train_step(batch)
+
+
+class NoSync(torch.utils._python_dispatch.TorchDispatchMode):
+    """Refuses every operation that makes the host wait for a number."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in (
+            torch.ops.aten._local_scalar_dense,
+            torch.ops.aten.nonzero,
+        ):
+            raise AssertionError(f"{func} waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+def test_train_step_never_waits_for_the_device():
+    agent = agent_for(MIXED)
+    batch = batch_for(agent)
+    agent.train_step(batch)
+    with NoSync():
+        metrics = agent.train_step(batch)
+        with pytest.raises(AssertionError, match="waits"):
+            metrics["loss/reward"].item()
+
+
+@pytest.mark.parametrize("obs_space", [None, MIXED])
+def test_loss_compiles_as_one_graph(obs_space):
+    agent = agent_for(obs_space)
+    batch = agent._on_device(batch_for(agent, length=3))
+    torch.manual_seed(5)
+    expected, _ = agent.loss(batch)
+    compiled = torch.compile(agent.loss, fullgraph=True, backend="aot_eager")
+    agent.actor_critic.normalizer.range.zero_()
+    torch.manual_seed(5)
+    loss, metrics = compiled(batch)
+    loss.backward()
+    assert torch.allclose(loss, expected, rtol=1e-4)
+    assert agent.world_model.reward[-1].weight.grad.abs().sum() > 0
+
+
+def test_speed_graph_needs_cuda():
+    if torch.cuda.is_available():
+        pytest.skip("CUDA is there")
+    with pytest.raises(ValueError, match="needs a CUDA device"):
+        agent_for(speed="graph")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_graphed_update_equals_eager():
+    eager, graphed = (
+        agent_for(MIXED, device="cuda", speed=s, warmup=0) for s in ("eager", "graph")
+    )
+    for seed in range(6):
+        for agent in (eager, graphed):
+            torch.manual_seed(seed)
+            metrics = agent.train_step(batch_for(agent, seed=seed))
+            assert all(torch.isfinite(v) for v in metrics.values())
+    for a, b in zip(eager.parameters(), graphed.parameters()):
+        assert torch.isfinite(b).all() and (a - b).abs().max() < 0.1
+
+
+@pytest.mark.parametrize(
+    "field, value, words",
+    [
+        ("speed", "fast", "eager, compile, graph"),
+        ("precision", "fp8", "auto, fp32, bf16, fp16"),
+        ("device", "abacus", "auto, cpu or cuda"),
+    ],
+)
+def test_machine_settings_are_refused_by_name(field, value, words):
+    with pytest.raises(ValueError, match=words):
+        agent_for(**{field: value})
+
+
+# Config
+
+
+def test_config_survives_yaml(tmp_path):
+    config = Config.preset("12m", seed=7, lr=1e-5, envs=4, parallel=True)
+    config.to_yaml(tmp_path / "config.yaml")
+    assert Config.from_yaml(tmp_path / "config.yaml") == config
+    (tmp_path / "own.yaml").write_text("lr: 1e-4\nratio: 32\n")
+    own = Config.from_yaml(tmp_path / "own.yaml")
+    assert (own.lr, own.ratio) == (1e-4, 32.0) and type(own.ratio) is float
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("layers: 3", "has no field layers"),
+        ("units: wide", "expects units as int"),
+        ("units: 12.5", "expects units as int"),
+        ("lr: fast", "expects lr as float"),
+        ("envs: true", "expects envs as int"),
+        ("steps: -1", "not negative"),
+        ("- 1\n- 2", "should hold lines"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_config_refuses_other_yaml(tmp_path, text, words):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        Config.from_yaml(path)
+
+
+def test_config_refuses_unknown_presets_and_fields():
+    with pytest.raises(ValueError, match="one of 1m, 3m, .* but got 'huge'"):
+        Config.preset("huge")
+    with pytest.raises(ValueError, match="has no field width"):
+        Config.preset("1m", width=3)
+
+
+def test_every_field_is_explained():
+    import inspect
+
+    source = inspect.getsource(Config)
+    for field in dataclasses.fields(Config):
+        row = next(r for r in source.splitlines() if r.startswith(f"    {field.name}:"))
+        assert len(row.split("#")[1].strip()) > 5, field.name
+
+
+# Files
+
+
+@pytest.mark.parametrize("obs_space", [IMAGE, MIXED])
+def test_agent_survives_its_file(tmp_path, obs_space):
+    agent = agent_for(obs_space, Box(-1, 1, (2,), np.float32))
+    agent.train_step(batch_for(agent))
+    agent.save(tmp_path / "agent.safetensors")
+    again = Dreamer.load(tmp_path / "agent.safetensors", seed=9)
+    assert again.config == dataclasses.replace(agent.config, seed=9)
+    assert (again.obs_space, again.plain) == (agent.obs_space, agent.plain)
+    for key, value in agent.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+    now = observations(agent)
+    torch.manual_seed(0)
+    expected, _ = agent.act(now)
+    torch.manual_seed(0)
+    assert np.array_equal(again.act(now)[0], expected)
+
+
+def test_other_files_are_no_agents(tmp_path):
+    from safetensors.torch import save_file
+
+    with pytest.raises(FileNotFoundError, match="train one or copy it"):
+        Dreamer.load(tmp_path / "none.safetensors")
+    agent = agent_for()
+    path = tmp_path / "agent.safetensors"
+    agent.save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="damaged or foreign"):
+        Dreamer.load(path)
+    save_file({"x": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="damaged or foreign"):
+        Dreamer.load(path)
+    path.write_bytes(whole)
+    with pytest.raises(ValueError, match="other sizes"):
+        Dreamer.load(path, units=32)
+
+
+# Collecting
+
+
+def collect(make_env, ticks, envs=1, policy=None):
+    vector = make_vector(make_env, envs)
+    spaces = vector.single_observation_space, vector.single_action_space
+    replay = Replay(1000, *spaces, envs)
+    collector = Collector(vector, replay, track=("passed",))
+    policy = policy or random_policy(spaces[1], np.random.default_rng(0))
+    ended = [e for _ in range(ticks) for e in collector.tick(policy)]
+    vector.close()
+    return replay, ended
+
+
+@pytest.mark.parametrize("envs", [1, 3])
+def test_final_observation_and_reward_are_rows(envs):
+    replay, ended = collect(Steps, 12, envs)
+    for env in range(envs):
+        rows = {key: column[env, :10] for key, column in replay.data.items()}
+        assert rows["obs"][:, 0].tolist() == [0, 1, 2, 3, 4] * 2
+        assert rows["reward"].tolist() == [0, 1, 2, 3, 4] * 2
+        assert rows["is_first"].tolist() == [True, False, False, False, False] * 2
+        assert rows["is_last"].tolist() == [False] * 4 + [True] + [False] * 4 + [True]
+        assert rows["is_terminal"].tolist() == rows["is_last"].tolist()
+        assert not rows["action"][[4, 9]].any() and rows["action"][:4].any(1).all()
+    assert len(ended) == 2 * envs
+    assert {(e["return"], e["length"], e["passed"]) for e in ended} == {(10.0, 4, 4.0)}
+
+
+def test_a_time_limit_is_last_but_not_terminal():
+    replay, _ = collect(functools.partial(Steps, terminal=False), 5)
+    assert replay.data["is_last"][0, 4] and not replay.data["is_terminal"][0, :5].any()
+
+
+def test_box_actions_are_rescaled_and_clipped_at_the_environment_only():
+    env = Steps(action_space=Box(0.0, 10.0, (1,), np.float32))
+    actions = iter([-3.0, 0.0, 0.5, 7.0])
+
+    def policy(obs, is_first):
+        return np.array([[next(actions)]], np.float32)
+
+    replay, _ = collect(lambda: env, 4, policy=policy)
+    assert np.array(env.seen).ravel().tolist() == [0.0, 5.0, 7.5, 10.0]
+    assert replay.data["action"][0, :4, 0].tolist() == [-3.0, 0.0, 0.5, 7.0]
+
+
+def test_actions_without_bounds_are_refused():
+    with pytest.raises(ValueError, match="finite bounds"):
+        make_vector(lambda: Steps(action_space=Box(-np.inf, np.inf, (1,))), 1)
+
+
+def test_random_policy_keeps_to_the_space():
+    rng = np.random.default_rng(0)
+    choice = random_policy(Discrete(3, start=5), rng)(None, np.ones(200, bool))
+    assert set(choice) == {5, 6, 7}
+    box = random_policy(Box(-1, 1, (2,), np.float32), rng)(None, np.ones(200, bool))
+    assert box.shape == (200, 2) and -1 <= box.min() < -0.9 and 0.9 < box.max() <= 1
+
+
+# Evaluation and training
+
+
+def test_evaluate_counts_the_same_for_each_environment():
+    """Environment i plays episodes of its own length: short ones are not favoured."""
+    counter = iter(range(100))
+
+    def make_env():
+        return Steps(length=2 + 8 * (next(counter) % 3))
+
+    def still(obs, is_first):
+        return np.zeros(len(is_first), int)
+
+    found = dreamer.evaluate(still, make_env, 7, envs=3)
+    assert sorted(e["env"] for e in found) == [0, 0, 0, 1, 1, 2, 2]
+    assert dreamer.evaluate(still, make_env, 0) == []
+
+
+def test_evaluate_repeats_and_leaves_random_numbers_alone():
+    agent = agent_for(Box(0, 99, (1,), np.float32))
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    results = [dreamer.evaluate(agent, Steps, 3, envs=2, seed=4) for _ in range(2)]
+    assert results[0] == results[1]
+    assert torch.equal(torch.rand(3), expected)
+
+
+def run_config(**changes):
+    quick = dict(steps=60, prefill=20, ratio=2.0, log_every=1, seed=3)
+    return dataclasses.replace(SMALL, **(quick | changes))
+
+
+@pytest.mark.parametrize(
+    "make_env, envs",
+    [
+        ("CartPole-v1", 1),
+        ("Pendulum-v1", 2),
+        (functools.partial(Steps, MIXED), 1),
+        (functools.partial(Steps, IMAGE, Discrete(2, start=3)), 2),
+        (functools.partial(Steps, Discrete(9)), 1),
+    ],
+    ids=["id", "continuous", "dict", "image", "choice"],
+)
+def test_train_takes_ids_callables_and_all_spaces(tmp_path, make_env, envs):
+    agent = dreamer.train(make_env, run_config(envs=envs), tmp_path, progress=False)
+    assert isinstance(agent, Dreamer)
+    found = {path.name for path in tmp_path.iterdir()}
+    assert {"config.yaml", "metrics.csv", "metrics.html"} <= found
+    assert runs.Checkpoints(tmp_path).latest().name == "checkpoint-000000060"
+
+
+def test_train_in_parallel_processes(tmp_path):
+    config = run_config(envs=2, parallel=True, steps=40)
+    dreamer.train("CartPole-v1", config, tmp_path, progress=False)
+
+
+def test_train_refuses_what_is_no_environment(tmp_path):
+    with pytest.raises(TypeError, match="Gymnasium id or a callable"):
+        dreamer.train(5, run_config(), tmp_path, progress=False)
+
+
+def test_train_starts_from_an_agent_and_acts_with_it(tmp_path):
+    first = dreamer.train(Steps, run_config(), tmp_path / "a", progress=False)
+    first.save(tmp_path / "agent.safetensors")
+    config = run_config(steps=10)
+    second = dreamer.train(
+        Steps,
+        config,
+        tmp_path / "b",
+        start_from=tmp_path / "agent.safetensors",
+        progress=False,
+    )
+    for a, b in zip(first.parameters(), second.parameters()):
+        assert torch.equal(a, b)
+
+
+def test_policy_starts_without_a_state():
+    agent = agent_for()
+    policy = AgentPolicy(agent)
+    policy(observations(agent), np.array([False, False]))
+    assert policy.state.model.h.shape == (2, SMALL.deter)

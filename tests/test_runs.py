@@ -1,0 +1,385 @@
+"""The run folder: whole files, one writer, clear sentences, a page of curves."""
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from dreamer_lite import runs
+from dreamer_lite.dreamer import Config, Dreamer, train
+from dreamer_lite.envs import EnvFactory, make_vector
+from dreamer_lite.files import Checkpoints, FolderLock, Table, write_atomically
+from dreamer_lite.page import render
+from dreamer_lite.replay import Replay
+
+TINY = dict(units=16, deter=32, latents=4, classes=4, depth=4, blocks=4, device="cpu")
+QUICK = dict(batch=2, length=4, horizon=2, prefill=10, ratio=2.0, log_every=1, warmup=5)
+CONFIG = Config(**TINY, **QUICK, steps=40, precision="fp32")
+
+
+def go(folder, env="CartPole-v1", **changes):
+    return train(env, dataclasses.replace(CONFIG, **changes), folder, progress=False)
+
+
+def snapshot(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {p: p.read_bytes() for p in files if "tensorboard" not in p.parts}
+
+
+# Files
+
+
+def test_a_file_that_fails_leaves_the_old_one(tmp_path):
+    path = tmp_path / "x.txt"
+    write_atomically(path, lambda p: p.write_text("old"))
+
+    def fail(partial):
+        partial.write_text("half")
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
+
+
+def test_table_takes_columns_that_appear_late(tmp_path):
+    table = Table(tmp_path / "t.csv")
+    table.add({"step": 1, "a": 0.123456789})
+    table.add({"step": 2, "b": 5})
+    table.add({"step": 3, "a": 1.0, "b": 6})
+    text = (tmp_path / "t.csv").read_text()
+    assert text.split() == ["step,a,b", "1,0.123457,", "2,,5", "3,1,6"]
+    assert (
+        Table(tmp_path / "t.csv", 3).rows[0].items()
+        >= {"a": "0.123457", "b": ""}.items()
+    )
+
+
+def test_table_goes_on_from_a_step_without_what_came_after(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("step,a\n1,5\n2,6\n3,7\n12")  # the last line was cut short
+    table = Table(path, 2)
+    table.add({"step": 3, "a": 8})
+    assert path.read_text().split() == ["step,a", "1,5", "2,6", "3,8"]
+    path.write_text("")
+    assert Table(path, 2).rows == []
+
+
+def test_checkpoints_stay_until_a_new_one_is_whole(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest() is None
+    checkpoints.write(1, {"a": lambda p: p.write_text("one")})
+
+    def fail(partial):
+        raise RuntimeError("no space left")  # as torch says it
+
+    with pytest.raises(OSError, match="previous one is kept, so free space"):
+        checkpoints.write(2, {"a": lambda p: p.write_text("two"), "b": fail})
+    assert checkpoints.latest().name == "checkpoint-000000001"
+    (tmp_path / "checkpoint-000000003.partial").mkdir()  # of a process that was killed
+    assert (checkpoints.latest() / "a").read_text() == "one"
+    checkpoints.write(4, {"a": lambda p: p.write_text("four")})
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-000000004"]
+    checkpoints.write(4, {"a": lambda p: p.write_text("again")})
+    assert (checkpoints.latest() / "a").read_text() == "four"
+
+
+# One writer
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    lock = FolderLock(tmp_path)
+    with pytest.raises(BlockingIOError, match="Another run is writing"):
+        FolderLock(tmp_path)
+    lock.release()
+    lock.release()
+    FolderLock(tmp_path).release()
+
+
+def test_the_lock_counts_between_processes_and_dies_with_them(tmp_path):
+    code = (
+        "import sys, time; from dreamer_lite.files import FolderLock\n"
+        "lock = FolderLock(sys.argv[1]); print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    before = snapshot(tmp_path)
+    with pytest.raises(BlockingIOError, match="wait for it or stop it"):
+        go(tmp_path)
+    assert snapshot(tmp_path) == before
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    FolderLock(tmp_path).release()
+
+
+def test_a_failed_start_frees_the_folder(tmp_path):
+    with pytest.raises(TypeError):
+        go(tmp_path, env=3)
+    FolderLock(tmp_path).release()
+
+
+# Clear sentences, nothing lost
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run") / "cartpole"
+    go(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    import shutil
+
+    return shutil.copytree(finished, tmp_path / "copy")
+
+
+def test_another_configuration_is_refused(folder):
+    before = snapshot(folder)
+    with pytest.raises(ValueError, match=r"another configuration \(units 16 -> 32\)"):
+        go(folder, units=32)
+    assert snapshot(folder) == before
+
+
+def test_settings_of_the_machine_may_change(folder):
+    go(folder, steps=48, precision="bf16", checkpoint_minutes=1.0)
+    assert Checkpoints(folder).latest().name == "checkpoint-000000048"
+
+
+def test_another_environment_is_refused(folder):
+    with pytest.raises(ValueError, match="another environment"):
+        go(folder, env="Acrobot-v1", steps=50)
+    assert Checkpoints(folder).latest().name == "checkpoint-000000040"
+
+
+@pytest.mark.parametrize("name", ["state.json", "training.pt", "replay.npz"])
+def test_a_damaged_checkpoint_is_named_and_kept(folder, name):
+    path = Checkpoints(folder).latest() / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    before = snapshot(folder)
+    with pytest.raises(ValueError, match=f"is damaged: {name} cannot be read"):
+        go(folder, steps=50)
+    after = snapshot(folder)
+    kept = Checkpoints(folder).latest()
+    assert {p: b for p, b in after.items() if kept in p.parents} == {
+        p: b for p, b in before.items() if kept in p.parents
+    }
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match="cannot be written .* choose a folder"):
+        go(tmp_path / "file" / "run")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+LIMITED = """
+import resource, signal, sys
+from dreamer_lite.dreamer import Config, train
+from dreamer_lite.runs import Board
+Board(sys.argv[3]).close()
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
+config = Config.from_yaml(sys.argv[1] + "/config.yaml")
+config = Config(**dict(vars(config), steps=60))
+train("CartPole-v1", config, sys.argv[1], progress=False)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX file limit")
+@pytest.mark.parametrize("limit", [20_000, 3_000])
+def test_a_full_disk_loses_nothing(folder, tmp_path, limit):
+    """The system refuses to write past a size, first weights, then also the tables."""
+    for name in ("metrics.csv", "episodes.csv"):
+        path = folder / name
+        assert path.stat().st_size > 0
+    command = [sys.executable, "-c", LIMITED, str(folder), str(limit)]
+    done = subprocess.run(
+        [*command, str(tmp_path / "b")], capture_output=True, text=True
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1
+    assert last.startswith("OSError: The ") and "run the same command again" in last
+    assert Checkpoints(folder).latest().name == "checkpoint-000000040"
+    go(folder, steps=60)
+    steps = [int(row["step"]) for row in Table(folder / "metrics.csv", 999).rows]
+    assert steps == sorted(set(steps)) and steps[-1] > 40
+
+
+def test_a_replay_too_large_for_the_machine_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "free_memory", lambda: 10**6)
+    with pytest.raises(MemoryError, match="100000 rows will need .* but only 0.0 GB"):
+        go(tmp_path, steps=10**6)
+    assert runs.check_memory(10**6, 100) is None
+
+
+def test_the_system_tells_its_free_memory():
+    free = runs.free_memory()
+    assert free is None or 10**6 < free < 10**15
+
+
+def test_a_capacity_below_one_sequence_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="raise the capacity"):
+        go(tmp_path, capacity=3)
+
+
+# The clock
+
+
+def test_minutes_are_a_budget_and_a_second_call_goes_on(tmp_path):
+    config = dataclasses.replace(CONFIG, steps=10**6, prefill=10**6)
+    train("CartPole-v1", config, tmp_path, minutes=0.01, progress=False)
+    state = json.loads((Checkpoints(tmp_path).latest() / "state.json").read_text())
+    assert 0 < state["step"] < 10**6
+    replay = Replay.load(Checkpoints(tmp_path).latest() / "replay.npz")
+    assert replay.data["is_last"][0, len(replay) - 1]  # it stopped between episodes
+    train("CartPole-v1", config, tmp_path, minutes=0.01, progress=False)
+    again = json.loads((Checkpoints(tmp_path).latest() / "state.json").read_text())
+    assert again["step"] > state["step"] and again["minutes"] > state["minutes"]
+    rows = Table(tmp_path / "episodes.csv", 10**9).rows
+    assert len(rows) == sum(again["episodes"])
+
+
+def test_the_replay_ratio_is_kept(tmp_path):
+    """Rows replayed per agent step, also with a remainder and several environments."""
+    go(tmp_path, envs=3, steps=90, prefill=0, ratio=3.0)
+    state = json.loads((Checkpoints(tmp_path).latest() / "state.json").read_text())
+    # 8 rows an update. Learning begins with the tick that gives each stream 4 rows.
+    assert state["updates"] == int((90 - 12 + 3) * 3 / 8)
+
+
+def test_looking_does_not_change_a_run(tmp_path):
+    seen = []
+
+    def callback(agent, run):
+        seen.append(run.step)
+        torch.rand(3)
+
+    often = dict(video_minutes=0.0, steps=30)
+    config = dataclasses.replace(CONFIG, **often)
+    one = train(
+        "CartPole-v1", config, tmp_path / "a", callback=callback, progress=False
+    )
+    two = go(tmp_path / "b", steps=30)
+    assert len(seen) == 30
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[key]), key
+
+
+class Frames(gym.Env):
+    observation_space = gym.spaces.Box(0, 255, (16, 16, 1), np.uint8)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.observation_space.sample() * 0, {}
+
+    def step(self, action):
+        return np.full((16, 16, 1), 9, np.uint8), 0.0, False, False, {}
+
+
+def test_a_run_with_images_shows_its_dream(tmp_path):
+    go(tmp_path, env=Frames, steps=60, video_minutes=0.0)
+    from PIL import Image
+
+    found = sorted((tmp_path / "videos").glob("dream_obs_*.gif"))
+    with Image.open(found[-1]) as image:
+        assert image.n_frames > 1  # equal frames are merged in the file
+        assert image.size == (4 * 16, 3 * 16)
+
+
+def test_comparison_stacks_real_dreamed_error():
+    real = np.full((2, 3, 4, 1), 200, np.uint8)
+    stack = runs.compare_frames(real, real - 50)
+    assert stack.shape == (2, 9, 4, 3)
+    assert [stack[0, row, 0, 0] for row in (0, 3, 6)] == [200, 150, 50]
+
+
+# The page
+
+
+def page_data(text):
+    found = re.search(r'id="data">(.*?)</script>', text, re.S).group(1)
+    return json.loads(found)
+
+
+def test_the_page_holds_every_column_and_needs_no_network(finished):
+    text = (finished / "metrics.html").read_text()
+    data = page_data(text)
+    assert set(data) == {"episodes.csv", "metrics.csv"}
+    table = Table(finished / "metrics.csv", 10**9)
+    assert list(data["metrics.csv"]) == table.fields
+    assert data["metrics.csv"]["loss/reward"][0] == float(table.rows[0]["loss/reward"])
+    links = set(re.findall(r"https?://[^\"']+", text))
+    assert links == {"http://www.w3.org/2000/svg"}  # a name, not an address
+    assert "src=" not in text and "@import" not in text
+
+
+def test_the_page_is_short_and_safe():
+    rows = [{"step": i, "x": i, "</script>": 1} for i in range(10_000)]
+    rows[5]["x"] = "nan"
+    text = render("<b>", {"t.csv": (rows, ["step", "x", "</script>"])})
+    data = page_data(text)["t.csv"]
+    assert len(data["x"]) <= 1500 and data["x"][1] == pytest.approx(10)
+    assert "&lt;b>" in text and len(text) < 100_000
+    assert page_data(render("e", {"t.csv": ([], [])})) == {"t.csv": {}}
+
+
+# Environments
+
+
+def test_episodes_are_seeded_one_by_one():
+    """Episode k of environment i is the same in every run, also in one continued."""
+
+    def first_frames(episodes):
+        vector = make_vector("CartPole-v1", 2, seed=5, episodes=episodes)
+        obs, _ = vector.reset()
+        vector.close()
+        return obs["obs"]
+
+    env = EnvFactory("CartPole-v1", 5, 1)()
+    frames = [env.reset()[0]["obs"] for _ in range(3)]
+    assert np.array_equal(first_frames([0, 2])[1], frames[2])
+    assert not np.array_equal(*first_frames([0, 0]))
+    env.close()
+
+
+@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+def test_environments_travel_to_new_processes(context):
+    """macOS and Windows start workers afresh: what makes the environment is pickled."""
+    import multiprocessing
+
+    if context not in multiprocessing.get_all_start_methods():
+        return
+    factories = [EnvFactory("CartPole-v1", 0, i, 0) for i in range(2)]
+    vector = gym.vector.AsyncVectorEnv(factories, context=context)
+    obs, _ = vector.reset()
+    vector.close()
+    here = make_vector("CartPole-v1", 2)
+    assert np.array_equal(obs["obs"], here.reset()[0]["obs"])
+    here.close()
+
+
+def test_workers_load_no_torch():
+    code = "import sys, dreamer_lite.envs; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_fp16_state_of_the_scaler_survives(folder):
+    """Continued with another precision, an empty scaler state is left alone."""
+    agent = Dreamer(
+        gym.make("CartPole-v1").observation_space,
+        gym.spaces.Discrete(2),
+        dataclasses.replace(CONFIG, precision="fp16"),
+    )
+    assert agent.scaler.is_enabled()
+    go(folder, steps=44, precision="fp16")
