@@ -1,9 +1,12 @@
+# Generated from notebooks/10_mario.ipynb by tools/export.py.
+# Edit the notebook, not this file.
 """Super Mario Bros. as a Gymnasium environment that an agent can learn from.
 
 Built in notebook 10. The environment part imports no torch, so that emulator processes
 stay small.
 """
 
+import functools
 from dataclasses import dataclass
 
 import gymnasium as gym
@@ -11,11 +14,44 @@ import numpy as np
 
 from dreamer_lite.emulator import BUTTONS, load_emulator
 
+
+@functools.cache
+def area_weights(source, target):
+    """Weights [target, source] of the mean over the area that each target covers."""
+    fine = np.eye(source, dtype=np.float32).repeat(target, axis=1)
+    return fine.reshape(source, target, source).mean(-1).T.copy()
+
+
+SCORE_BOARD = 32  # rows at the top of the screen
+BLOCKS = 16  # the picture below the score board is 16 x 16 blocks of 13 x 16 pixels
+
+
+def area_average(picture, size):
+    """The screen below the score board, small: [208, 256, 3] -> [size, size, 3] uint8.
+
+    Inside each block rows, then columns, are averaged by a small matrix product: exact
+    for every multiple of 16. Colour planes come first because the screen is a strided
+    view, which NumPy reads fast only along a long last axis.
+    """
+    rows = area_weights(13, size // BLOCKS)
+    columns = area_weights(16, size // BLOCKS).T
+    planes = picture.transpose(2, 0, 1).astype(np.float32, order="C")
+    mean = (rows @ planes.reshape(3, BLOCKS, 13, 256)).reshape(-1, 16) @ columns
+    pixels = (mean + 0.5).reshape(3, size, size).transpose(1, 2, 0)
+    return pixels.astype(np.uint8, order="C")
+
+
+def mario_pixel(nes, size):
+    """Mario's middle in the small picture: [row, column], at its border if outside."""
+    row = nes._y_pixel + 256 * (nes._y_viewport - 1) + 24 - SCORE_BOARD
+    column = (int(nes.ram[0x86]) - int(nes.ram[0x71C])) % 256 + 8
+    pixel = np.array([row * size // 208, column * size // 256])
+    return pixel.clip(0, size - 1)
+
+
 ACTION_SETS = ("RIGHT_ONLY", "SIMPLE_MOVEMENT", "COMPLEX_MOVEMENT")
 REWARDS = ("progress", "unshaped")
 RENDER_MODES = ("rgb_array", "human")
-SCORE_BOARD = 32  # rows at the top of the screen
-BLOCKS = 16  # the picture below the score board is 16 x 16 blocks of 13 x 16 pixels
 
 
 @dataclass(frozen=True)
@@ -72,12 +108,6 @@ class MarioOptions:
             raise ValueError(f"make_mario expects {name}: {expected}, but got {got!r}.")
 
 
-def _area_weights(source, target):
-    """Weights [target, source] of the mean over the area that each target covers."""
-    fine = np.eye(source, dtype=np.float32).repeat(target, axis=1)
-    return fine.reshape(source, target, source).mean(-1).T.copy()
-
-
 class MarioEnv(gym.Env):
     """One stage of Super Mario Bros.; use `make_mario`, which adds the wrappers."""
 
@@ -91,8 +121,6 @@ class MarioEnv(gym.Env):
         shape = (options.size, options.size, 3)
         self.action_space = gym.spaces.Discrete(len(self.buttons))
         self.observation_space = gym.spaces.Box(0, 255, shape, np.uint8)
-        self._rows = _area_weights(13, options.size // BLOCKS)
-        self._columns = _area_weights(16, options.size // BLOCKS).T.copy()
         self.nes = emulator(target=(options.world, options.stage))
         self.nes.render_mode = options.render_mode
 
@@ -103,7 +131,8 @@ class MarioEnv(gym.Env):
             self._frame(0)
         self.x = self.best = self.nes._x_position
         self.idle = 0
-        return self._observation(self.nes.screen), self._info(0.0)
+        picture = self.nes.screen[SCORE_BOARD:]
+        return area_average(picture, self.options.size), self._info(0.0)
 
     def step(self, action):
         if not self.action_space.contains(action):
@@ -126,7 +155,8 @@ class MarioEnv(gym.Env):
         if self.options.reward == "progress":
             reward = progress / 16 - 0.02 + 5 * info["flag_get"] - 2 * lost
         self.nes.done = info["flag_get"] or lost
-        return self._observation(screen), reward, self.nes.done, False, info
+        obs = area_average(screen[SCORE_BOARD:], self.options.size)
+        return obs, reward, self.nes.done, False, info
 
     def _frame(self, buttons):
         reward = self.nes.step(buttons)[1]
@@ -144,25 +174,8 @@ class MarioEnv(gym.Env):
         self.best = max(self.best, x)
         return moved
 
-    def _observation(self, screen):
-        """Area average of the picture below the score board, uint8 [size, size, 3].
-
-        Inside each block rows, then columns, are averaged by a small matrix product:
-        exact for every multiple of 16. Colour planes come first because the screen is
-        a strided view, which NumPy reads fast only along a long last axis.
-        """
-        planes = screen[SCORE_BOARD:].transpose(2, 0, 1)
-        planes = planes.astype(np.float32, order="C").reshape(3, BLOCKS, 13, 256)
-        mean = (self._rows @ planes).reshape(-1, 16) @ self._columns
-        size = self.options.size
-        pixels = (mean + 0.5).reshape(3, size, size).transpose(1, 2, 0)
-        return pixels.astype(np.uint8, order="C")
-
     def _info(self, emulator_reward):
-        nes, size = self.nes, self.options.size
-        row = nes._y_pixel + 256 * (nes._y_viewport - 1) + 24 - SCORE_BOARD
-        column = (int(nes.ram[0x86]) - int(nes.ram[0x71C])) % 256 + 8
-        pixel = np.array([row * size // 208, column * size // 256])
+        nes = self.nes
         flag = bool(nes._flag_get)
         dead = bool(nes._is_dying or nes._is_dead) and not flag
         return {
@@ -172,7 +185,7 @@ class MarioEnv(gym.Env):
             "flag_get": flag,
             "dead": dead,
             "stuck": self.idle >= self.options.patience and not (flag or dead),
-            "mario_pixel": pixel.clip(0, size - 1),
+            "mario_pixel": mario_pixel(nes, self.options.size),
             "emulator_reward": emulator_reward,
         }
 
@@ -202,3 +215,33 @@ def make_mario(world=1, stage=1, **options):
     if options.grayscale:
         env = gym.wrappers.GrayscaleObservation(env, keep_dim=True)
     return gym.wrappers.StickyAction(env, options.sticky) if options.sticky else env
+
+
+PROFILES = {
+    # Every part once, in about a minute: is the machine set up?
+    "debug": dict(
+        preset="1m", minutes=0.4, envs=2, parallel=True, prefill=300, batch=4,
+        length=16, ratio=8.0, capacity=5_000, log_every=5, video_minutes=0.2,
+    ),
+    # What our tests run: enough to see the losses fall, too little to play.
+    "short": dict(
+        preset="1m", minutes=2.0, envs=4, parallel=True, prefill=600, batch=8,
+        warmup=50, capacity=20_000, log_every=5, video_minutes=60.0,
+    ),
+    # An evening on a laptop without a GPU; learns to reach the flag.
+    "evening": dict(
+        preset="3m", minutes=240.0, envs=4, parallel=True, prefill=3_000,
+        ratio=64.0, steps=400_000, capacity=200_000, video_minutes=20.0,
+    ),
+    # One GPU, the one of Colab too: larger, and until all steps are done.
+    "gpu": dict(
+        preset="12m", envs=8, parallel=True, prefill=5_000, length=64,
+        ratio=64.0, steps=1_000_000, capacity=300_000, speed="graph",
+    ),
+}  # fmt: skip
+
+
+if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
+    from dreamer_lite.mario_cli import main
+
+    main()

@@ -1,0 +1,173 @@
+"""The commands `python -m dreamer_lite.mario {record,train,play,evaluate}`.
+
+Hand-written plumbing for notebook 10. Torch is imported only by the commands that need
+it, so `--help` answers at once.
+"""
+
+import argparse
+import functools
+import json
+import sys
+import time
+from pathlib import Path
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+AGENT = DATA / "mario_agent.safetensors"
+RUN = DATA / "mario_1_1_actions.json"
+
+
+def parse(argv=None):
+    """The options of the command line."""
+    from dreamer_lite.mario import PROFILES
+
+    parser = argparse.ArgumentParser(
+        prog="python -m dreamer_lite.mario",
+        description="Dreamer Lite on Super Mario Bros.: record, train, play, evaluate.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(name, text):
+        kind = argparse.ArgumentDefaultsHelpFormatter
+        return commands.add_parser(
+            name, help=text, description=text, formatter_class=kind
+        )
+
+    p = add("record", "Record scripted play: three ways of playing, one stream each.")
+    p.add_argument("path", type=Path, help="file to write (.npz)")
+    p.add_argument("--rows", type=int, default=2000, help="rows of each stream")
+    p.add_argument("--noops", type=int, default=30, help="idle frames at most")
+    p.add_argument("--seed", type=int, default=0, help="of everything")
+    p.add_argument("--overwrite", action="store_true", help="replace the file")
+
+    p = add("train", "Train on the real game; the same command again goes on.")
+    p.add_argument("--logdir", default="runs/mario", help="folder of the run")
+    p.add_argument("--profile", choices=PROFILES, default="evening", help="settings")
+    p.add_argument("--minutes", type=float, help="budget, in place of the profile's")
+    p.add_argument("--preset", help="size of the agent, in place of the profile's")
+    p.add_argument("--seed", type=int, default=0, help="of everything")
+    p.add_argument("--from", dest="start", type=Path, help="agent to start a run from")
+    p.add_argument("--quiet", action="store_true", help="no progress bar")
+
+    p = add("play", "Film one episode of an agent on the real game.")
+    _add_agent(p)
+    p.add_argument("--out", type=Path, default="mario.gif", help="GIF to write")
+    p.add_argument("--seed", type=int, default=0, help="of game and agent")
+    p.add_argument("--noops", type=int, default=0, help="idle frames at most")
+    p.add_argument("--steps", type=int, default=3000, help="agent steps at most")
+    p.add_argument("--dream", action="store_true", help="film real | dreamed | error")
+    p.add_argument("--human", action="store_true", help="show a window, write nothing")
+
+    p = add("evaluate", "Count flags over many episodes, actions sampled.")
+    _add_agent(p)
+    p.add_argument("--episodes", type=int, default=100, help="how many")
+    p.add_argument("--seed", type=int, default=0, help="of games and agent")
+    p.add_argument("--sticky", type=float, default=0.0, help="repeats an action, share")
+    p.add_argument("--envs", type=int, default=4, help="games side by side")
+    p.add_argument(
+        "--baselines", action="store_true", help="also players that learn not"
+    )
+    p.add_argument("--out", type=Path, help="JSON file to write")
+    return parser.parse_args(argv)
+
+
+def _add_agent(parser):
+    text = "agent file written by Dreamer.save"
+    parser.add_argument("agent", nargs="?", type=Path, default=AGENT, help=text)
+
+
+def record(o):
+    """Make data/mario_episodes.npz, or a file like it."""
+    from dreamer_lite import recording
+    from dreamer_lite.playing import known_run
+
+    if o.path.exists() and not o.overwrite:
+        raise FileExistsError(f"{o.path} is there already; add --overwrite to replace.")
+    player = functools.partial(recording.follow, known_run(RUN))
+    plays = [recording.random_actions, recording.sticky_right, player]
+    plays = [recording.Scripted(p, o.seed + i) for i, p in enumerate(plays, 1)]
+    episodes = recording.record(o.path, plays, o.rows, o.seed, noops=o.noops)
+    flags = sum(int(episode["flag_get"]) for episode in episodes)
+    print(
+        f"{len(plays)} x {o.rows} rows, {len(episodes)} episodes ended, {flags} flags"
+    )
+    print(f"wrote {o.path}")
+
+
+def train(o):
+    """Train, or go on training."""
+    from dreamer_lite.playing import train_mario
+
+    changes = {"seed": o.seed} | ({"preset": o.preset} if o.preset else {})
+    train_mario(o.logdir, o.profile, o.minutes, o.start, not o.quiet, **changes)
+    print(f"the run lies in {o.logdir}; the same command goes on with it")
+
+
+def play(o):
+    """Film one episode, or show it."""
+    from dreamer_lite import playing, runs
+
+    agent = playing.load_agent(o.agent)
+    played = playing.play_episode(agent, o.seed, o.steps, o.human, noops=o.noops)
+    end = "the flag" if played.info["flag_get"] else f"x = {played.info['x_pos']}"
+    print(f"reached {end} with a return of {played.total:.1f}")
+    if o.human:
+        return
+    frames = played.screens
+    if o.dream:
+        dreamed = playing.dream_beside(agent, played.rows)
+        frames = playing.beside(played.rows["obs"], dreamed)
+    runs.write_gif(o.out, frames)
+    print(f"wrote {o.out}")
+
+
+def evaluate(o):
+    """Report the flag rate; the last line printed is always of one form."""
+    from dreamer_lite import files, playing
+
+    if o.episodes < 1:
+        raise ValueError(f"--episodes is at least 1, but got {o.episodes}.")
+    players = {"agent": playing.load_agent(o.agent)}
+    result = {"agent": playing.about_agent(o.agent), "commit": playing.commit()}
+    result["hardware"] = playing.hardware(players["agent"])
+    protocol = {"episodes": o.episodes, "seed": o.seed, "sticky": o.sticky}
+    result["protocol"] = {**protocol, "noops": 30, "actions": "sampled"}
+    if o.baselines:
+        players |= playing.baselines(o.seed, playing.known_run(RUN))
+    result["players"], start = {}, time.monotonic()
+    for name, player in players.items():
+        found = playing.evaluate_mario(player, *protocol.values(), o.envs, o.envs > 1)
+        result["players"][name] = found
+        print(describe(name, found))
+    result["minutes"] = round((time.monotonic() - start) / 60, 2)
+    if o.out:
+        text = json.dumps(result, indent=1) + "\n"
+        files.write_atomically(o.out, lambda p: p.write_text(text, encoding="utf-8"))
+        print(f"wrote {o.out}")
+    found = result["players"]["agent"]
+    print(f"flag rate: {found['flag_rate']:.2f} ({found['flags']}/{found['episodes']})")
+
+
+def describe(name, found):
+    """One player's result in three lines."""
+    low, high = found["interval_95"]
+    quartiles = ", ".join(f"{x:.0f}" for x in found["x_quartiles"])
+    places = ", ".join(f"{x}: {n}" for x, n in found["deaths_by_x"].items())
+    mean, spread = found["return_mean"], found["return_std"]
+    return (
+        f"{name}: {found['flags']} flags in {found['episodes']} episodes, "
+        f"95 % interval {low:.2f} to {high:.2f}, return {mean:.1f} +- {spread:.1f}\n"
+        f"  x: mean {found['x_mean']:.0f}; least, quartiles, most: {quartiles}\n"
+        f"  ends: {found['deaths']} deaths (by hundred of x: {places or 'none'}), "
+        f"{found['stuck']} stuck"
+    )
+
+
+def main(argv=None):
+    """Run a command; what is wrong with its options or files is said in one line."""
+    options = parse(argv)
+    command = {"record": record, "train": train, "play": play, "evaluate": evaluate}
+    try:
+        command[options.command](options)
+    except (OSError, ValueError, ModuleNotFoundError, MemoryError) as error:
+        sys.exit(f"{options.command}: {error}")

@@ -1,0 +1,280 @@
+"""Mario played, filmed, dreamed beside, evaluated and trained: what the commands do.
+
+Hand-written plumbing for notebook 10, whose module is the environment. Nothing here is
+needed to act or to learn.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dreamer_lite import files
+from dreamer_lite.config import Config
+from dreamer_lite.dreamer import Dreamer, evaluate, train
+from dreamer_lite.mario import PROFILES, make_mario
+from dreamer_lite.recording import Scripted, follow, random_actions, right_and_jump
+
+TRACK = ("x_pos", "flag_get", "dead", "stuck", "time")
+# What makes an agent's weights fit, and the rates that belong to its size.
+OF_THE_AGENT = ("deter", "units", "latents", "classes", "depth", "blocks")
+OF_THE_AGENT += ("lr", "critic_lr", "actor_lr", "warmup")
+
+
+def load_agent(path):
+    """The agent in a file, or one sentence on what is wrong with it."""
+    return Dreamer.load(path).eval()
+
+
+def about_agent(path):
+    """What is known of an agent file: its name, sha256, and the notes beside it.
+
+    The notes are a JSON file of the same name: steps, minutes, seed, commit of the
+    training.
+    """
+    path = Path(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    notes = path.with_suffix(".json")
+    known = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+    return {"file": path.name, "sha256": digest, **known}
+
+
+# Playing
+
+
+@dataclass
+class Played:
+    """One episode: T+1 rows as the replay has them, screens, and how it ended."""
+
+    rows: dict  # {"obs": [T+1, 64, 64, 3], "action": [T+1, A], "reward": [T+1], ...}
+    screens: np.ndarray  # [T+1, 240, 256, 3]
+    info: dict
+
+    @property
+    def total(self):
+        """The sum of its rewards."""
+        return float(self.rows["reward"].sum())
+
+
+def play_episode(agent, seed=0, max_steps=3000, show=False, **options):
+    """The agent plays one episode on the game, with sampled actions.
+
+    Args: show, in a window, at the game's own pace; options, for `make_mario`.
+    """
+    mode = "human" if show else "rgb_array"
+    env = make_mario(render_mode=mode, **options)
+    rows, screens = [], []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        obs, info = env.reset(seed=seed)
+        reward, ended, state, begin = 0.0, False, None, time.perf_counter()
+        for step in range(max_steps + 1):
+            row = {"obs": obs, "reward": np.float32(reward), "is_first": step == 0}
+            row |= {"is_last": ended or step == max_steps, "is_terminal": ended}
+            row["action"] = np.zeros(env.action_space.n, np.float32)
+            rows.append(row)
+            screens += [] if show else [env.render()]
+            if row["is_last"]:
+                break
+            action, state = agent.act({"obs": obs[None]}, state)
+            row["action"][action[0]] = 1
+            obs, reward, ended, _, info = env.step(int(action[0]))
+            if show:  # wait until this step's frames would have been shown
+                due = begin + (step + 1) / env.metadata["render_fps"]
+                time.sleep(max(0.0, due - time.perf_counter()))
+    env.close()
+    columns = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+    return Played(columns, np.array(screens), info)
+
+
+@torch.no_grad()
+def dream_beside(agent, rows, context=5, horizon=30):
+    """What the agent would have dreamed: [T+1, H, W, C] uint8, beside `rows["obs"]`.
+
+    The model watches the first `context` rows. From then on it is told the actions
+    only, and looks at the game once in `horizon` steps.
+    """
+    batch = {key: torch.as_tensor(column)[None] for key, column in rows.items()}
+    batch = agent._on_device(batch)
+    model, end = agent.world_model, len(rows["reward"]) - 1
+    with torch.random.fork_rng(), agent._autocast():
+        torch.manual_seed(0)
+        states, _, _ = model.observe(batch)
+        features = [states.feature[:, :context]]
+        for start in range(context - 1, end, horizon):
+            now = states.map(lambda x, t=start: x[:, t])
+            actions = batch["action"][:, start : min(start + horizon, end)]
+            future, _ = model.rssm.imagine(now, actions, actions.shape[1])
+            features.append(future.feature[:, 1:])
+        frames = model.decoder(torch.cat([f.float() for f in features], 1))["obs"][0]
+    return (frames.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def beside(real, dreamed, scale=3):
+    """Frames real | dreamed | error side by side, enlarged: uint8 [T, H, 3W, 3]."""
+    gap = np.abs(real.astype(np.int16) - dreamed.astype(np.int16)).astype(np.uint8)
+    frames = np.concatenate([real, dreamed, gap], 2)
+    return frames.repeat(scale, 1).repeat(scale, 2)
+
+
+# Evaluating
+
+
+def wilson(successes, trials, z=1.96):
+    """The 95 % interval of a rate, after Wilson: (low, high), inside 0 to 1.
+
+    Unlike rate +- 1.96 standard errors it is right for few trials and at 0 and 1.
+    """
+    rate, share = successes / trials, z * z / trials
+    middle = (rate + share / 2) / (1 + share)
+    half = z * np.sqrt(rate * (1 - rate) / trials + share / (4 * trials)) / (1 + share)
+    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+
+
+def summarise(episodes):
+    """Episodes as `evaluate` gives them, in figures: flags, return, x, deaths."""
+    column = {key: np.array([e[key] for e in episodes]) for key in episodes[0]}
+    flags, count = int(column["flag_get"].sum()), len(episodes)
+    x, lost = column["x_pos"], column["dead"] > 0
+    bins, deaths = np.unique(x[lost] // 100 * 100, return_counts=True)
+    return {
+        "episodes": count,
+        "flags": flags,
+        "flag_rate": flags / count,
+        "interval_95": wilson(flags, count),
+        "return_mean": float(column["return"].mean()),
+        "return_std": float(column["return"].std()),
+        "x_mean": float(x.mean()),
+        "x_quartiles": np.quantile(x, [0, 0.25, 0.5, 0.75, 1]).tolist(),
+        "deaths_by_x": {f"{int(b)}": int(n) for b, n in zip(bins, deaths)},
+        "deaths": int(lost.sum()),
+        "stuck": int(column["stuck"].sum()),
+        "each": episodes,
+    }
+
+
+def evaluate_mario(player, episodes=100, seed=0, sticky=0.0, envs=4, parallel=True):
+    """Whole episodes, each begun after 0 to 30 idle frames; summarised.
+
+    Args: player, an agent (its actions are sampled) or a `Scripted` policy; sticky,
+    the probability with which the game repeats the action of the step before.
+    """
+    make_env = functools.partial(make_mario, noops=30, sticky=sticky)
+    envs = min(envs, episodes)
+    played = evaluate(player, make_env, episodes, envs, seed, TRACK, parallel)
+    return summarise(played)
+
+
+def known_run(path):
+    """The stored list of [action, steps] that reaches the flag of 1-1."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))["runs"]
+
+
+def baselines(seed=0, run=None):
+    """Three players that learn nothing, by name; the third replays a fixed list."""
+    players = {"random": random_actions, "right and jump": right_and_jump}
+    if run is not None:
+        players["fixed list"] = functools.partial(follow, run, leave=False)
+    return {name: Scripted(play, seed) for name, play in players.items()}
+
+
+def hardware(agent=None):
+    """The machine and versions that a result was made with."""
+    system = Path("/proc/cpuinfo")
+    lines = system.read_text().splitlines() if system.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    found = {"cpu": names[0] if names else platform.processor() or platform.machine()}
+    found |= {"cores": os.cpu_count(), "python": platform.python_version()}
+    found["torch"] = torch.__version__
+    if agent is not None:
+        found |= {"device": str(agent.device), "precision": str(agent.dtype)[6:]}
+        if agent.device.type == "cuda":
+            found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def commit():
+    """The commit of the code, "-dirty" if it was changed since; None without git."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return done.stdout.strip() or None
+
+
+# Training
+
+
+def mario_config(profile, start=None, **changes):
+    """The Config of a profile, and its budget in minutes (None: until its steps).
+
+    Args: profile, a name in `PROFILES` or such a dict; start, an agent file whose sizes
+    and learning rates are taken over.
+    """
+    if not isinstance(profile, dict) and profile not in PROFILES:
+        names = ", ".join(PROFILES)
+        raise ValueError(f"A profile is one of {names}, but got {profile!r}.")
+    profile = profile if isinstance(profile, dict) else PROFILES[profile]
+    values = {**profile, **changes}
+    preset, minutes = values.pop("preset"), values.pop("minutes", None)
+    if start:
+        stored = files.load_agent(start)[2]
+        values = {key: stored[key] for key in OF_THE_AGENT} | values
+    return Config.preset(preset, **values), minutes
+
+
+def film(agent, run):
+    """A callback of `train`: one episode on the real game, kept as a video."""
+    played = play_episode(agent, seed=run.step, max_steps=600)
+    run.video("episode", played.screens, fps=15)
+
+
+def train_mario(logdir, profile, minutes=None, start=None, progress=True, **changes):
+    """Train in the folder `logdir`, or go on there. Returns the agent.
+
+    Args: profile, as in `mario_config`; minutes, a budget in place of the profile's;
+    start, an agent file to begin a new run with; changes, fields of `Config`.
+    """
+    config, budget = mario_config(profile, start, **changes)
+    budget = budget if minutes is None else minutes
+    return train(
+        make_mario, config, logdir, budget, TRACK, start, film, progress=progress
+    )
+
+
+def hours_to_finish(logdir):
+    """Hours until the steps of a run are done, at the speed of its last updates.
+
+    None before two lines of metrics were written.
+    """
+    folder = Path(logdir)
+    rows = files.Table(folder / "metrics.csv", float("inf")).rows
+    if len(rows) < 2:
+        return None
+    steps, minutes = ([float(r[key]) for r in rows[-9:]] for key in ("step", "minutes"))
+    total = files.read_yaml(folder / "config.yaml")["steps"]
+    speed = (steps[-1] - steps[0]) / max(minutes[-1] - minutes[0], 1e-9)
+    return (total - steps[-1]) / max(speed, 1e-9) / 60
+
+
+def default_logdir(profile, base="runs"):
+    """Where a run of this profile lives: in Drive on Colab, once mounted, or in `base`.
+
+    The short profile has a fresh folder, so that it always begins at step 0.
+    """
+    if profile == "short":
+        import tempfile
+
+        return tempfile.mkdtemp(prefix="mario_short_")
+    drive = Path("/content/drive/MyDrive")
+    base = drive / "dreamer_lite" if drive.is_dir() else Path(base)
+    return str(base / f"mario_{profile}")
