@@ -16,7 +16,7 @@ help:
 	@echo "make export     notebooks -> dreamer_lite/*.py"
 	@echo "make notebooks  run all ten and store their outputs"
 	@echo "make times      measure minutes and memory of each notebook (writes both)"
-	@echo "make readme     regenerate the tables of README.md from stored results"
+	@echo "make readme     regenerate the tables of both README files"
 	@echo "make bench      measure training speed (data/bench/)"
 	@echo "make site       the series as a web site, in build/site/html"
 	@echo "make mutations  break the code on purpose: each break must fail its test"
@@ -39,7 +39,7 @@ test: check style unit stored site
 # One command fails, the others still run and say what they find.
 check: .venv/ok
 	@status=0; \
-	for command in "export.py --check" "nb.py check" "times.py --check" "readme.py --check"; do \
+	for command in "export.py --check" "nb.py check" "times.py --check" "readme.py --check" "data_readme.py --check"; do \
 	    echo "$$command"; $(BIN)/python tools/$$command || status=1; \
 	done; exit $$status
 
@@ -66,9 +66,11 @@ notebooks: .venv/ok
 
 times: .venv/ok
 	$(BIN)/python tools/times.py
+	$(BIN)/python tools/data_readme.py
 	$(BIN)/python tools/readme.py
 
 readme: .venv/ok
+	$(BIN)/python tools/data_readme.py
 	$(BIN)/python tools/readme.py
 
 bench: .venv/ok

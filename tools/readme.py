@@ -10,6 +10,7 @@ Figures come from files under data/ and from the repository itself, never by han
 
 import argparse
 import ast
+import csv
 import io
 import json
 import re
@@ -169,6 +170,105 @@ def bench_table(report):
     where = about.get("gpu") or f"{about['processor']}, {about['threads']} threads"
     versions = f"Python {about['python']}, torch {about['torch']}"
     line = f"{where}; {versions}; {about['date']}, commit {about['commit']}:"
+    return f"{line}\n\n{table(head, rows)}"
+
+
+# Learning
+
+
+def read_rows(path):
+    """Return the rows of a stored table as dictionaries."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def stored_runs(root, name):
+    """Return {seed: rows of episodes} of the stored runs of an environment."""
+    paths = sorted((root / "data" / "curves").glob(f"{name}_seed*_episodes.csv"))
+    seeds = [re.search(r"_seed(\d+)", path.name).group(1) for path in paths]
+    return {seed: read_rows(path) for seed, path in zip(seeds, paths)}
+
+
+def first_reached(rows, column, bound, width):
+    """Return the first row at which the mean of `width` episodes reaches a bound."""
+    values = [float(row.get(column) or 0) for row in rows]
+    for end in range(width, len(rows) + 1):
+        if sum(values[end - width : end]) >= bound * width:
+            return rows[end - 1]
+    return None
+
+
+def when(row):
+    """Say at which step and minute something was reached."""
+    if row is None:
+        return "not yet"
+    return f"{int(row['step']):,} steps, {float(row['minutes']):.0f} min"
+
+
+@block("learning")
+def learning(root):
+    """One row for each stored run of CartPole and Pendulum."""
+    goals = {"cartpole": ("CartPole-v1", 475), "pendulum": ("Pendulum-v1", -200)}
+    rows = []
+    for name, (title, bound) in goals.items():
+        for seed, episodes in stored_runs(root, name).items():
+            last = [float(row["return"]) for row in episodes[-20:]]
+            reached = when(first_reached(episodes, "return", bound, 20))
+            mean = f"{sum(last) / len(last):.0f}"
+            total = when(episodes[-1])
+            rows.append([f"{title}, seed {seed}", total, bound, reached, mean])
+    if not rows:
+        return "*No stored runs yet.*"
+    head = ["run", "length", "goal", "20 episodes at the goal", "last 20 episodes"]
+    return table(head, rows)
+
+
+@block("mario-curve")
+def mario_curve(root):
+    """One row for each stored Mario run, with its milestones."""
+    rows = []
+    for seed, episodes in stored_runs(root, "mario").items():
+        flags = [first_reached(episodes, "flag_get", 1, 1)]
+        flags += [
+            first_reached(episodes, "flag_get", share, 50) for share in (0.5, 0.9)
+        ]
+        far = [float(row["x_pos"]) for row in episodes[-50:]]
+        reached = f"{sum(far) / len(far):,.0f}"
+        rows.append([f"seed {seed}", when(episodes[-1]), *map(when, flags), reached])
+    if not rows:
+        return "*No stored runs yet.*"
+    head = ["run", "length", "first flag", "50 % flags", "90 % flags"]
+    return table([*head, "mean x of the last 50 episodes"], rows)
+
+
+@block("evaluation")
+def evaluation(root):
+    """One table for each stored evaluation of Mario."""
+    paths = sorted((root / "data").glob("mario_evaluation*.json"))
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    if not reports:
+        return "*Not evaluated yet: `python -m dreamer_lite.mario evaluate`.*"
+    return "\n\n".join(map(evaluation_table, reports))
+
+
+def evaluation_table(report):
+    """Return the protocol in one line and a row for each player."""
+    rows = []
+    for name, found in report["players"].items():
+        low, high = found["interval_95"]
+        flags = f"{found['flag_rate']:.2f} ({found['flags']}/{found['episodes']})"
+        spread = f"{found['return_mean']:.1f} ± {found['return_std']:.1f}"
+        interval = f"{low:.2f} to {high:.2f}"
+        rows.append([name, flags, interval, f"{found['x_mean']:,.0f}", spread])
+    asked, agent, machine = report["protocol"], report["agent"], report["hardware"]
+    steps = f" after {agent['steps']:,} steps" if "steps" in agent else ""
+    sticky = f", sticky actions {asked['sticky']}" if asked["sticky"] else ""
+    line = (
+        f"{asked['episodes']} episodes, seed {asked['seed']}, 0 to {asked['noops']} "
+        f"no-ops, actions {asked['actions']}{sticky}; agent `{agent['sha256'][:12]}`"
+        f"{steps}; commit {report['commit']}; {machine['cpu']}:"
+    )
+    head = ["player", "flag rate", "95 % interval", "mean x", "return"]
     return f"{line}\n\n{table(head, rows)}"
 
 

@@ -1,0 +1,416 @@
+"""The reference pages and README: what they say is imported, computed, counted, run."""
+
+import csv
+import importlib
+import json
+import re
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import data_readme
+import nb_check
+import readme
+from dreamer_lite import dreamer
+from dreamer_lite.lambda_returns import lambda_return
+from dreamer_lite.replay import Replay, encode_action
+from dreamer_lite.rssm import kl_divergence
+from dreamer_lite.symlog import symexp, symlog
+from dreamer_lite.world_model import previous_actions
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ROOT / "notebooks" / "reference"
+NAMES = ["glossary", "metrics", "notation", "troubleshooting"]
+SIZES = dict(B=16, T=32, H=15, A=5, D=1024, L=32, C=8, S=256, F=1280, E=2048, K=255)
+SIZES["BT"] = SIZES["B"] * SIZES["T"]
+
+
+def read(name):
+    """Return the text of a reference page."""
+    return (PAGES / f"{name}.md").read_text(encoding="utf-8")
+
+
+def table(section):
+    """Return the rows of the table of a section of the notation page, as lists."""
+    text = read("notation").split(f"## {section}\n")[1].split("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[c.strip() for c in line[1:-1].split("|")] for line in lines]
+    head, rows = cells[0], cells[2:]
+    assert all(len(row) == len(head) for row in rows), rows
+    return rows
+
+
+def resolve(name):
+    """Import a name like `rssm.State.h` from the package; fields count by default."""
+    module, *path = name.split(".")
+    value = importlib.import_module(f"dreamer_lite.{module}")
+    for part in path:
+        value = getattr(value, part)
+    return value
+
+
+SECTIONS = [
+    "Sizes",
+    "What is stored: the rows of the replay",
+    "The world model",
+    "Behaviour",
+    "Fixed numbers",
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_code_name_can_be_imported(section):
+    names = [row[2].strip("`") for row in table(section)]
+    assert len(names) >= 7
+    for name in names:
+        resolve(name)
+
+
+@pytest.fixture(scope="module")
+def agent():
+    """The 3m-size agent on spaces like Mario's."""
+    torch.manual_seed(0)
+    screen = gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    config = dreamer.Config.preset("3m", precision="fp32", device="cpu")
+    return dreamer.Dreamer(screen, gym.spaces.Discrete(5), config)
+
+
+@pytest.fixture(scope="module")
+def batch(agent):
+    """A batch as the replay gives it."""
+    rng = np.random.default_rng(0)
+    replay = Replay(200, agent.obs_space, agent.action_space)
+    for i in range(80):
+        obs = {"obs": rng.integers(256, size=(64, 64, 3), dtype=np.uint8)}
+        replay.add(0, obs, i % 5, 0.1, i == 0, False, False)
+    return replay.sample(SIZES["B"], SIZES["T"])
+
+
+def test_sizes(agent):
+    model = agent.world_model
+    measured = {
+        "$B$": agent.config.batch,
+        "$T$": agent.config.length,
+        "$H$": agent.config.horizon,
+        "$A$": model.rssm.action_size,
+        "$D$": agent.config.deter,
+        "$L$": agent.config.latents,
+        "$C$": agent.config.classes,
+        "$S$": model.rssm.latents * model.rssm.classes,
+        "$F$": model.rssm.feature_size,
+        "$E$": model.encoder.size,
+        "$d$": agent.config.units,
+        "$K$": len(model.two_hot.bins),
+    }
+    written = {row[0]: int(row[3]) for row in table("Sizes")}
+    assert written == measured
+    assert {k: measured[f"${k}$"] for k in SIZES if k != "BT"} == {
+        k: v for k, v in SIZES.items() if k != "BT"
+    }
+
+
+def test_fixed_numbers(agent):
+    for _, _, code, value, _ in table("Fixed numbers"):
+        field = code.strip("`").split(".")[-1]
+        assert float(value) == pytest.approx(getattr(agent.config, field), rel=1e-6)
+
+
+@torch.no_grad()
+def world_model_values(agent, batch):
+    """Return {symbol: tensor} for the tables of the replay and the world model."""
+    model = agent.world_model
+    rows = {key: torch.as_tensor(value) for key, value in batch.items()}
+    states, posterior, prior = model.observe(rows)
+    feature = states.feature
+    recon = model.decoder(feature)
+    dyn, rep = model.rssm.kl_loss(posterior, prior)
+    return states, {
+        "$x_t$": rows["obs"],
+        "$a_t$": rows["action"],
+        "$r_t$": rows["reward"],
+        "first": rows["is_first"],
+        "last": rows["is_last"],
+        "terminal": rows["is_terminal"],
+        "$a_{t-1}$": previous_actions(rows["action"]),
+        "$e_t$": model.encoder(rows),
+        "$h_t$": states.h,
+        "$z_t$": states.z,
+        "$s_t$": feature,
+        r"$q_\phi(z_t \mid h_t, x_t)$": posterior,
+        r"$p_\phi(z_t \mid h_t)$": model.rssm.prior(states.h),
+        r"$\hat{x}_t$": recon["obs"],
+        r"$\hat{r}_t$": model.predict_reward(feature),
+        r"$\hat{c}_t$": model.predict_continue(feature),
+        r"$\mathcal{L}_\text{pred}$": model.decoder.loss(recon, rows)["obs"],
+        r"$\mathcal{L}_\text{dyn}$": dyn,
+        r"$\mathcal{L}_\text{rep}$": rep,
+        r"$\text{KL}$": kl_divergence(posterior, prior),
+        r"$\mathcal{L}(\phi)$": model.loss(rows)[0],
+    }
+
+
+@torch.no_grad()
+def behaviour_values(agent, states):
+    """Return {symbol: tensor} for the table of behaviour."""
+    model, behaviour = agent.world_model, agent.actor_critic
+    start = states.map(lambda x: x.flatten(0, 1))
+    policy, horizon = behaviour.policy, agent.config.horizon
+    dream, actions = model.rssm.imagine(start, policy, horizon)
+    feature = dream.feature
+    log_prob, entropy = behaviour.actor.evaluate(feature[:, :-1], actions)
+    logits = behaviour.critic(feature)
+    value = model.two_hot.mean(logits)
+    reward, cont = model.predict_reward(feature), model.predict_continue(feature)
+    number = torch.full((SIZES["B"], SIZES["T"]), 0.605)
+    return {
+        r"$s_\tau$": feature,
+        r"$a_\tau$": actions,
+        r"$\pi_\theta(a \mid s)$": behaviour.actor.sample(feature[:, 0]),
+        r"$\ln \pi_\theta(a_\tau \mid s_\tau)$": log_prob,
+        r"$\text{H}[\pi_\theta]$": entropy,
+        r"$v_\psi(s)$": logits,
+        r"$v_\tau$": value,
+        r"$R^\lambda_\tau$": lambda_return(reward, value, cont, agent.config.lam),
+        "$S$ (of returns)": behaviour.normalizer.scale,
+        "$b$": model.two_hot.bins,
+        r"$\text{twohot}(y)$": model.two_hot.encode(number),
+        r"$\text{symlog}(x)$": symlog(number),
+        r"$\text{symexp}(x)$": symexp(number),
+    }
+
+
+def test_every_shape(agent, batch):
+    states, values = world_model_values(agent, batch)
+    values |= behaviour_values(agent, states)
+    rows = [row for section in SECTIONS[1:4] for row in table(section)]
+    assert {row[0] for row in rows} == set(values)
+    for symbol, _, _, shape, *_ in rows:
+        names = re.findall(r"[^\[\], `]+", shape)
+        sizes = [eval(name, {}, SIZES) for name in names]
+        assert list(values[symbol].shape) == sizes, symbol
+
+
+def test_mario_examples_are_right(agent):
+    text = read("notation")
+    one_hot = encode_action(gym.spaces.Discrete(5), 2)
+    assert one_hot.tolist() == [0, 0, 1, 0, 0] and "is 0, 0, 1, 0, 0" in text
+    assert 10 / 16 - 0.02 == pytest.approx(0.605) and "= 0.605" in text
+    assert round(float(symlog(0.605)), 3) == 0.473
+    assert round(float(symexp(0.473)), 3) == 0.605
+    bins = agent.world_model.two_hot.bins
+    assert [round(float(b), 3) for b in bins[127:130]] == [0, 0.171, 0.370]
+    assert round(float(bins[-1]) / 1e6) == 485
+    assert agent.world_model.two_hot.encode(0.605).max() > 0.99
+
+
+# Metrics
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """The column names of both tables that a real, tiny run writes."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    config = dreamer.Config.from_dict(
+        dict(units=16, deter=32, classes=2, latents=4, batch=2, length=8, prefill=40)
+        | dict(steps=60, ratio=1.0, log_every=1, device="cpu", precision="fp32")
+    )
+    dreamer.train("CartPole-v1", config, folder, progress=False)
+    names = set()
+    for file in ("metrics.csv", "episodes.csv"):
+        with open(folder / file, encoding="utf-8", newline="") as rows:
+            names |= set(next(csv.reader(rows)))
+    return names
+
+
+def explained():
+    """Return the metric names that head a section of the page."""
+    heads = re.findall(r"^### (.+)$", read("metrics"), re.MULTILINE)
+    return {name for head in heads for name in re.findall(r"`([^`]+)`", head)}
+
+
+MARIO_ONLY = {"x_pos", "flag_get", "dead", "stuck", "time"}
+
+
+def test_every_logged_metric_is_explained_and_no_other(logged):
+    assert len(logged) > 20
+    assert explained() - MARIO_ONLY == logged
+    assert MARIO_ONLY <= explained()
+
+
+def test_what_mario_adds_to_the_episodes_is_explained():
+    from dreamer_lite.playing import TRACK
+
+    assert set(TRACK) == MARIO_ONLY
+
+
+def test_stored_runs_hold_explained_metrics_only():
+    for path in sorted((ROOT / "data" / "curves").glob("*_*.csv")):
+        if path.stem.endswith(("_metrics", "_episodes")):
+            with open(path, encoding="utf-8", newline="") as rows:
+                assert set(next(csv.reader(rows))) <= explained(), path.name
+
+
+def test_each_metric_says_what_it_is_and_how_it_looks():
+    sections = re.split(r"^##+ ", read("metrics"), flags=re.MULTILINE)
+    metrics = [text for text in sections if text.startswith("`")]
+    for text in metrics:
+        assert "**Healthy.**" in text and "**Sick.**" in text, text.splitlines()[0]
+
+
+# All pages
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_page_has_headings_without_gaps_and_short_lines(name):
+    text = re.sub(r"^```.*?^```", "", read(name), flags=re.DOTALL | re.MULTILINE)
+    levels = [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(b <= a + 1 for a, b in zip(levels, levels[1:]))
+    assert not nb_check.LOCAL_PATH.search(text)
+    prose = [line for line in text.splitlines() if not line.startswith("|")]
+    assert not [line for line in prose if len(line) > 100 and "](" not in line]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name):
+    for target in re.findall(r"\]\(([^)#]+)", read(name)):
+        path = (PAGES / target).resolve()
+        if path.suffix == ".ipynb":
+            assert path.stem in nb_check.COURSE, target
+        elif not target.startswith("https://"):
+            assert path.is_file(), target
+
+
+def test_figures_are_small_and_described():
+    text = read("metrics")
+    shown = re.findall(r"!\[([^\]]*)\]\((figures/[^)]+)\)", text)
+    assert {path for _, path in shown} == {
+        path.relative_to(PAGES).as_posix() for path in PAGES.glob("figures/*")
+    }
+    for alt, path in shown:
+        assert (PAGES / path).stat().st_size < 60_000, path
+        assert len(alt.split()) >= 8 and alt.endswith("."), path
+
+
+def test_troubleshooting_points_to_tests_that_exist():
+    text = read("troubleshooting")
+    named = re.findall(r"(tests/test_\w+\.py)(?:::(\w+))?", text)
+    assert len(named) > 10
+    for path, name in named:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert not name or f"def {name}(" in source, f"{path}::{name}"
+
+
+def test_glossary_is_in_order():
+    terms = re.findall(r"^\*\*(.+?)\.\*\*", read("glossary"), re.MULTILINE)
+    assert len(terms) >= 40 and len(set(terms)) == len(terms)
+    assert terms == sorted(terms, key=str.casefold)
+
+
+# README and data
+
+
+def test_readme_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert blocks
+    space = {"__name__": "readme"}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), space)
+    assert space["agent"].config.units == 64
+
+
+def test_readme_commands_exist():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"\bmake ([a-z]+)\b", text)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for tool in set(re.findall(r"\btools/[\w/]+\.py", text)):
+        assert (ROOT / tool).is_file(), tool
+    assert not nb_check.LOCAL_PATH.search(text)
+
+
+def test_readme_links_lead_somewhere():
+    for file in ("README.md", "data/README.md"):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#]+)", text):
+            if not target.startswith("https://"):
+                path = (ROOT / file).parent / target
+                known = path.suffix == ".ipynb" and path.stem in nb_check.COURSE
+                assert known or path.exists(), f"{file}: {target}"
+
+
+@pytest.fixture
+def results(tmp_path):
+    """A checkout with made-up results."""
+    curves = tmp_path / "data" / "curves"
+    curves.mkdir(parents=True)
+    lines = ["step,minutes,env,return,length,x_pos,flag_get"]
+    for i in range(120):
+        lines.append(f"{100 * i},{i},0,{500 if i > 59 else 9},9,{i},{int(i > 59)}")
+    for name in ("mario_seed3", "cartpole_seed7"):
+        (curves / f"{name}_episodes.csv").write_text("\n".join(lines) + "\n")
+    found = dict(flags=3, flag_rate=0.75, episodes=4, interval_95=[0.3, 0.95])
+    found |= dict(return_mean=100.0, return_std=9.5, x_mean=2500.0)
+    report = {
+        "agent": {"file": "a", "sha256": "f" * 64, "steps": 1234},
+        "commit": "abc",
+        "hardware": {"cpu": "a processor"},
+        "protocol": dict(episodes=4, seed=5, sticky=0.0, noops=30, actions="sampled"),
+        "players": {"agent": found},
+    }
+    (tmp_path / "data/mario_evaluation.json").write_text(json.dumps(report))
+    return tmp_path
+
+
+def test_result_blocks_say_what_the_files_say(results):
+    text = readme.BLOCKS["learning"](results)
+    row = "| CartPole-v1, seed 7 | 11,900 steps, 119 min | 475 |"
+    assert row in text and "| 7,800 steps, 78 min | 500 |" in text
+    text = readme.BLOCKS["mario-curve"](results)
+    assert "| 6,000 steps, 60 min | 8,400 steps, 84 min | 10,400 steps" in text
+    text = readme.BLOCKS["evaluation"](results)
+    assert "4 episodes, seed 5" in text and "`ffffffffffff` after 1,234 steps" in text
+    assert "| agent | 0.75 (3/4) | 0.30 to 0.95 | 2,500 | 100.0 ± 9.5 |" in text
+
+
+def test_result_blocks_without_results_say_so(tmp_path):
+    for name in ("learning", "mario-curve", "evaluation"):
+        assert re.match(r"\*N.*\*$", readme.BLOCKS[name](tmp_path))
+
+
+def test_every_data_file_is_described():
+    assert data_readme.undescribed(ROOT) == []
+
+
+def test_data_readme_is_up_to_date():
+    assert data_readme.main(["--check"]) == 0
+
+
+def test_data_is_small_and_needs_no_pickle():
+    files = data_readme.files(ROOT)
+    assert sum(path.stat().st_size for path in files) < 40e6
+    kinds = {path.suffix for path in files}
+    assert kinds <= {".npz", ".safetensors", ".json", ".csv", ".yaml", ".gif"}
+    for path in files:
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                assert all(file[key].dtype != object for key in file.files)
+
+
+def test_a_changed_data_file_is_noticed(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/one.json").write_text("{}\n")
+    page = "# Data\n\n## `one.json`\n\n<!-- begin:files -->\n<!-- end:files -->\n"
+    (tmp_path / "data/README.md").write_text(page)
+    root = ["--root", str(tmp_path)]
+    assert data_readme.main([*root, "--check"]) == 1
+    assert data_readme.main(root) == 0 and data_readme.main([*root, "--check"]) == 0
+    (tmp_path / "data/one.json").write_text("[]\n")
+    (tmp_path / "data/two.json").write_text("[]\n")
+    assert data_readme.main([*root, "--check"]) == 1
+    assert "two.json" in capsys.readouterr().out

@@ -1,0 +1,159 @@
+"""The curves of the page on metrics: small real runs, healthy and sick on purpose.
+
+    python tools/reference_figures.py train    CartPole -> data/curves/reference_*.csv
+    python tools/reference_figures.py draw     tables -> notebooks/reference/figures/
+
+`train` takes about ten minutes on one free core. `draw` reads the stored tables only.
+"""
+
+import argparse
+import csv
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+CURVES = ROOT / "data" / "curves"
+FIGURES = ROOT / "notebooks" / "reference" / "figures"
+# One run as it should be, and three that differ from it in the one setting named.
+SMALL = dict(batch=8, prefill=500, steps=1400, log_every=10, warmup=100)
+RUNS = {
+    "healthy": {},
+    "actor": {"actor_lr": 2e-2},
+    "collapse": {"rep_scale": 100.0},
+    "slow": {"lr": 1e-5},
+}
+
+
+def train(names):
+    """Run each configuration once and store its two tables."""
+    from dreamer_lite import dreamer
+
+    CURVES.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        config = dreamer.Config.preset("1m", **{**SMALL, **RUNS[name]})
+        with tempfile.TemporaryDirectory() as folder:
+            dreamer.train("CartPole-v1", config, folder, progress=False)
+            for table in ("metrics", "episodes"):
+                text = (Path(folder) / f"{table}.csv").read_text(encoding="utf-8")
+                path = CURVES / f"reference_{name}_{table}.csv"
+                path.write_text(text, encoding="utf-8")
+        print(f"trained {name}", flush=True)
+
+
+# What each picture shows: (column, axis label) on a grid, and the runs drawn in it.
+PICTURES = {
+    "world_model": (
+        [("loss/obs", "1"), ("loss/reward", "nats")]
+        + [("loss/continue", "nats"), ("loss/dyn", "nats")],
+        ["healthy", "slow"],
+    ),
+    "latent": (
+        [("loss/dyn", "nats"), ("entropy/posterior", "nats")]
+        + [("entropy/prior", "nats"), ("loss/obs", "1")],
+        ["healthy", "collapse"],
+    ),
+    "actor": (
+        [("actor/entropy", "nats"), ("actor/advantage", "1")]
+        + [("imagined/continue", "1"), ("return", "1")],
+        ["healthy", "actor"],
+    ),
+    "critic": (
+        [("loss/critic", "nats"), ("loss/replay_critic", "nats")]
+        + [("return/mean", "1"), ("value/mean", "1")],
+        ["healthy", "slow"],
+    ),
+    "mario": (
+        [("loss/obs", "1"), ("loss/dyn", "nats"), ("actor/entropy", "nats")]
+        + [("return/scale", "1"), ("return", "1"), ("x_pos", "pixels")],
+        ["mario"],
+    ),
+}
+LABELS = {
+    "healthy": ("as it should be", "ours"),
+    "actor": ("actor's rate times 100", "error"),
+    "collapse": ("weight of rep times 1000", "error"),
+    "slow": ("model's rate divided by 100", "error"),
+    "mario": ("Mario, seed 0", "ours"),
+}
+IN_EPISODES = {"return", "x_pos", "length"}
+
+
+def column(run, name):
+    """Return (steps, values) of a column of a stored run, empty before it exists."""
+    prefix = "mario_seed0" if run == "mario" else f"reference_{run}"
+    table = "episodes" if name in IN_EPISODES else "metrics"
+    path = CURVES / f"{prefix}_{table}.csv"
+    if not path.is_file():
+        return [], []
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get(name)]
+    return [int(row["step"]) for row in rows], [float(row[name]) for row in rows]
+
+
+def smooth(values, width):
+    """Return the mean of the last `width` values at every place."""
+    sums = [values[max(0, i + 1 - width) : i + 1] for i in range(len(values))]
+    return [sum(part) / len(part) for part in sums]
+
+
+def picture(name):
+    """Draw one picture of the page."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    from dreamer_lite.course import line, use_style
+
+    use_style()
+    metrics, runs = PICTURES[name]
+    rows = len(metrics) // 2
+    fig, axes = plt.subplots(rows, 2, figsize=(7.2, 2.2 * rows), sharex=True)
+    for ax, (metric, unit) in zip(axes.flat, metrics):
+        for run in runs:
+            steps, values = column(run, metric)
+            values = smooth(values, 10) if metric in IN_EPISODES else values
+            label, quantity = LABELS[run]
+            ax.plot(steps, values, **line(quantity), label=label)
+        many = " (mean of 10 episodes)" if metric in IN_EPISODES else ""
+        ax.set(title=metric + many, ylabel=f"[{unit}]")
+        if name == "world_model" and metric in ("loss/obs", "loss/dyn"):
+            ax.set_yscale("log")
+    for ax in axes[-1]:
+        ax.set_xlabel("agent steps")
+    axes.flat[0].legend()
+    return fig
+
+
+def draw():
+    """Draw every picture from the stored tables."""
+    import matplotlib.pyplot as plt
+
+    from dreamer_lite.course.display import figure_png
+
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    for name in PICTURES:
+        fig = picture(name)
+        (FIGURES / f"{name}.png").write_bytes(figure_png(fig, dpi=80))
+        plt.close(fig)
+        size = (FIGURES / f"{name}.png").stat().st_size
+        print(f"drawn {name}.png, {size / 1000:.0f} kB", flush=True)
+
+
+def main(argv=None):
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["train", "draw"])
+    parser.add_argument("names", nargs="*", help="runs to train (default: all)")
+    options = parser.parse_args(argv)
+    if options.what == "train":
+        train(options.names or list(RUNS))
+    else:
+        draw()
+
+
+if __name__ == "__main__":
+    main()
