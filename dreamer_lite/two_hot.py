@@ -1,6 +1,8 @@
+# Generated from notebooks/02_two_hot.ipynb by tools/export.py.
+# Edit the notebook, not this file.
 """Numbers predicted as a distribution over exponentially spaced bins.
 
-Built in notebook 02. Source: DreamerV3, section "Critic learning", equation 10.
+Built in notebook 02. Source: DreamerV3, section "Robust predictions", equations 10, 11.
 """
 
 import torch
@@ -24,7 +26,7 @@ class TwoHot(nn.Module):
         super().__init__()
         if bins < 3 or bins % 2 == 0 or low != -high or high <= 0:
             raise ValueError(
-                f"TwoHot expects an odd number of bins (3 or more) and low = -high < 0, "
+                f"TwoHot expects an odd number of bins, at least 3, and low = -high, "
                 f"but got bins={bins}, low={low}, high={high}; choose a range that "
                 "mirrors around 0, so that equal probabilities mean exactly 0."
             )
