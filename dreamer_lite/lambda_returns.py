@@ -2,7 +2,7 @@
 # Edit the notebook, not this file.
 """How far to look ahead: lambda-returns, and the scale that makes them comparable.
 
-Built in notebook 07. Source: DreamerV3, sections "Critic learning" and "Actor learning".
+Built in notebook 07. Source: DreamerV3, "Critic learning" and "Actor learning".
 """
 
 import torch
@@ -26,9 +26,9 @@ def lambda_return(reward, value, cont, lam=0.95):
     shapes = [tuple(x.shape) for x in (reward, value, cont, lam)]
     if len(set(shapes)) > 1 or value.dim() != 2 or value.shape[1] < 2:
         raise ValueError(
-            "lambda_return expects reward, value, cont and a lam that is a tensor in one "
-            f"shape [B, H+1] with H at least 1, but got {shapes}; all belong to the "
-            "states s_0..s_H."
+            "lambda_return expects reward, value, cont (and lam, if it is a tensor) of "
+            f"one shape [B, H+1] with H at least 1, but got {shapes}; give one number "
+            "for each of the states s_0..s_H."
         )
     ret, returns = value[:, -1], []
     for t in reversed(range(value.shape[1] - 1)):

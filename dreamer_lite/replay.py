@@ -15,12 +15,6 @@ import gymnasium as gym
 import numpy as np
 
 
-FORMAT = "dreamer-lite-replay-1"
-FLAGS = ("is_first", "is_last", "is_terminal")
-# Names that an observation may not have: columns of the replay and entries of its file.
-RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"}
-
-
 def action_size(space):
     """Length of an action vector: the number of choices, or of dimensions.
 
@@ -50,6 +44,12 @@ def encode_action(space, action):
             "number of the choice, or its one-hot vector."
         )
     return np.eye(int(space.n), dtype=np.float32)[int(action - space.start)]
+
+
+FORMAT = "dreamer-lite-replay-1"
+FLAGS = ("is_first", "is_last", "is_terminal")
+# Names that an observation may not have: columns of the replay and entries of its file.
+RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"}
 
 
 def row_columns(obs_space, action_space):

@@ -117,7 +117,7 @@ end = np.flatnonzero(recorded["is_last"][stream])[4]
 show_gif(
     recorded["obs"][stream, end - 39 : end + 1],
     alt="Mario runs to the right, jumps over a pipe and meets a Goomba, which ends it.",
-    caption="The last 40 rows of a recorded episode; one row is four frames of the game.",
+    caption="The last 40 rows of a recorded episode; a row is four frames of the game.",
     scale=4,
 )
 
@@ -263,17 +263,16 @@ for row in episode:
 
 # %% [markdown]
 # The same six rows as a picture. Follow one arrow: the jump is *stored* in the column of
-# x2, it *leads to* the frame and the reward of the next column, and there the model
+# x = 2, it *leads to* the frame and the reward of the next column, and there the model
 # *reads* it.
 
 # %%
-drawn = [
-    row | {"obs": f"x = {row['x']}", "action": ("walk", "jump", "none")[row["action"]]}
-    for row in [
-        row | {"action": 2 if row["is_last"] else row["action"]} for row in episode
-    ]
-]
+drawn = []
+for row in episode:
+    action = "none" if row["is_last"] else ("walk", "jump")[row["action"]]
+    drawn.append(row | {"obs": f"x = {row['x']}", "action": action})
 show(*alignment(drawn))
+
 
 # %% [markdown]
 # **Older code.** DreamerV2 and several ports to PyTorch store the action that *led to* a
@@ -305,12 +304,6 @@ show(*alignment(drawn))
 
 # %%
 #| export
-FORMAT = "dreamer-lite-replay-1"
-FLAGS = ("is_first", "is_last", "is_terminal")
-# Names that an observation may not have: columns of the replay and entries of its file.
-RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"}
-
-
 def action_size(space):
     """Length of an action vector: the number of choices, or of dimensions.
 
@@ -344,6 +337,12 @@ def encode_action(space, action):
 
 # %%
 #| export
+FORMAT = "dreamer-lite-replay-1"
+FLAGS = ("is_first", "is_last", "is_terminal")
+# Names that an observation may not have: columns of the replay and entries of its file.
+RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"}
+
+
 def row_columns(obs_space, action_space):
     """Shape and dtype of every column of a row: {name: (shape, dtype)}.
 
@@ -530,7 +529,7 @@ def draw_ring(written, length, start):
 
 explore(
     draw_ring,
-    alt="A ring of 12 places: a window wraps around the array's end, not over the head.",
+    alt="A ring of 12 places: a window may wrap around the end, never over the head.",
     written=Slider(1, 40, value=17),
     length=Slider(1, 12, value=4),
     start=Slider(0, 11, value=5),
@@ -778,7 +777,7 @@ del big
 
 # %%
 def collect(mode, actions):
-    """Play `actions` in a vector of one game; return the x, reward and end of each row."""
+    """Play `actions` in a vector of one game; each row is (x, reward, end)."""
     envs = gym.vector.SyncVectorEnv([Line], autoreset_mode=mode)
     obs, _ = envs.reset()
     rows, reward, end = [], [0.0], [False]
@@ -910,7 +909,7 @@ claim("the replay is as it was", len(replay) == full and replay.head[0] == 0)
 # %% [markdown]
 # ## The experiment: Mario as sequences
 #
-# Now the real memory. Sixteen windows of 64 rows are what notebook 06 will learn from.
+# Now the real memory: sixteen windows of 64 rows, the batch that the paper learns from.
 
 # %%
 mario = Replay.load(data_path("mario_episodes.npz"))

@@ -78,7 +78,7 @@ show(*dreamer_map("lambda_returns"))
 #| export
 """How far to look ahead: lambda-returns, and the scale that makes them comparable.
 
-Built in notebook 07. Source: DreamerV3, sections "Critic learning" and "Actor learning".
+Built in notebook 07. Source: DreamerV3, "Critic learning" and "Actor learning".
 """
 
 import torch
@@ -127,8 +127,7 @@ def sweep(target, updates):
 
 def add_up(value):
     """The dreamed rewards and nothing else."""
-    weight = torch.cumprod(cont, 1) / cont[:, :1].clamp(min=GAMMA)
-    return (reward[:, 1:] * weight[:, :-1]).sum(1)
+    return (reward[:, 1:] * GAMMA ** torch.arange(H)).sum(1)
 
 
 def one_step(value):
@@ -192,7 +191,7 @@ toy_cont = torch.tensor([[1.0, 0.5, 0.5, 0.5]])
 
 # %% [markdown] tags=["predict"]
 # **Predict.** Take $\lambda = 0.5$ and work from right to left: $R_3$, $R_2$, $R_1$, $R_0$.
-# Which of the twelve numbers above is never used?
+# Which of the twelve numbers above are never used?
 #
 # <details><summary>Answer</summary>
 #
@@ -347,9 +346,9 @@ def lambda_return(reward, value, cont, lam=0.95):
     shapes = [tuple(x.shape) for x in (reward, value, cont, lam)]
     if len(set(shapes)) > 1 or value.dim() != 2 or value.shape[1] < 2:
         raise ValueError(
-            "lambda_return expects reward, value, cont and a lam that is a tensor in one "
-            f"shape [B, H+1] with H at least 1, but got {shapes}; all belong to the "
-            "states s_0..s_H."
+            "lambda_return expects reward, value, cont (and lam, if it is a tensor) of "
+            f"one shape [B, H+1] with H at least 1, but got {shapes}; give one number "
+            "for each of the states s_0..s_H."
         )
     ret, returns = value[:, -1], []
     for t in reversed(range(value.shape[1] - 1)):
@@ -386,6 +385,10 @@ show(
 
 
 # %% [markdown]
+# Where both know of the flag, the lambda-return lies below the plain sum: a part of it still
+# listens to a critic that has hardly learnt anything. That part becomes right by itself,
+# update by update, and only the lambda-return reaches the five fields at the left.
+#
 # ## Brute force
 #
 # There is a second way to understand the lambda-return, and it makes a good test, because
@@ -591,7 +594,7 @@ compare("second episode alone", returns[:, 3:5], second, tolerance=0)
 
 # %%
 def bias_and_variance(lam, error, dreams=100_000, noise=0.7, gamma=0.95, horizon=15):
-    """Of R_0, if the critic is wrong by `error` and each reward has noise: two numbers."""
+    """Two numbers about R_0, when the critic is wrong by `error` everywhere."""
     generator = torch.Generator().manual_seed(1)
     reward = 1 + noise * torch.randn(dreams, horizon + 1, generator=generator)
     value = torch.full_like(reward, 1 / (1 - gamma) + error)
@@ -666,7 +669,7 @@ claim("a better critic wants a smaller lambda", best_grown < best)
 # So there is no best lambda for every day of training: a young critic wants a long look, a
 # grown one a short look. The paper uses 0.95 throughout. Our noise is the same in every
 # state and the critic's error too, which no real game offers; the two directions hold
-# wherever rewards are noisy and critics are wrong.
+# in general: more of the dream is more chance, more of the critic is more of its error.
 #
 # ## How large is a large return?
 #
@@ -797,7 +800,7 @@ def draw_normalized(exponent, treasures):
 
 explore(
     draw_normalized,
-    alt="Returns of any size above 1 are brought down to about 1; outliers do not matter.",
+    alt="Returns of any large size are brought down to about 1, in spite of outliers.",
     exponent=Slider(-2.0, 3.0, 0.5, value=2.0, label="size: 10 to the"),
     treasures=Slider(0, 10, value=1, label="treasures [%]"),
 )
@@ -828,7 +831,7 @@ claim("returns of 0.01 stay below 0.011", 0.009 < spread[0.01] < 0.011)
 #
 # *easy, about 10 minutes*
 #
-# Write $G_n$ for a batch of dreams. The loop is there; its three lines are yours.
+# Write $G_n$ for a batch of dreams. A loop over the steps, two lines in it, and one after it.
 
 # %% tags=["exercise-7.1"]
 def n_step_return(reward, value, cont, n):
@@ -836,9 +839,7 @@ def n_step_return(reward, value, cont, n):
 
     Args: reward, value, cont [B, H+1], aligned with the states; 1 <= n <= H.
     """
-    total, alive = torch.zeros_like(value[:, 0]), torch.ones_like(value[:, 0])
-    for t in range(1, n + 1):
-        raise NotImplementedError("exercise 7.1")
+    raise NotImplementedError("exercise 7.1")
 
 
 # %%

@@ -11,11 +11,13 @@ def n_step_return(reward, value, cont, n):
 
     Args: reward, value, cont [B, H+1], aligned with the states; 1 <= n <= H.
     """
+    # solution
     total, alive = torch.zeros_like(value[:, 0]), torch.ones_like(value[:, 0])
     for t in range(1, n + 1):
-        total = total + alive * reward[:, t]  # solution
-        alive = alive * cont[:, t]  # solution
-    return total + alive * value[:, n]  # solution
+        total = total + alive * reward[:, t]
+        alive = alive * cont[:, t]
+    return total + alive * value[:, n]
+    # end of solution
 
 
 def check_n_step_return(n_step_return):
@@ -138,7 +140,7 @@ def normalized_advantage(returns, value, low_high):
 
 def check_normalizer(update_range, normalized_advantage):
     """Check percentiles, the direction of the average, and the limit of 1."""
-    batch = torch.cat([torch.full((10,), -2.0), torch.zeros(80), torch.full((10,), 8.0)])
+    batch = torch.tensor(10 * [-2.0] + 80 * [0.0] + 10 * [8.0])
     batch[0], batch[-1] = -500.0, 900.0
     start = torch.tensor([0.0, 100.0])
     moved = update_range(start, batch)
