@@ -1,3 +1,5 @@
+# Generated from notebooks/05_rssm.ipynb by tools/export.py.
+# Edit the notebook, not this file.
 """The recurrent state-space model: a memory `h` that knows, a latent `z` that guesses.
 
 Built in notebook 05. Source: DreamerV3, section "World model learning", equations 1, 3.
@@ -26,6 +28,44 @@ class State(NamedTuple):
     def map(self, fn):
         """Apply `fn` to both parts: detach, flatten, index, move to a device."""
         return State(fn(self.h), fn(self.z))
+
+
+class SequenceModel(nn.Module):
+    """Block GRU, the function f of equation 1: h_t = f(h_{t-1}, z_{t-1}, a_{t-1}).
+
+    Args: stoch, width of flat z; action_size, A; deter, D; hidden, width of the inner
+    layers; blocks, of the block-diagonal layers (1 gives a plain GRU).
+    Source: DreamerV3, equation 1 and Methods, "Networks".
+    """
+
+    def __init__(self, stoch, action_size, deter=1024, hidden=128, blocks=8):
+        super().__init__()
+        self.action_size, self.deter, self.blocks = action_size, deter, blocks
+        self.from_h = MLP(deter, hidden)
+        self.from_z = MLP(stoch, hidden)
+        self.from_a = MLP(action_size, hidden)
+        self.core = BlockLinear(deter + 3 * hidden * blocks, deter, blocks)
+        self.core_norm = RMSNorm(deter)
+        self.gates = BlockLinear(deter, 3 * deter, blocks)
+
+    def embed_action(self, action):
+        """Actions [..., A] -> [..., hidden]; an unbounded sample is capped at 1."""
+        size = action.abs().clamp(min=1.0).detach()
+        return self.from_a(action / size)
+
+    def advance(self, state, action_part):
+        """One step: state [B, ...] and `embed_action` of its action -> h_t [B, D]."""
+        h = state.h.to(action_part.dtype)
+        inputs = [self.from_h(h), self.from_z(state.z.flatten(-2)), action_part]
+        shared = torch.cat(inputs, -1)[:, None].expand(-1, self.blocks, -1)
+        own = h.unflatten(-1, (self.blocks, -1))  # each block sees its own slice of h
+        x = self.core(torch.cat([own, shared], -1).flatten(-2))
+        gates = self.gates(F.silu(self.core_norm(x)))
+        gates = gates.unflatten(-1, (self.blocks, 3, -1))  # split inside each block
+        reset, candidate, update = gates.unbind(-2)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update - 1)  # leans towards remembering
+        return (update * candidate + (1 - update) * own).flatten(-2)
 
 
 def categorical_logits(raw, unimix=0.01):
@@ -58,8 +98,8 @@ def kl_divergence(left, right):
     return (left.exp() * (left - right)).sum((-1, -2))
 
 
-class RSSM(nn.Module):
-    """Block-GRU sequence model, prior and posterior.
+class RSSM(SequenceModel):
+    """Sequence model, prior and posterior.
 
     Args:
         embed_size: width of the encoder's embedding. action_size: A.
@@ -80,21 +120,13 @@ class RSSM(nn.Module):
         blocks=8,
         unimix=0.01,
     ):
-        super().__init__()
-        self.deter, self.latents, self.classes = deter, latents, classes
-        self.action_size, self.blocks, self.unimix = action_size, blocks, unimix
         stoch = latents * classes
-        self.from_h = MLP(deter, hidden)
-        self.from_z = MLP(stoch, hidden)
-        self.from_a = MLP(action_size, hidden)
-        self.core = BlockLinear(deter + 3 * hidden * blocks, deter, blocks)
-        self.core_norm = RMSNorm(deter)
-        self.gates = BlockLinear(deter, 3 * deter, blocks)
+        super().__init__(stoch, action_size, deter, hidden, blocks)
+        self.latents, self.classes, self.unimix = latents, classes, unimix
         self.prior_head = MLP(deter, hidden, 2, stoch)
         self.posterior_in = Linear(deter + embed_size, hidden)
-        self.posterior_out = nn.Sequential(
-            RMSNorm(hidden), nn.SiLU(), Linear(hidden, stoch)
-        )
+        outputs = RMSNorm(hidden), nn.SiLU(), Linear(hidden, stoch)
+        self.posterior_out = nn.Sequential(*outputs)
 
     @property
     def feature_size(self):
@@ -105,26 +137,6 @@ class RSSM(nn.Module):
         """The state before anything was seen: zeros, z included (not a one-hot)."""
         zeros = self.gates.bias.new_zeros
         return State(zeros(batch, self.deter), zeros(batch, self.latents, self.classes))
-
-    def _embed_action(self, action):
-        """Actions [..., A] -> [..., hidden]; an unbounded sample is capped at 1."""
-        size = action.abs().clamp(min=1.0).detach()
-        return self.from_a(action / size)
-
-    def _advance(self, state, action_part):
-        """Sequence model: h_t = f(h_{t-1}, z_{t-1}, a_{t-1}), all [B, ...]."""
-        h = state.h.to(action_part.dtype)
-        inputs = [self.from_h(h), self.from_z(state.z.flatten(-2)), action_part]
-        shared = torch.cat(inputs, -1)[:, None].expand(-1, self.blocks, -1)
-        own = h.unflatten(-1, (self.blocks, -1))  # each block sees its own slice of h
-        x = self.core(torch.cat([own, shared], -1).flatten(-2))
-        gates = self.gates(F.silu(self.core_norm(x))).unflatten(
-            -1, (self.blocks, 3, -1)
-        )
-        reset, candidate, update = gates.unbind(-2)  # split inside each block
-        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
-        update = torch.sigmoid(update - 1)  # leans towards remembering
-        return (update * candidate + (1 - update) * own).flatten(-2)
 
     def _logits(self, raw):
         """Raw outputs [..., S] -> log-probabilities [..., latents, classes]."""
@@ -152,21 +164,21 @@ class RSSM(nn.Module):
         batch, length = embed.shape[:2]
         state = self.initial(batch) if state is None else state
         keep = (~is_first.bool()).to(embed.dtype)[..., None]
-        action_part = self._embed_action(prev_action * keep)
+        action_part = self.embed_action(prev_action * keep)
         # The observation's half of the posterior needs no memory: one product for all.
         weight_h, weight_e = self.posterior_in.weight.tensor_split([self.deter], 1)
         seen = F.linear(embed, weight_e, self.posterior_in.bias)
         weight_h = weight_h.to(seen.dtype)  # cast once, not in every step
         noise = self._noise(embed, length, batch)
-        hs, zs, posteriors = [], [], []
+        states, posteriors = [], []
         for t in range(length):
             state = State(state.h * keep[:, t], state.z * keep[:, t, :, None])
-            h = self._advance(state, action_part[:, t])
+            h = self.advance(state, action_part[:, t])
             raw = self.posterior_out(F.linear(h, weight_h) + seen[:, t])
-            posterior = self._logits(raw)
-            state = State(h, sample_one_hot(posterior, noise[t]))
-            hs.append(state.h), zs.append(state.z), posteriors.append(posterior)
-        states = State(torch.stack(hs, 1), torch.stack(zs, 1))
+            posteriors.append(self._logits(raw))
+            state = State(h, sample_one_hot(posteriors[-1], noise[t]))
+            states.append(state)
+        states = State(*(torch.stack(part, 1) for part in zip(*states)))
         return states, torch.stack(posteriors, 1), self.prior(states.h)
 
     def imagine(self, state, policy, horizon):
@@ -176,17 +188,16 @@ class RSSM(nn.Module):
         Returns: states [B, H+1, ...] (the first is `state`), actions [B, H, A].
         Source: DreamerV3, section "Critic learning".
         """
-        batch = state.h.shape[0]
-        noise = self._noise(state.h, horizon, batch)
+        noise = self._noise(state.h, horizon, len(state.h))
         states, actions = [state], []
         for t in range(horizon):
             action = policy(state) if callable(policy) else policy[:, t]
-            h = self._advance(state, self._embed_action(action))
+            h = self.advance(state, self.embed_action(action))
             state = State(h, sample_one_hot(self.prior(h), noise[t]))
             states.append(state), actions.append(action)
-        h = torch.stack([s.h.to(h.dtype) for s in states], 1)
-        z = torch.stack([s.z for s in states], 1)
-        return State(h, z), torch.stack(actions, 1)
+        states[0] = states[0]._replace(h=states[0].h.to(h.dtype))
+        states = State(*(torch.stack(part, 1) for part in zip(*states)))
+        return states, torch.stack(actions, 1)
 
     @staticmethod
     def kl_loss(posterior, prior, free_nats=1.0):
