@@ -330,6 +330,17 @@ def test_run_stores_a_clean_notebook(course):
     assert code[6].outputs[0].metadata["image/png"]["alt"].startswith("A picture")
 
 
+def test_run_does_not_store_the_setup_cells_warning(course):
+    left_over = course / "dreamer_lite/gone.py"
+    left_over.write_text(
+        "# Generated from notebooks/09_gone.ipynb by tools/export.py.\n"
+    )
+    assert nb.main(["run", "--root", str(course)]) == 0
+    assert nb.read(course / "notebooks/01_tiny.ipynb").cells[2].outputs == []
+    left_over.unlink()
+    assert problems(course) == []
+
+
 def test_streams_and_widgets_are_tidied():
     stream = nbformat.v4.new_output("stream", name="stdout", text="a\n")
     path = "/tmp/ipykernel_12/345.py:1: Warning\n"
