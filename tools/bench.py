@@ -78,10 +78,9 @@ def seconds(work, device, repeat):
     }
 
 
-def share_of_parts(agent, batch, repeat):
-    """Seconds of forward and backward of each part, measured apart."""
-    model, behaviour, device = agent.world_model, agent.actor_critic, agent.device
-    batch = {key: torch.as_tensor(value).to(device) for key, value in batch.items()}
+def parts_of_a_step(agent, batch):
+    """The parts of one training step as {name: function without arguments}."""
+    model, behaviour = agent.world_model, agent.actor_critic
     with torch.no_grad(), agent._autocast():
         states, _, _ = model.observe(batch)
         embed = model.encoder(batch)
@@ -98,8 +97,7 @@ def share_of_parts(agent, batch, repeat):
     def scan():
         action = batch["action"]
         _, posterior, prior = model.rssm.observe(embed, action, batch["is_first"])
-        dyn, rep = model.rssm.kl_loss(posterior, prior)
-        return (dyn + rep).mean()
+        return sum(model.rssm.kl_loss(posterior, prior)).mean()
 
     def decode():
         losses = model.decoder.loss(model.decoder(feature), batch)
@@ -109,18 +107,20 @@ def share_of_parts(agent, batch, repeat):
         with agent._autocast():
             behaviour._imagine(states, model)
 
-    parts = {
+    return {
         "encoder": backward(lambda: model.encoder(batch).float().mean()),
         "scan": backward(scan),
         "decoder": backward(decode),
         "imagination": imagine,
-        "optimizer": agent._step,
+        "optimizer": agent.step,
     }
-    agent.optimizer.zero_grad(set_to_none=False)
-    agent._metrics = {}
-    for parameter in agent.parameters():
-        if parameter.requires_grad and parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
+
+
+def share_of_parts(agent, batch, repeat):
+    """Seconds of forward and backward of each part, measured apart."""
+    device = agent.device
+    batch = {key: torch.as_tensor(value).to(device) for key, value in batch.items()}
+    parts = parts_of_a_step(agent, batch)
     return {
         name: seconds(work, device, repeat)["median"] for name, work in parts.items()
     }
@@ -171,11 +171,11 @@ def bench_in_process(name, precision, device, speed, repeat):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def bench_environment(frames=4000):
+def bench_environment():
     """Emulator frames per second: make_mario beside the bare emulator."""
-    from dreamer_lite import mario
+    from mario_speed import measure
 
-    return mario.measure_speed(frames)
+    return measure()
 
 
 def bench_import(repeat=5):
