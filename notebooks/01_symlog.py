@@ -303,6 +303,7 @@ def three_zooms():
     fig, axes = plt.subplots(1, 3, figsize=(7.8, 2.8))
     for ax, power in zip(axes, (-1, 1, 4)):
         draw_curve(ax, power, "raw")
+        ax.legend().set_visible(power == -1)
         ax.set_title(f"up to {10.0**power:g}")
     return fig
 
@@ -488,11 +489,11 @@ show(
 # %% [markdown]
 # ## 1.7 The real experiment: six orders of magnitude, one network
 #
-# Fourteen invented games share one small network. Game $k$ pays a basic reward between
-# 0.01 and 10,000, seven sizes, each once as a gain and once as a loss; and in each the
-# reward grows from one to two times the basic one with how well you play, $u$ from 0 to
-# 1. The network sees which game it is and $u$, and predicts the reward. We train it three
-# times, with everything equal but the loss: squared error on raw rewards; the Huber loss
+# Fourteen invented games share one small network. Each pays a basic reward: seven sizes from
+# 0.01 to 10,000, each once as a gain and once as a loss. How well you play is a number $u$
+# between 0 and 1, and the reward is $(1 + u)$ times the basic one. The network sees which
+# game it is and $u$, and predicts the reward. We train it three times, with everything
+# equal but the loss: squared error on raw rewards; the Huber loss
 # (squared for small errors, linear for large ones, a usual remedy against outliers); and
 # squared error after symlog.
 
@@ -509,6 +510,10 @@ def sample_games(count, generator):
 
 def reward_of(game, u):
     return basic[game] * (1 + u)
+
+
+def unchanged(x):
+    return x
 
 
 def network_input(game, u):
@@ -565,10 +570,6 @@ def relative_errors(network, unsquash):
 # </details>
 
 # %%
-def unchanged(x):
-    return x
-
-
 raw = relative_errors(train(F.mse_loss, unchanged), unchanged)
 huber = relative_errors(train(F.huber_loss, unchanged), unchanged)
 squashed = relative_errors(train(F.mse_loss, symlog), symexp)
@@ -691,7 +692,7 @@ check("1.3", both_means)
 # * **A logarithm without the 1, or without the sign.** The first reward of 0 turns the loss
 #   into infinity and all weights into `nan`; the first negative reward does the same.
 # * **Too few digits.** In float16 the largest number is 65,504, so symexp of anything above
-#   11.09 is infinite; in bfloat16, symlog(1000) and symlog(1020) are the same number.
+#   11.09 is infinite; in bfloat16, symlog(1000) and symlog(1010) are the same number.
 #   Both functions therefore compute in float32, whatever comes in.
 
 # %%

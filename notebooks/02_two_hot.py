@@ -230,7 +230,7 @@ def draw_bins(y):
     ax.plot(symlog(real_bins), 0 * real_bins, "|", color=COLORS["ink"], label="bins")
     ax.axvline(symlog(y), **line("target"), label=f"the number, {y:.2f}")
     middle = symlog(y).item()
-    ticks = [t for t in range(-5, 6) if abs(t - middle) < 1.3]
+    ticks = [t / 2 for t in range(-8, 9) if abs(t / 2 - middle) < 1.3]
     ax.set_xticks(ticks, [f"{symexp(t).item():.1f}" for t in ticks])
     ax.set(xlim=(middle - 1.3, middle + 1.3), ylim=(-0.05, 1.1))
     ax.set(xlabel="bin [reward]", ylabel="weight [1]")
@@ -348,7 +348,8 @@ near = real_bins[(real_bins >= -0.2) & (real_bins <= 3)]
 ax.plot(near, 0 * near, "|", markersize=14, color=COLORS["ink"], label="bins")
 ax.axhline(math.log(2), **line("threshold"))
 ax.set(xlabel="reward that is always the same [1]", ylabel="loss [nats]")
-ax.legend(loc="lower right")
+ax.set(ylim=(-0.05, 0.95))
+ax.legend(loc="upper right", ncols=3)
 show(fig, alt="The lowest loss is zero on every bin and arches up to ln 2 between two.")
 
 # %% [markdown]
@@ -727,7 +728,7 @@ ax.set(xlabel="return [points]; the lines are what happens", ylabel="probability
 ax.legend(loc="upper left")
 show(
     fig,
-    alt="The two-hot head puts its weight on 0 and 1, the Normal everywhere else.",
+    alt="The two-hot head puts its weight on 0 and 1, the Normal around and between.",
 )
 
 possible = head.encode(torch.tensor([0.0, 1.0])).sum(0) > 0
