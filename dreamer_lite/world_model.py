@@ -1,3 +1,5 @@
+# Generated from notebooks/06_world_model.ipynb by tools/export.py.
+# Edit the notebook, not this file.
 """The world model: everything that learns from what really happened.
 
 Built in notebook 06. Source: DreamerV3, section "World model learning", equations 2, 3.
@@ -13,6 +15,15 @@ from dreamer_lite.rssm import RSSM
 from dreamer_lite.two_hot import TwoHot
 
 DISCOUNT = 1 - 1 / 333  # a horizon of 333 steps; the continue head learns it
+
+
+def previous_actions(action):
+    """Shift the action column by one: [B, T, A], row t holds the action of row t - 1.
+
+    The replay stores the action chosen after seeing a row; the model wants the one that
+    led to it. The first row has none (zeros).
+    """
+    return torch.cat([torch.zeros_like(action[:, :1]), action[:, :-1]], 1)
 
 
 def check_batch(batch, columns):
@@ -45,15 +56,6 @@ def check_batch(batch, columns):
     return batch
 
 
-def previous_actions(action):
-    """Shift the action column by one: [B, T, A], row t holds the action of row t - 1.
-
-    The replay stores the action chosen after seeing a row; the model wants the one that
-    led to it. The first row has none (zeros).
-    """
-    return torch.cat([torch.zeros_like(action[:, :1]), action[:, :-1]], 1)
-
-
 class WorldModel(nn.Module):
     """Encoder, RSSM, decoder, reward head and continue head, with their losses.
 
@@ -82,7 +84,7 @@ class WorldModel(nn.Module):
         super().__init__()
         self.columns = row_columns(spaces, action_space)
         self.discount, self.free_nats = discount, free_nats
-        self.dyn_scale, self.rep_scale = dyn_scale, rep_scale
+        self.scales = {"dyn": dyn_scale, "rep": rep_scale}  # of all other terms: 1
         actions = self.columns["action"][0][0]
         self.encoder = Encoder(spaces, depth, units)
         self.rssm = RSSM(
@@ -118,7 +120,18 @@ class WorldModel(nn.Module):
         """
         batch = check_batch(batch, self.columns)
         states, posterior, prior = self.observe(batch)
-        feature = states.feature
+        losses = self._losses(states.feature, posterior, prior, batch)
+        means = {key: value.mean() for key, value in losses.items()}
+        total = sum(self.scales.get(key, 1.0) * mean for key, mean in means.items())
+        metrics = {f"loss/{key}": mean.detach() for key, mean in means.items()}
+        with torch.no_grad():
+            for name, logits in {"posterior": posterior, "prior": prior}.items():
+                entropy = -(logits.exp() * logits).sum((-1, -2)).mean()
+                metrics[f"entropy/{name}"] = entropy
+        return total, metrics, states
+
+    def _losses(self, feature, posterior, prior, batch):
+        """Every term of equations 2 and 3 for every row: {name: [B, T]}."""
         losses = self.decoder.loss(self.decoder(feature), batch)
         losses["reward"] = self.two_hot.loss(self.reward(feature), batch["reward"])
         goes_on = (~batch["is_terminal"].bool()).float() * self.discount
@@ -127,16 +140,7 @@ class WorldModel(nn.Module):
             logit, goes_on, reduction="none"
         )
         dyn, rep = self.rssm.kl_loss(posterior, prior, self.free_nats)
-        losses |= {"dyn": dyn, "rep": rep}
-        means = {key: value.mean() for key, value in losses.items()}
-        scales = {"dyn": self.dyn_scale, "rep": self.rep_scale}
-        total = sum(scales.get(key, 1.0) * value for key, value in means.items())
-        metrics = {f"loss/{key}": value.detach() for key, value in means.items()}
-        with torch.no_grad():
-            for name, logits in {"posterior": posterior, "prior": prior}.items():
-                entropy = -(logits.exp() * logits).sum((-1, -2)).mean()
-                metrics[f"entropy/{name}"] = entropy
-        return total, metrics, states
+        return losses | {"dyn": dyn, "rep": rep}
 
     @torch.no_grad()
     def dream(self, batch, context=5):
