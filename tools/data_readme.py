@@ -1,4 +1,4 @@
-"""Write the table of files in data/README.md: size, content, sha256.
+"""Write the list of files in data/README.md: size, content, sha256.
 
     python tools/data_readme.py            rewrite the table
     python tools/data_readme.py --check    write nothing; fail if something is wrong
@@ -70,16 +70,17 @@ def content(path):
 
 
 def table(root):
-    """Return the markdown table of all files."""
-    lines = ["| file | bytes | holds | sha256 |", "|---|---:|---|---|"]
-    total = 0
+    """Return the markdown table of all files, and their digests."""
+    lines = ["| file | bytes | holds |", "|---|---:|---|"]
+    digests, total = [], 0
     for path in files(root):
         name, size = path.relative_to(root / "data").as_posix(), path.stat().st_size
+        lines.append(f"| `{name}` | {size:,} | {content(path)} |")
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        lines.append(f"| `{name}` | {size:,} | {content(path)} | `{digest}` |")
+        digests.append(f"{digest}  {name}")
         total += size
-    lines.append(f"| all | {total:,} | | |")
-    return "\n".join(lines) + "\n"
+    lines += [f"| all | {total:,} | |", "", "SHA-256, in the form of `sha256sum`:", ""]
+    return "\n".join([*lines, "```text", *digests, "```"]) + "\n"
 
 
 def main(argv=None):
@@ -94,7 +95,7 @@ def main(argv=None):
     if options.check and new != text:
         old = set(text.splitlines())
         rows = [line for line in new.splitlines() if line not in old]
-        names = [row.split("`")[1] for row in rows if "`" in row]
+        names = [row.split("  ")[1] for row in rows if "  " in row] or ["files left"]
         found.append(f"the table is out of date ({', '.join(names)}): make readme")
     elif new != text:
         (root / "data" / "README.md").write_bytes(new.encode())

@@ -58,6 +58,20 @@ def read_json(root, name):
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+GIF = (
+    "The trained agent plays Super Mario Bros. 1-1: the real frames, the frames that "
+    "its world model dreams from the buttons alone, and their difference, side by side."
+)
+
+
+@block("gif")
+def gif(root):
+    """The picture at the top, once there is one."""
+    if not (root / "data" / "mario.gif").is_file():
+        return "*The agent's GIF comes here.*"
+    return f'<img src="data/mario.gif" alt="{GIF}">'
+
+
 # The notebooks
 
 
@@ -100,7 +114,8 @@ def notebooks(root):
             sums[name] = sums.get(name, 0) + value
     if not rows:
         return "*No notebooks yet.*"
-    total = f"{sums.pop('minutes'):.1f}" if times else ""
+    minutes = sums.pop("minutes")
+    total = f"{minutes:.1f}" if times else ""
     rows.append(["all", total, *sums.values()])
     return table(["notebook", "minutes", *columns], rows)
 
@@ -183,7 +198,7 @@ def read_rows(path):
 
 
 def stored_runs(root, name):
-    """Return {seed: rows of episodes} of the stored runs of an environment."""
+    """Return {seed: rows of episodes} of the stored runs of a name."""
     paths = sorted((root / "data" / "curves").glob(f"{name}_seed*_episodes.csv"))
     seeds = [re.search(r"_seed(\d+)", path.name).group(1) for path in paths]
     return {seed: read_rows(path) for seed, path in zip(seeds, paths)}
@@ -208,19 +223,20 @@ def when(row):
 @block("learning")
 def learning(root):
     """One row for each stored run of CartPole and Pendulum."""
-    goals = {"cartpole": ("CartPole-v1", 475), "pendulum": ("Pendulum-v1", -200)}
     rows = []
-    for name, (title, bound) in goals.items():
-        for seed, episodes in stored_runs(root, name).items():
-            last = [float(row["return"]) for row in episodes[-20:]]
-            reached = when(first_reached(episodes, "return", bound, 20))
-            mean = f"{sum(last) / len(last):.0f}"
-            total = when(episodes[-1])
-            rows.append([f"{title}, seed {seed}", total, bound, reached, mean])
+    for path in sorted((root / "data" / "curves").glob("*_seed*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        first, final = run["first_at_goal"], run["final"]
+        reached = "never"
+        if first:
+            minutes = float(first["cpu_minutes"])
+            reached = f"{int(first['step']):,} steps, {minutes:.0f} CPU min"
+        name = f"{run['environment']}, seed {run['seed']}"
+        ends = f"{float(final['return']):.0f} after {int(final['step']):,} steps"
+        rows.append([name, run["goal"], f"{run['random_return']:.0f}", reached, ends])
     if not rows:
-        return "*No stored runs yet.*"
-    head = ["run", "length", "goal", "20 episodes at the goal", "last 20 episodes"]
-    return table(head, rows)
+        return "*No stored runs yet: `python tools/curves.py cartpole 0`.*"
+    return table(["run", "goal", "random", "at the goal first", "at the end"], rows)
 
 
 @block("mario-curve")
