@@ -228,7 +228,7 @@ class Decoder(nn.Module):
             self.heads = nn.ModuleDict(heads)
 
     def forward(self, feature):
-        """Return {key: [..., *shape]}: images in [0, 1], vectors flat, in symlog space."""
+        """Return {key: [..., *shape]}: images in [0, 1], vectors in symlog space."""
         recon = {}
         if self.images:
             flat = feature.flatten(0, -2)

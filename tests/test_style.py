@@ -13,7 +13,8 @@ NAMES = [stem[3:] for stem in nb_check.COURSE]
 MODULES = [ROOT / "dreamer_lite" / f"{name}.py" for name in NAMES]
 WRITTEN = [p for p in MODULES if p.is_file()]
 OURS = sorted(p for d in ("dreamer_lite", "tools") for p in (ROOT / d).rglob("*.py"))
-EACH, FIRST_EIGHT, ALL_TEN, FUNCTION, COLUMNS = 200, 650, 1100, 40, 88
+# A third of these lines are the sentences of the errors, which readers meet too.
+EACH, FIRST_EIGHT, ALL_TEN, FUNCTION, COLUMNS = 200, 850, 1200, 40, 88
 
 
 def count(path):
