@@ -220,8 +220,8 @@ def make_mario(world=1, stage=1, **options):
 PROFILES = {
     # Every part once, in about a minute: is the machine set up?
     "debug": dict(
-        preset="1m", minutes=0.4, envs=2, parallel=True, prefill=300, batch=4,
-        length=16, ratio=8.0, capacity=5_000, log_every=5, video_minutes=0.2,
+        preset="1m", steps=500, envs=2, parallel=True, prefill=200, batch=4,
+        length=16, ratio=4.0, capacity=5_000, log_every=5, video_minutes=0.05,
     ),
     # What our tests run: enough to see the losses fall, too little to play.
     "short": dict(

@@ -234,7 +234,8 @@ def mario_config(profile, start=None, **changes):
 
 def film(agent, run):
     """A callback of `train`: one episode on the real game, kept as a video."""
-    played = play_episode(agent, seed=run.step, max_steps=600)
+    length = min(600, run.config.steps // 8)
+    played = play_episode(agent, seed=run.step, max_steps=length)
     run.video("episode", played.screens, fps=15)
 
 

@@ -1,0 +1,284 @@
+"""The commands of notebook 10, from end to end on the real game."""
+
+import csv
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dreamer_lite import mario_cli, playing
+from dreamer_lite.config import Config
+from dreamer_lite.dreamer import Dreamer
+from dreamer_lite.envs import build_env
+from dreamer_lite.files import Checkpoints
+from dreamer_lite.mario import PROFILES, make_mario
+from dreamer_lite.replay import Replay
+
+ROOT = Path(__file__).parents[1]
+TINY = dict(units=16, deter=64, latents=4, classes=4, depth=4, length=8, batch=2)
+
+
+def run(*arguments, cwd=ROOT):
+    """A command as a reader types it; one thread, for tests run side by side."""
+    command = [sys.executable, "-m", "dreamer_lite.mario", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def agent_file(tmp_path_factory):
+    """An agent that knows nothing yet, with notes beside it."""
+    env = build_env(make_mario)
+    torch.manual_seed(0)
+    agent = Dreamer(env.observation_space, env.action_space, Config(**TINY))
+    env.close()
+    path = tmp_path_factory.mktemp("agent") / "small.safetensors"
+    agent.save(path)
+    path.with_suffix(".json").write_text('{"steps": 7}')
+    return path
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_debug_profile_trains_with_all_parts_and_the_same_command_goes_on(tmp_path):
+    logdir = tmp_path / "run"
+    train = ["train", "--logdir", logdir, "--profile", "debug", "--quiet"]
+
+    def state():
+        return json.loads((Checkpoints(logdir).latest() / "state.json").read_text())
+
+    first = run(*train, "--minutes", 0.02)  # until an episode ends
+    assert first.returncode == 0, first.stderr
+    stopped = state()
+    assert 0 < stopped["step"] < 500
+    other = run(*train, "--seed", 1)
+    assert other.returncode == 1 and "another configuration" in other.stderr
+    assert other.stderr.startswith("train: ") and other.stderr.count("\n") == 1
+
+    second = run(*train)
+    assert second.returncode == 0, second.stderr
+    assert state()["step"] == 500 and state()["updates"] > stopped["updates"]
+    assert state()["minutes"] > stopped["minutes"]
+    assert len(Replay.load(Checkpoints(logdir).latest() / "replay.npz")) == 500
+    for name in ("config.yaml", "metrics.html", "metrics.csv", "episodes.csv"):
+        assert (logdir / name).stat().st_size > 0
+    episodes = rows_of(logdir / "episodes.csv")
+    assert {"return", "x_pos", "flag_get", "time"} <= set(episodes[0])
+    steps = [int(row["step"]) for row in episodes]
+    assert steps == sorted(steps) and steps[0] <= stopped["step"] + 300
+    videos = {path.name.rsplit("_", 1)[0] for path in (logdir / "videos").iterdir()}
+    assert videos == {"dream_obs", "episode"}
+
+
+def test_training_from_an_agent_takes_over_its_weights_and_sizes(agent_file, tmp_path):
+    config, minutes = playing.mario_config("evening", agent_file, seed=3)
+    assert (config.deter, config.depth, config.seed, minutes) == (64, 4, 3, 240.0)
+    assert config.envs == PROFILES["evening"]["envs"]
+    quick = dict(PROFILES["debug"], envs=1, parallel=False, prefill=60, ratio=1e-3)
+    quick |= dict(steps=64, video_minutes=60.0, length=8)
+    agent = playing.train_mario(tmp_path, quick, start=agent_file, progress=False)
+    before = playing.load_agent(agent_file).state_dict()
+    assert all(torch.equal(w, before[key]) for key, w in agent.state_dict().items())
+    replay = Replay.load(Checkpoints(tmp_path).latest() / "replay.npz")
+    assert len(replay) == 64  # its own play, from the first step on
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_is_a_valid_config_that_fits_its_memory(name):
+    config, minutes = playing.mario_config(name)
+    assert config.capacity // config.envs >= config.length
+    assert config.prefill < config.steps and (minutes is None or minutes > 0)
+    with pytest.raises(ValueError, match="A profile is one of debug, short"):
+        playing.mario_config("turbo")
+
+
+def test_gpu_profile_on_a_machine_without_one_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    small = dict(PROFILES["gpu"], envs=1, parallel=False, capacity=1000, steps=900)
+    with pytest.raises(ValueError, match="needs a CUDA device"):
+        playing.train_mario(tmp_path, small, preset="1m", progress=False)
+
+
+def test_hours_to_finish_follow_from_the_last_lines(tmp_path):
+    Config(steps=1600).to_yaml(tmp_path / "config.yaml")
+    (tmp_path / "metrics.csv").write_text("step,minutes,updates\n100,1,5\n")
+    assert playing.hours_to_finish(tmp_path) is None
+    with open(tmp_path / "metrics.csv", "a") as file:
+        file.write("400,4,10\n")  # 100 steps a minute, 1200 are left
+    assert playing.hours_to_finish(tmp_path) == pytest.approx(0.2)
+
+
+def test_runs_live_in_drive_only_if_it_is_mounted(monkeypatch, tmp_path):
+    assert playing.default_logdir("evening", tmp_path) == str(
+        tmp_path / "mario_evening"
+    )
+    one, two = playing.default_logdir("short"), playing.default_logdir("short")
+    assert one != two and Path(one).is_dir() and not list(Path(two).iterdir())
+    monkeypatch.setattr(Path, "is_dir", lambda path: "MyDrive" in str(path))
+    assert "MyDrive" in playing.default_logdir("gpu", tmp_path)
+
+
+def test_play_writes_a_gif_of_the_screen_or_of_the_dream(agent_file, tmp_path):
+    screen, dream = tmp_path / "screen.gif", tmp_path / "dream.gif"
+    mario_cli.main(["play", str(agent_file), "--out", str(screen), "--steps", "20"])
+    options = ["--out", str(dream), "--steps", "20", "--dream"]
+    mario_cli.main(["play", str(agent_file), *options])
+    with Image.open(screen) as image:
+        assert image.size == (256, 240) and image.n_frames > 10
+    with Image.open(dream) as image:
+        assert image.size == (3 * 3 * 64, 3 * 64) and image.n_frames > 10
+
+
+def test_an_episode_is_stored_as_the_replay_would_store_it(agent_file):
+    agent = playing.load_agent(agent_file)
+    played = playing.play_episode(agent, seed=3, max_steps=25)
+    rows = played.rows
+    assert len(rows["obs"]) == 26 == len(played.screens)
+    assert rows["is_first"].tolist() == [True] + [False] * 25
+    assert rows["is_last"].tolist() == [False] * 25 + [True]
+    assert not rows["is_terminal"].any() and not rows["action"][-1].any()
+    assert (rows["action"][:-1].sum(-1) == 1).all()
+    env = make_mario()
+    env.reset(seed=3)
+    for t in range(25):
+        obs, reward, *_ = env.step(int(rows["action"][t].argmax()))
+        assert np.array_equal(obs, rows["obs"][t + 1])
+        assert np.float32(reward) == rows["reward"][t + 1]
+    env.close()
+    again = playing.play_episode(agent, seed=3, max_steps=25)
+    assert np.array_equal(again.rows["action"], rows["action"])
+
+
+def test_a_dream_sees_no_frame_after_its_context(agent_file):
+    agent = playing.load_agent(agent_file)
+    rows = playing.play_episode(agent, seed=3, max_steps=25).rows
+    whole = playing.dream_beside(agent, rows, context=5, horizon=30)
+    assert whole.shape == rows["obs"].shape and whole.dtype == np.uint8
+    blind = dict(
+        rows, obs=np.where(np.arange(26)[:, None, None, None] < 5, rows["obs"], 0)
+    )
+    assert np.array_equal(playing.dream_beside(agent, blind, 5, 30), whole)
+    short = playing.dream_beside(agent, rows, context=5, horizon=7)
+    assert short.shape == whole.shape and np.array_equal(short[:12], whole[:12])
+    assert not np.array_equal(short[12:], whole[12:])
+
+
+def test_human_play_shows_a_window_at_the_games_pace(agent_file, monkeypatch):
+    shown = []
+    from dreamer_lite.emulator import load_emulator
+
+    monkeypatch.setattr(load_emulator()[0], "render", lambda nes: shown.append(1))
+    agent, start = playing.load_agent(agent_file), time.monotonic()
+    played = playing.play_episode(agent, max_steps=9, show=True)
+    assert len(shown) == 4 * 9 and not len(played.screens)
+    assert time.monotonic() - start >= 9 / 15
+
+
+def test_evaluate_ends_with_the_flag_rate_and_writes_everything(
+    agent_file, tmp_path, capsys, monkeypatch
+):
+    """The games are played by hand here: two flags, a pit and a Goomba."""
+    ends = [
+        dict(env=0, x_pos=3161.0, flag_get=1.0, dead=0.0, stuck=0.0, time=300.0)
+    ] * 2
+    ends += [dict(ends[0], flag_get=0.0, dead=1.0, x_pos=x) for x in (1130.0, 301.0)]
+    ends = [dict(end, length=9, **{"return": end["x_pos"] / 16}) for end in ends]
+    monkeypatch.setattr(playing, "evaluate", lambda *_: ends)
+    out = tmp_path / "result.json"
+    options = ["--episodes", "4", "--baselines", "--sticky", "0.25", "--out", str(out)]
+    mario_cli.main(["evaluate", str(agent_file), *options])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == "flag rate: 0.50 (2/4)"
+    assert any("95 % interval 0.15 to 0.85" in text for text in printed)
+    result = json.loads(out.read_text())
+    assert result["protocol"] == {
+        "episodes": 4, "seed": 0, "sticky": 0.25, "noops": 30, "actions": "sampled"
+    }  # fmt: skip
+    assert result["agent"]["steps"] == 7 and len(result["agent"]["sha256"]) == 64
+    assert result["hardware"]["torch"] == torch.__version__ and "commit" in result
+    assert list(result["players"]) == [
+        "agent",
+        "random",
+        "right and jump",
+        "fixed list",
+    ]
+    found = result["players"]["agent"]
+    assert found["deaths_by_x"] == {"300": 1, "1100": 1} and found["deaths"] == 2
+    assert found["x_quartiles"][0] == 301 and len(found["each"]) == 4
+
+
+def test_evaluation_plays_whole_seeded_episodes(agent_file):
+    agent = playing.load_agent(agent_file)
+    once = dict(episodes=1, seed=5, envs=1, parallel=False)
+    assert playing.evaluate_mario(agent, **once) == playing.evaluate_mario(
+        agent, **once
+    )
+    walk = playing.Scripted(lambda rng: itertools.repeat(1))
+    found = playing.evaluate_mario(walk, 3, envs=2, parallel=False)
+    assert (found["episodes"], found["deaths"], found["flags"]) == (3, 3, 0)
+    assert {int(x) for x in found["deaths_by_x"]} <= {200, 300}
+
+
+def test_wilson_interval_by_hand():
+    z2 = 1.96**2
+    assert playing.wilson(4, 4)[0] == pytest.approx(4 / (4 + z2))
+    assert playing.wilson(4, 4)[1] == 1.0
+    assert playing.wilson(0, 10) == pytest.approx((0.0, z2 / (10 + z2)))
+    low, high = playing.wilson(50, 100)
+    half = 1.96 * math.sqrt(0.25 / 100 + z2 / 40_000) / (1 + z2 / 100)
+    assert (low, high) == pytest.approx((0.5 - half, 0.5 + half))
+    assert playing.wilson(97, 100) == pytest.approx((0.9155, 0.9897), abs=1e-3)
+
+
+def test_record_makes_the_shipped_file_and_refuses_to_overwrite(tmp_path, capsys):
+    path = tmp_path / "rows.npz"
+    command = ["record", str(path), "--rows", "60"]
+    mario_cli.main(command)
+    mine = Replay.load(path).data
+    stored = Replay.load(ROOT / "data/mario_episodes.npz").data
+    for key in mine:
+        assert np.array_equal(mine[key], stored[key][:, :60]), key
+    before = path.read_bytes()
+    with pytest.raises(SystemExit, match="is there already; add --overwrite"):
+        mario_cli.main(command)
+    assert path.read_bytes() == before
+    mario_cli.main([*command, "--overwrite", "--seed", "1"])
+    assert path.read_bytes() != before
+    assert "wrote" in capsys.readouterr().out
+
+
+def test_bad_files_are_named_in_one_sentence(tmp_path):
+    missing = run("evaluate", tmp_path / "none.safetensors")
+    assert missing.returncode == 1 and missing.stdout == ""
+    assert "There is no agent at" in missing.stderr and missing.stderr.count("\n") == 1
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no agent")
+    for command in ("play", "evaluate"):
+        with pytest.raises(SystemExit, match="damaged or foreign"):
+            mario_cli.main([command, str(broken)])
+    with pytest.raises(SystemExit, match="--episodes is at least 1"):
+        mario_cli.main(["evaluate", "--episodes", "0"])
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from dreamer_lite import mario_cli\n"
+    code += "try: mario_cli.main(['train', '--help'])\n"
+    code += "except SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.stdout.endswith("False\n") and "--profile" in done.stdout
