@@ -262,7 +262,9 @@ class Table:
     def _write_all(self):
         def write(path):
             with open(path, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self.fields, restval="")
+                writer = csv.DictWriter(
+                    file, self.fields, restval="", lineterminator="\n"
+                )
                 writer.writeheader()
                 writer.writerows(self.rows)
 
@@ -278,7 +280,9 @@ class Table:
             self._write_all()
             return
         with open(self.path, "a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, self.fields, restval="").writerow(row)
+            csv.DictWriter(file, self.fields, restval="", lineterminator="\n").writerow(
+                row
+            )
 
     def sync(self):
         """Force what was added to disk."""
