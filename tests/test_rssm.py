@@ -1,0 +1,438 @@
+"""The RSSM remembers, guesses and resets as notebook 05 says."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dreamer_lite.networks import MLP, Linear, RMSNorm
+from dreamer_lite.rssm import (
+    RSSM,
+    SequenceModel,
+    State,
+    categorical_logits,
+    kl_divergence,
+    sample_one_hot,
+)
+
+BATCH, LENGTH, EMBED, ACTIONS = 3, 10, 12, 5
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def make(**sizes):
+    sizes = {"deter": 64, "hidden": 16, "latents": 6, "classes": 4} | sizes
+    return RSSM(EMBED, ACTIONS, **sizes)
+
+
+def window(batch=BATCH, length=LENGTH):
+    embed = torch.randn(batch, length, EMBED)
+    action = torch.randn(batch, length, ACTIONS)
+    return embed, action, torch.zeros(batch, length, dtype=torch.bool)
+
+
+def fix_noise(monkeypatch, model, noise):
+    """Let the model draw `noise` [T, B, latents, classes], whatever it asks for."""
+    monkeypatch.setattr(model, "_noise", lambda like, *lead: noise[: lead[0]])
+
+
+def exponential(model, length, batch=BATCH):
+    shape = (length, batch, model.latents, model.classes)
+    return torch.empty(shape).exponential_()
+
+
+def entropy(logits):
+    return -(logits.exp() * logits).sum((-1, -2))
+
+
+# The dice
+
+
+@pytest.mark.parametrize("classes", [2, 4, 8, 32])
+def test_unimix_keeps_probabilities_off_zero_and_one(classes):
+    raw = torch.full((1, classes), -1e4)
+    raw[0, 1] = 1e4
+    probs = categorical_logits(raw).exp()[0]
+    low = 0.01 / classes
+    assert torch.allclose(probs.sum(), torch.tensor(1.0))
+    assert abs(probs[0] - low) < 1e-7 and abs(probs[1] - (0.99 + low)) < 1e-6
+
+
+@pytest.mark.parametrize("classes, nats", [(4, 190), (16, 233), (32, 255), (64, 277)])
+def test_largest_kl_is_bounded_by_unimix(classes, nats):
+    raw = torch.zeros(2, 32, classes)
+    raw[0, :, 0] = raw[1, :, 1] = 1e4
+    assert abs(kl_divergence(*categorical_logits(raw)) - nats) < 1
+
+
+def test_logits_are_float32_whatever_comes_in():
+    assert categorical_logits(torch.zeros(2, 4).bfloat16()).dtype == torch.float32
+
+
+def test_frequencies_match_probabilities():
+    logits = categorical_logits(torch.tensor([2.0, 1.0, 0.0, -3.0])).expand(200_000, 4)
+    z = sample_one_hot(logits, torch.empty_like(logits).exponential_())
+    assert torch.equal(z.sum(-1), torch.ones(len(z))) and z.unique().tolist() == [0, 1]
+    off = (z.mean(0) - logits[0].exp()).abs()
+    assert (off < 5 * (logits[0].exp() / len(z)).sqrt()).all()
+
+
+def test_samples_of_different_dice_are_independent():
+    logits = categorical_logits(torch.zeros(100_000, 2, 2))
+    z = sample_one_hot(logits, torch.empty_like(logits).exponential_())
+    both = (z[:, 0, 0] * z[:, 1, 0]).mean()
+    assert abs(both - 0.25) < 0.01
+
+
+def test_straight_through_gradient_is_that_of_the_mixed_probabilities():
+    raw = torch.randn(5, 6, 4, requires_grad=True)
+    worth = torch.randn(5, 6, 4)
+    noise = torch.empty(5, 6, 4).exponential_()
+    mine = (sample_one_hot(categorical_logits(raw), noise) * worth).sum()
+    gradient = torch.autograd.grad(mine, raw)[0]
+    truth = torch.autograd.grad((categorical_logits(raw).exp() * worth).sum(), raw)[0]
+    assert gradient.abs().max() > 0.01
+    assert torch.allclose(gradient, truth, atol=1e-6)
+
+
+# The memory
+
+
+class PlainGRU(nn.Module):
+    """The textbook cell with dense layers."""
+
+    def __init__(self, stoch, actions, deter, hidden):
+        super().__init__()
+        self.from_h, self.from_z = MLP(deter, hidden), MLP(stoch, hidden)
+        self.from_a = MLP(actions, hidden)
+        self.core = Linear(deter + 3 * hidden, deter)
+        self.core_norm = RMSNorm(deter)
+        self.gates = Linear(deter, 3 * deter)
+
+    def forward(self, h, z, a):
+        x = torch.cat([h, self.from_h(h), self.from_z(z), self.from_a(a)], -1)
+        x = F.silu(self.core_norm(self.core(x)))
+        reset, candidate, update = self.gates(x).chunk(3, -1)
+        candidate = torch.tanh(torch.sigmoid(reset) * candidate)
+        update = torch.sigmoid(update - 1)
+        return update * candidate + (1 - update) * h
+
+
+def test_one_block_is_a_plain_gru():
+    plain = PlainGRU(24, ACTIONS, 64, 16)
+    for name, value in plain.named_parameters():
+        if "bias" in name or "scale" in name:
+            nn.init.normal_(value)
+    block = SequenceModel(24, ACTIONS, deter=64, hidden=16, blocks=1)
+    weights = plain.state_dict()
+    for name in ("core.weight", "gates.weight"):
+        weights[name] = weights[name].T[None]
+    block.load_state_dict(weights)
+    h, z, a = torch.randn(9, 64), torch.randn(9, 6, 4), torch.rand(9, ACTIONS)
+    mine = block.advance(State(h, z), block.embed_action(a))
+    assert torch.allclose(mine, plain(h, z.flatten(1), a), atol=1e-6)
+
+
+def test_blocks_see_their_own_memory_and_share_the_inputs():
+    model = SequenceModel(24, ACTIONS, deter=64, hidden=16, blocks=8)
+    with torch.no_grad():  # cut the shared path of the memory
+        model.from_h[0].weight.zero_()
+    h, z, a = torch.randn(1, 64), torch.zeros(1, 6, 4), torch.zeros(1, ACTIONS)
+
+    def core_input(h, z, a):
+        seen = []
+        hook = model.core_norm.register_forward_pre_hook(
+            lambda _, inputs: seen.append(inputs[0].unflatten(-1, (8, -1)))
+        )
+        model.advance(State(h, z), model.embed_action(a))
+        hook.remove()
+        return seen[0]
+
+    before = core_input(h, z, a)
+    other = h.clone()
+    other[:, 16:24] += 1  # block 2
+    changed = (core_input(other, z, a) != before).any(-1)[0]
+    assert changed.tolist() == [k == 2 for k in range(8)]
+    changed = (core_input(h, z + 1, a) != before).any(-1)[0]
+    assert changed.all()
+
+
+def test_gates_are_split_inside_each_block():
+    model = SequenceModel(24, ACTIONS, deter=64, hidden=16, blocks=8)
+    h, z, a = torch.randn(2, 64), torch.zeros(2, 6, 4), torch.zeros(2, ACTIONS)
+    level = torch.linspace(-2, 2, 8)[:, None].expand(8, 8)  # one for each block
+    raw = torch.stack([0 * level, level, 0 * level], 1)  # [block, gate, 8]
+    with torch.no_grad():
+        model.gates.weight.zero_()
+        model.gates.bias.copy_(raw.flatten())
+    new = model.advance(State(h, z), model.embed_action(a))
+    update = 1 / (1 + math.e)
+    expected = update * torch.tanh(0.5 * level.flatten()) + (1 - update) * h
+    assert torch.allclose(new, expected, atol=1e-6)
+
+
+def test_gates_at_the_start_keep_three_quarters():
+    model = make(deter=256, hidden=64)
+    h = torch.randn(200, 256)
+    state = State(h, torch.zeros(200, 6, 4))
+    new = model.advance(state, model.embed_action(torch.zeros(200, ACTIONS)))
+    kept = (new * h).sum() / h.square().sum()
+    assert abs(kept - (1 - 0.27)) < 0.05
+
+
+def test_actions_beyond_one_are_capped_without_a_gradient_through_the_cap():
+    model = make()
+    inside, outside = torch.tensor([[0.5, -1.0, 0, 1, 0]]), torch.zeros(1, 5)
+    outside[0, 1] = -7.0
+    capped = outside.clamp(-1, 1)
+    assert torch.equal(model.embed_action(outside), model.embed_action(capped))
+    assert torch.equal(model.embed_action(inside), model.from_a(inside))
+
+
+# Watching
+
+
+def textbook(model, embed, action, first, noise):
+    """Equation 1, one step at a time, memory and embedding side by side."""
+    state = model.initial(len(embed))
+    out = []
+    for t in range(embed.shape[1]):
+        keep = (~first[:, t]).float()[:, None]
+        state = State(state.h * keep, state.z * keep[..., None])
+        h = model.advance(state, model.embed_action(action[:, t] * keep))
+        hidden = model.posterior_in(torch.cat([h, embed[:, t]], -1))
+        raw = model.posterior_out(hidden).unflatten(-1, (6, 4))
+        posterior = categorical_logits(raw, model.unimix)
+        prior = categorical_logits(model.prior_head(h).unflatten(-1, (6, 4)))
+        state = State(h, sample_one_hot(posterior, noise[t]))
+        out.append((h, state.z, posterior, prior))
+    return [torch.stack(part, 1) for part in zip(*out)]
+
+
+def test_observe_is_the_textbook(monkeypatch):
+    model, (embed, action, first) = make(), window()
+    first[0, 4] = first[2, 0] = True
+    noise = exponential(model, LENGTH)
+    fix_noise(monkeypatch, model, noise)
+    states, posterior, prior = model.observe(embed, action, first)
+    truth = textbook(model, embed, action, first, noise)
+    for mine, right in zip((*states, posterior, prior), truth):
+        assert torch.allclose(mine, right, atol=1e-5)
+
+
+def test_rows_after_a_reset_equal_a_fresh_start(monkeypatch):
+    model, (embed, action, first) = make(), window()
+    first[:, 6] = True
+    noise = exponential(model, LENGTH)
+    fix_noise(monkeypatch, model, noise)
+    states, posterior, prior = model.observe(embed, action, first)
+    fix_noise(monkeypatch, model, noise[6:])
+    fresh = model.observe(embed[:, 6:7], 0 * action[:, 6:7], first[:, 6:7])
+    later = model.observe(embed[:, 6:], action[:, 6:], first[:, 6:])
+    for mine, row, rest in zip(
+        (*states, posterior, prior),
+        (*fresh[0], *fresh[1:]),
+        (*later[0], *later[1:]),
+    ):
+        assert torch.allclose(mine[:, 6], row[:, 0], atol=1e-5)
+        assert torch.allclose(mine[:, 6:], rest, atol=1e-5)
+
+
+def test_nothing_before_a_reset_reaches_the_rows_after_it(monkeypatch):
+    model, (embed, action, first) = make(), window()
+    first[:, 6] = True
+    fix_noise(monkeypatch, model, exponential(model, LENGTH))
+    before = model.observe(embed, action, first)[1]
+    for changed in (embed, action):
+        old = changed[:, :6].clone()
+        changed[:, :6] += 1
+        assert not torch.allclose(model.observe(embed, action, first)[1], before)
+        assert torch.equal(model.observe(embed, action, first)[1][:, 6:], before[:, 6:])
+        changed[:, :6] = old
+
+
+def test_the_previous_action_is_cleared_with_the_state(monkeypatch):
+    model, (embed, action, first) = make(), window()
+    first[:, 6] = True
+    fix_noise(monkeypatch, model, exponential(model, LENGTH))
+    before = model.observe(embed, action, first)[1]
+    action[:, 6] += 1  # the row before was the last of its episode
+    assert torch.equal(model.observe(embed, action, first)[1], before)
+    action[:, 7] += 1
+    assert not torch.equal(model.observe(embed, action, first)[1], before)
+
+
+def test_each_row_of_a_batch_resets_by_itself(monkeypatch):
+    model, (embed, action, first) = make(), window()
+    fix_noise(monkeypatch, model, exponential(model, LENGTH))
+    never = model.observe(embed, action, first)[0].h
+    first[1, 5] = True
+    once = model.observe(embed, action, first)[0].h
+    assert torch.equal(once[[0, 2]], never[[0, 2]])
+    assert not torch.allclose(once[1, 5:], never[1, 5:])
+
+
+def test_a_window_can_be_watched_in_two_parts(monkeypatch):
+    model, (embed, action, first) = make(), window()
+    noise = exponential(model, LENGTH)
+    fix_noise(monkeypatch, model, noise)
+    whole = model.observe(embed, action, first)[1]
+    states, _, _ = model.observe(embed[:, :4], action[:, :4], first[:, :4])
+    fix_noise(monkeypatch, model, noise[4:])
+    last = states.map(lambda x: x[:, -1])
+    rest = model.observe(embed[:, 4:], action[:, 4:], first[:, 4:], last)[1]
+    assert torch.allclose(rest, whole[:, 4:], atol=1e-5)
+
+
+def test_the_first_state_is_plain_zeros():
+    state = make().initial(2)
+    assert state.h.abs().sum() == 0 and state.z.abs().sum() == 0
+    assert state.feature.shape == (2, make().feature_size) == (2, 64 + 24)
+
+
+# Dreaming
+
+
+def test_imagine_takes_the_same_steps_as_observe(monkeypatch):
+    model, (embed, action, first) = make(), window()
+    with torch.no_grad():  # a posterior that reads the memory only, as the prior does
+        model.posterior_in.weight[:, 64:] = 0
+        model.prior_head = nn.Sequential(
+            Linear(64, 16), *model.posterior_out
+        )  # the same function of h
+        model.prior_head[0].weight.copy_(model.posterior_in.weight[:, :64])
+    noise = exponential(model, LENGTH)
+    fix_noise(monkeypatch, model, noise)
+    states, posterior, prior = model.observe(embed, action, first)
+    assert torch.allclose(posterior, prior, atol=1e-5)
+    fix_noise(monkeypatch, model, noise)
+    dream, actions = model.imagine(model.initial(BATCH), action, LENGTH)
+    assert torch.equal(actions, action)
+    assert torch.allclose(dream.h[:, 1:], states.h, atol=1e-5)
+    assert torch.allclose(dream.z[:, 1:], states.z, atol=1e-5)
+
+
+def test_imagine_asks_the_policy_in_the_state_that_it_leaves():
+    model = make()
+    start = State(torch.randn(BATCH, 64), torch.zeros(BATCH, 6, 4))
+    asked = []
+
+    def policy(state):
+        asked.append(state)
+        return torch.randn(BATCH, ACTIONS)
+
+    states, actions = model.imagine(start, policy, horizon=4)
+    assert states.h.shape == (BATCH, 5, 64) and actions.shape == (BATCH, 4, ACTIONS)
+    for t, state in enumerate(asked):
+        assert torch.equal(state.h, states.h[:, t])
+        h = model.advance(state, model.embed_action(actions[:, t]))
+        assert torch.allclose(h, states.h[:, t + 1], atol=1e-6)
+
+
+# The loss
+
+
+def random_logits(*shape):
+    return torch.randn(*shape).log_softmax(-1).requires_grad_()
+
+
+def test_kl_by_hand():
+    q, p = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.5, 0.5]]).log()
+    by_hand = 0.9 * math.log(1.8) + 0.1 * math.log(0.2)
+    assert abs(kl_divergence(q, p) - by_hand) < 1e-6
+    many = [x.expand(7, 32, 2) for x in (q, p)]
+    assert torch.allclose(kl_divergence(*many), torch.full((7,), 32 * by_hand))
+
+
+def test_dyn_and_rep_are_one_number_with_two_gradients():
+    posterior, prior = random_logits(2, 5, 6, 4), random_logits(2, 5, 6, 4)
+    dyn, rep = RSSM.kl_loss(posterior, prior)
+    assert dyn.shape == (2, 5) and torch.equal(dyn, rep)
+    both = posterior, prior
+    to_posterior, to_prior = torch.autograd.grad(dyn.sum(), both, allow_unused=True)
+    assert to_posterior is None and to_prior.abs().sum() > 0
+    to_posterior, to_prior = torch.autograd.grad(rep.sum(), both, allow_unused=True)
+    assert to_prior is None and to_posterior.abs().sum() > 0
+
+
+def test_kl_is_clipped_per_element_and_not_per_latent():
+    # A tenth of a nat per die: all 32 of them in the first row, one in the second.
+    p = torch.tensor([0.5, 0.5]).log().expand(1, 2, 32, 2).clone()
+    q = p.clone()
+    q[0, 0] = q[0, 1, 0] = torch.tensor([0.7191, 0.2809]).log()
+    q.requires_grad_()
+    dyn, rep = RSSM.kl_loss(q, p)
+    assert abs(rep[0, 0] - 3.179) < 1e-3  # clipped per latent it would be 32
+    assert rep[0, 1] == 1.0  # clipped after the mean it would be 0.1
+    gradient = torch.autograd.grad(rep.sum(), q)[0]
+    assert (gradient[0, 0].abs().amax(-1) > 0).all()
+    assert gradient[0, 1].abs().max() == 0
+    assert torch.equal(dyn, rep)
+    assert RSSM.kl_loss(q, p, free_nats=0.0)[0][0, 1] < 0.2
+
+
+# The start
+
+
+@pytest.mark.parametrize(
+    "width, classes, dyn, nats", [(64, 4, 7.4, 41), (256, 16, 10.3, 84)]
+)
+def test_losses_and_entropies_before_the_first_update(width, classes, dyn, nats):
+    kls, entropies = [], []
+    for _ in range(4):  # one model's prior is one draw of its weights
+        model = RSSM(width, 6, deter=8 * width, hidden=width, classes=classes)
+        embed = F.silu(torch.randn(8, 8, width))
+        action = F.one_hot(torch.randint(6, (8, 8)), 6).float()
+        first = torch.zeros(8, 8)
+        first[:, 0] = 1
+        with torch.no_grad():
+            _, posterior, prior = model.observe(embed, action, first)
+        uniform = torch.full((8,), 32 * math.log(classes))
+        assert torch.allclose(entropy(prior)[:, 0], uniform)  # zeros give zeros
+        kls.append(RSSM.kl_loss(posterior, prior)[0][:, 1:].mean())
+        both = torch.cat([posterior, prior])[:, 1:]
+        entropies.append(entropy(both).mean())
+    assert abs(sum(kls) / 4 / dyn - 1) < 0.15
+    assert abs(sum(entropies) / 4 / nats - 1) < 0.03
+
+
+def test_the_prior_learns_what_the_posterior_sees():
+    """An observation that equals the last action is foreseen: the KL vanishes."""
+    model = make(deter=64, hidden=32)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(80):
+        action = F.one_hot(torch.randint(ACTIONS, (16, 4)), ACTIONS).float()
+        embed = torch.cat([action, torch.zeros(16, 4, EMBED - ACTIONS)], -1)
+        first = torch.zeros(16, 4)
+        states, posterior, prior = model.observe(embed, action, first)
+        dyn, _ = model.kl_loss(posterior, prior, free_nats=0.0)
+        seen = states.z.flatten(-2)[..., :ACTIONS]  # makes the posterior say it
+        said = F.mse_loss(seen, action, reduction="none").sum(-1)
+        loss = (dyn + 10 * said).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert said.mean() < 0.4 and dyn[:, 1:].mean() < 0.5
+
+
+def test_autocast_keeps_distributions_in_float32():
+    model, (embed, action, first) = make(), window()
+    with torch.autocast("cpu", torch.bfloat16):
+        states, posterior, prior = model.observe(embed.bfloat16(), action, first)
+        dream, _ = model.imagine(states.map(lambda x: x[:, -1]), action, LENGTH)
+    assert posterior.dtype == prior.dtype == torch.float32
+    assert states.h.dtype == dream.h.dtype == torch.bfloat16
+    assert states.feature.dtype == torch.bfloat16
+    assert torch.allclose(posterior.exp().sum(-1), torch.ones(()), atol=1e-5)
+    model.kl_loss(posterior, prior)[0].mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.prior_head.parameters())
+
+
+def test_embeddings_may_be_wider_than_the_memory_and_blocks_must_divide_it():
+    with pytest.raises(ValueError, match="multiples of 8"):
+        make(deter=60)
