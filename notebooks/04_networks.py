@@ -64,14 +64,7 @@ for problem in problems(root)[:1]:
     print(problem)
 
 # %%
-from itertools import pairwise
-
-import gymnasium as gym
 import matplotlib.pyplot as plt
-import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional as F
 
 from dreamer_lite.course import COLORS, check, claim, compare, data_path
 from dreamer_lite.course import dreamer_map, frames_grid, line, show, solution, strip
@@ -81,20 +74,6 @@ from dreamer_lite.symlog import symexp
 
 use_style()
 show(*dreamer_map("networks"))
-
-# %% [markdown]
-# These are the pictures that the decoder will have to draw again. They were recorded by
-# scripted players (see `data/README.md`).
-
-# %%
-replay = Replay.load(data_path("mario_episodes.npz"))
-streams, rows = replay.data["reward"].shape
-frames = torch.from_numpy(replay.data["obs"])  # [streams, rows, 64, 64, 3], uint8
-spaced = torch.linspace(0, rows - 1, 16).long()
-show(
-    frames_grid(frames[torch.arange(16) % streams, spaced]),
-    alt="Sixteen recorded frames of Super Mario Bros., 64 x 64 pixels, without score.",
-)
 
 # %% [markdown]
 # The first cell of the module holds its docstring and its imports.
@@ -118,6 +97,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from dreamer_lite.symlog import symlog
+
+# %% [markdown]
+# These are the pictures that the decoder will have to draw again. They were recorded by
+# scripted players (see `data/README.md`).
+
+# %%
+replay = Replay.load(data_path("mario_episodes.npz"))
+streams, rows = replay.data["reward"].shape
+frames = torch.from_numpy(replay.data["obs"])  # [streams, rows, 64, 64, 3], uint8
+spaced = torch.linspace(0, rows - 1, 16).long()
+show(
+    frames_grid(frames[torch.arange(16) % streams, spaced]),
+    alt="Sixteen recorded frames of Super Mario Bros., 64 x 64 pixels, without score.",
+)
 
 # %% [markdown]
 # ## 1. A signal that dies on its way
@@ -190,7 +183,7 @@ for row, normed in zip(pair.tolist(), rms_norm_by_hand(pair).tolist()):
 # The zero vector stays zero: $\varepsilon$ keeps the division alive, and no shift adds
 # anything. A state of zeros, which every episode starts from, therefore stays a state of
 # zeros. (The first version of the paper, and code that follows it, uses LayerNorm, which
-# subtracts the mean first: $(3, 4)$ becomes $(-1, 1)$, as would every pair.)
+# subtracts the mean first: $(3, 4)$ becomes $(-1, 1)$, as would any rising pair.)
 #
 # The exported form computes in float32 whatever comes in, since squares overflow or
 # lose digits in 16 bits.
@@ -987,7 +980,7 @@ print("numbers in: 12,289 | in the code: 256 | parameters:", count(model))
 # %%
 optimizer = torch.optim.Adam(model.parameters(), 1e-3)
 history = {key: [] for key in seen}
-for step in range(300):
+for _ in range(300):
     index = torch.randint(len(train["screen"]), (32,))
     losses, _ = model.loss({key: value[index] for key, value in train.items()})
     optimizer.zero_grad()
@@ -1095,7 +1088,6 @@ check("4.2", image_loss)
 # %% tags=["exercise-4.3"]
 def my_block_linear(x, weight, bias):
     """x [N, I], weight [blocks, I / blocks, O / blocks], bias [O] -> [N, O]."""
-    pieces = x.chunk(len(weight), -1)
     raise NotImplementedError("exercise 4.3")
 
 

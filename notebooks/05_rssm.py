@@ -62,18 +62,12 @@ for problem in problems(root)[:1]:
     print(problem)
 
 # %%
-from typing import NamedTuple
-
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional as F
 
 from dreamer_lite.course import COLORS, Slider, check, claim, compare, data_path
 from dreamer_lite.course import dreamer_map, explore, frames_grid, line, rssm_cell, show
 from dreamer_lite.course import solution, use_style, what_we_built
-from dreamer_lite.networks import MLP, BlockLinear, Linear, RMSNorm
 from dreamer_lite.replay import Replay
 
 use_style()
@@ -85,6 +79,9 @@ show(*dreamer_map("rssm"))
 
 # %%
 show(*rssm_cell())
+
+# %% [markdown]
+# The first cell of the module holds its docstring and its imports.
 
 # %%
 #| default_exp rssm
@@ -126,7 +123,7 @@ ghost = (later[a] + later[b]) / 2
 # %%
 show(
     frames_grid(torch.stack([later[a], later[b], ghost]), ["one", "another", "mean"]),
-    alt="Two frames with Mario in different places, and their mean with two faint Marios.",
+    alt="Two frames with Mario in different places; their mean has two faint Marios.",
 )
 apart = (later[a] - later[b]).square().sum()
 error = (ghost - later[a]).square().sum()
@@ -899,7 +896,7 @@ axis.set(xlabel="row t [1]", ylabel="[nats]")
 axis.legend(ncols=3, loc="upper right")
 show(
     fig,
-    alt="The KL is low most of the time, with sharp peaks; the six highest have letters.",
+    alt="The KL is low most of the time, with peaks; letters mark the six highest.",
 )
 
 # %%
