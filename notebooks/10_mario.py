@@ -84,22 +84,23 @@ use_style()
 # %% [markdown]
 # ## The end first
 #
-# This is the agent in `data/mario_agent.safetensors`, on the real game. In the middle is
-# what its world model dreams: it sees the game once in two seconds, and in between it is
+# This is the agent in `data/mario_agent.safetensors`, on the real game: the best of three
+# episodes (at the end we shall judge it by a hundred). In the middle is what its world model dreams: it sees the game once in two seconds, and in between it is
 # told the pressed buttons only. On the right is what the dream got wrong.
 
 # %%
 from dreamer_lite.playing import dream_beside, load_agent, play_episode
 
 shipped = load_agent(data_path("mario_agent.safetensors"))
-played = play_episode(shipped, seed=1, max_steps=400)
+episodes = [play_episode(shipped, seed=seed, max_steps=400) for seed in range(3)]
+played = max(episodes, key=lambda episode: episode.total)
 real, dreamed = played.rows["obs"], dream_beside(shipped, played.rows)
-few = slice(0, 90, 3)
+few = slice(0, 90, 5)
 show_gif(
     side_by_side(real[few], dreamed[few], error_frames(real[few], dreamed[few])),
     alt="Mario runs through world 1-1; beside it the model's dream and the error.",
     caption="real | dreamed | error, the first six seconds of an episode",
-    fps=5,
+    fps=3,
 )
 
 # %%
@@ -821,9 +822,9 @@ for name in ("config.yaml", "episodes.csv", "metrics.csv", "metrics.html"):
 # %%
 batch = replay.sample(1, 32, np.random.default_rng(0))
 dream = agent.dream(batch, context=5)["obs"][0].float().cpu().numpy()
-fig = strip(np.asarray(batch["obs"][0]), dream, columns=8, context=5)
+fig = strip(np.asarray(batch["obs"][0]), dream, columns=12, context=5)
 alt = "Real, dreamed and wrong pixels of the agent that was trained just now."
-show(fig, alt=alt, dpi=70)
+show(fig, alt=alt, dpi=65)
 
 # %% [markdown]
 # ## The agent that ships
@@ -858,9 +859,9 @@ claim("the episode was stored row by row", len(played.screens) == len(rows["rewa
 # behind the right border that no model can know.
 
 # %%
-clip = slice(30, 62)
+clip = slice(0, 32)
 alt = "Two seconds of the game, its dream, and the error."
-scrub(real[clip], dreamed[clip], alt=alt, columns=11)
+scrub(real[clip], dreamed[clip], alt=alt, context=5, columns=16)
 
 
 # %% [markdown]

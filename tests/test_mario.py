@@ -30,8 +30,9 @@ TINY = dict(units=16, deter=64, latents=4, classes=4, depth=4, length=8, batch=2
 def run(*arguments, cwd=ROOT):
     """A command as a reader types it; one thread, for tests run side by side."""
     command = [sys.executable, "-m", "dreamer_lite.mario", *map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        command, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        command, cwd=cwd, env=env,
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
