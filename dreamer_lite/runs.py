@@ -29,10 +29,17 @@ from dreamer_lite.replay import replay_bytes
 
 
 def write_gif(path, frames, fps=15):
-    """Frames [T, H, W, 3] uint8 as a looping GIF; `path` may be a file object."""
+    """Frames [T, H, W, 3] uint8 as a looping GIF; `path` may be a file object.
+
+    One palette for all frames, chosen from some of them: finding one for each took
+    longer than the training between two videos of a short run.
+    """
     from PIL import Image
 
-    images = [Image.fromarray(np.ascontiguousarray(frame)) for frame in frames]
+    frames = np.ascontiguousarray(frames)
+    some = frames[:: max(1, len(frames) // 8), ::2, ::2]
+    palette = Image.fromarray(np.concatenate(some)).quantize(256)
+    images = [Image.fromarray(f).quantize(palette=palette, dither=0) for f in frames]
     first, rest = images[0], images[1:]
     duration = round(1000 / fps)
     first.save(
