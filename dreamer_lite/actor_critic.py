@@ -1,3 +1,5 @@
+# Generated from notebooks/08_actor_critic.ipynb by tools/export.py.
+# Edit the notebook, not this file.
 """Learning to act in the dream: actor, critic and their losses.
 
 Built in notebook 08. Source: DreamerV3, sections "Critic learning" (equations 7, 8, 10)
@@ -131,14 +133,12 @@ class ActorCritic(nn.Module):
             weight = torch.cumprod(cont, 1)[:, :-1]  # also of the state it began in
         log_prob, entropy = self.actor.evaluate(seen, action)
         actor_loss = -(weight * (log_prob * advantage + self.entropy * entropy)).mean()
-        critic = self._critic_loss(value_logits, seen, returns)
-        critic_loss = (weight * critic).mean()
+        critic_loss = (weight * self._critic_loss(value_logits, seen, returns)).mean()
         losses = {"actor": actor_loss, "critic": critic_loss}
         if batch is not None:
             start_return = returns[:, 0].unflatten(0, states.h.shape[:2])
             losses["replay_critic"] = self._replay_loss(states, start_return, batch)
-        total = actor_loss + critic_loss
-        total = total + self.replay_scale * losses.get("replay_critic", 0.0)
+        replayed = self.replay_scale * losses.get("replay_critic", 0.0)
         metrics = {f"loss/{key}": value.detach() for key, value in losses.items()}
         metrics |= {
             "actor/entropy": entropy.detach().mean(),
@@ -149,7 +149,7 @@ class ActorCritic(nn.Module):
             "imagined/reward": reward.mean(),
             "imagined/continue": cont.mean(),
         }
-        return total, metrics
+        return actor_loss + critic_loss + replayed, metrics
 
     @torch.no_grad()
     def _imagine(self, states, world_model):

@@ -50,8 +50,8 @@ def check_batch(batch, columns):
             )
         if dtype.kind in "bu" and got.is_floating_point():
             raise ValueError(
-                f"A batch needs {key!r} as {dtype}, but got {got.dtype}; pass images as "
-                "bytes and flags as booleans, the model scales them itself."
+                f"A batch needs {key!r} as {dtype}, but got {got.dtype}; pass images "
+                "as bytes and flags as booleans, the model scales them itself."
             )
     return batch
 
@@ -105,7 +105,7 @@ class WorldModel(nn.Module):
         return torch.sigmoid(self.cont(feature).float()).squeeze(-1)
 
     def observe(self, batch):
-        """Filter a batch: (states, posterior, prior), as `RSSM.observe` returns them."""
+        """Filter a batch: states, posterior, prior, as `RSSM.observe` returns them."""
         embed = self.encoder(batch)
         action = previous_actions(batch["action"])
         return self.rssm.observe(embed, action, batch["is_first"])
@@ -114,7 +114,7 @@ class WorldModel(nn.Module):
         """The loss of a batch of rows, as `Replay.sample` gives them.
 
         Args: batch, {key: [B, T, ...]}. Returns: the loss (no dimensions), metrics
-        {name: tensor without gradient}, the posterior states [B, T, ...], with gradient.
+        {name: tensor without gradient}, the posterior states [B, T, ...] (with one).
         Raises: ValueError for a missing key or a wrong shape.
         Source: DreamerV3, equations 2 and 3.
         """
@@ -165,9 +165,9 @@ class LaProp(torch.optim.Optimizer):
 
     For each parameter tensor p with gradient g: clip g to `clip` times the norm of p
     (at least 1e-3), divide by the root of its running square, then average. Everything,
-    the step count too, is a tensor: no host synchronisation, so a CUDA graph can hold it.
+    the step count too, is a tensor: nothing waits, so a CUDA graph can hold it.
     Args: params, tensors or groups with their own `lr`; lr; betas (momentum, square);
-    eps; clip, of the adaptive gradient clipping; warmup, updates over which the learning
+    eps; clip, of the adaptive gradient clipping; warmup, updates in which the learning
     rate rises linearly from 0.
     Source: DreamerV3, Methods, "Optimizer".
     """
@@ -216,7 +216,7 @@ class LaProp(torch.optim.Optimizer):
 
     @staticmethod
     def _clip(grads, params, clip):
-        """Adaptive gradient clipping: no gradient larger than `clip` times its tensor."""
+        """Adaptive gradient clipping: no gradient above `clip` times its tensor."""
         limit = torch._foreach_norm(params)
         torch._foreach_clamp_min_(limit, 1e-3)
         torch._foreach_mul_(limit, clip)

@@ -66,7 +66,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from dreamer_lite.course import COLORS, Slider, action_pad, alignment, check, claim
-from dreamer_lite.course import compare, data_path, dreamer_map, error_frames, explore
+from dreamer_lite.course import compare, data_path, dreamer_map, explore
 from dreamer_lite.course import frames_grid, line, scrub, show, show_gif, side_by_side
 from dreamer_lite.course import solution, strip, use_style, what_we_built
 from dreamer_lite.course import world_model_phase
@@ -137,9 +137,9 @@ def frames_of(model, window, context=5, seed=0):
 window = cut(stream=2, start=117, length=29)
 real, dreamed = frames_of(longer, window)
 show_gif(
-    side_by_side(real, dreamed, error_frames(real, dreamed)),
-    alt="Left the real game, in the middle the dream that follows it, right the error.",
-    caption="real | dreamed after five frames | error (white is right)",
+    side_by_side(real, dreamed),
+    alt="Left the real game, right the dream, which scrolls along with it.",
+    caption="real | dreamed after five frames",
     fps=6,
 )
 
@@ -409,8 +409,8 @@ def check_batch(batch, columns):
             )
         if dtype.kind in "bu" and got.is_floating_point():
             raise ValueError(
-                f"A batch needs {key!r} as {dtype}, but got {got.dtype}; pass images as "
-                "bytes and flags as booleans, the model scales them itself."
+                f"A batch needs {key!r} as {dtype}, but got {got.dtype}; pass images "
+                "as bytes and flags as booleans, the model scales them itself."
             )
     return batch
 
@@ -483,7 +483,7 @@ class WorldModel(nn.Module):
         return torch.sigmoid(self.cont(feature).float()).squeeze(-1)
 
     def observe(self, batch):
-        """Filter a batch: (states, posterior, prior), as `RSSM.observe` returns them."""
+        """Filter a batch: states, posterior, prior, as `RSSM.observe` returns them."""
         embed = self.encoder(batch)
         action = previous_actions(batch["action"])
         return self.rssm.observe(embed, action, batch["is_first"])
@@ -492,7 +492,7 @@ class WorldModel(nn.Module):
         """The loss of a batch of rows, as `Replay.sample` gives them.
 
         Args: batch, {key: [B, T, ...]}. Returns: the loss (no dimensions), metrics
-        {name: tensor without gradient}, the posterior states [B, T, ...], with gradient.
+        {name: tensor without gradient}, the posterior states [B, T, ...] (with one).
         Raises: ValueError for a missing key or a wrong shape.
         Source: DreamerV3, equations 2 and 3.
         """
@@ -776,9 +776,9 @@ class LaProp(torch.optim.Optimizer):
 
     For each parameter tensor p with gradient g: clip g to `clip` times the norm of p
     (at least 1e-3), divide by the root of its running square, then average. Everything,
-    the step count too, is a tensor: no host synchronisation, so a CUDA graph can hold it.
+    the step count too, is a tensor: nothing waits, so a CUDA graph can hold it.
     Args: params, tensors or groups with their own `lr`; lr; betas (momentum, square);
-    eps; clip, of the adaptive gradient clipping; warmup, updates over which the learning
+    eps; clip, of the adaptive gradient clipping; warmup, updates in which the learning
     rate rises linearly from 0.
     Source: DreamerV3, Methods, "Optimizer".
     """
@@ -827,7 +827,7 @@ class LaProp(torch.optim.Optimizer):
 
     @staticmethod
     def _clip(grads, params, clip):
-        """Adaptive gradient clipping: no gradient larger than `clip` times its tensor."""
+        """Adaptive gradient clipping: no gradient above `clip` times its tensor."""
         limit = torch._foreach_norm(params)
         torch._foreach_clamp_min_(limit, 1e-3)
         torch._foreach_mul_(limit, clip)
@@ -961,23 +961,21 @@ claim(
 # into $z$, the prior must foresee, and every new detail must be learnt twice. A KL that
 # sits at exactly 1 while the frames stay blurred means that the model has stopped looking.
 #
-# Below are held-out frames before and after. "Dreamed" is the decoder's picture; nothing is
-# predicted yet, the model sees every frame.
-
-# %%
-look_real = (look["obs"][0] / 255).numpy()
-show(
-    strip(look_real, before, columns=6, title="before training"),
-    alt="Before training the reconstruction is grey noise whatever is shown.",
-)
+# Below are held-out frames and what the decoder makes of them before and after. Nothing is
+# predicted yet: the model sees every frame.
 
 # %%
 after = reconstruct(model, look)
+look_real = (look["obs"][0] / 255).numpy()
+times = [0, 8, 16, 23, 31, 39]
+pictures = {"real": look_real, "before": before, "after": after}
+labels = [f"{name}, t = {t}" for name in pictures for t in times]
+frames = np.concatenate([clip[times] for clip in pictures.values()])
 show(
-    strip(look_real, after, columns=6, title="after two minutes"),
-    alt="After training sky, ground and scenery are there, small things are blurred.",
+    frames_grid(frames, labels, columns=6),
+    alt="Grey noise before; after training sky, ground and scenery, no small things.",
 )
-gain = np.square(before - look_real).sum() / np.square(after - look_real).sum()
+gain = frame_errors(before, look_real).sum() / frame_errors(after, look_real).sum()
 claim("the error of these frames is at least three times smaller", gain > 3)
 
 # %% [markdown]
@@ -990,15 +988,21 @@ claim("the error of these frames is at least three times smaller", gain > 3)
 # %%
 real, mine = frames_of(model, look)
 show(
-    strip(real, mine, columns=7, context=5, title="yours: two minutes"),
+    strip(real, mine, columns=6, context=5, title="yours: two minutes"),
     alt="The model of this notebook dreams on: the scenery moves, details are lost.",
 )
 
+# %% [markdown]
+# The longer-trained model, with a slider to go through the dream frame by frame:
+
 # %%
 real, theirs = frames_of(longer, look)
-show(
-    strip(real, theirs, columns=7, context=5, title="the longer-trained model"),
-    alt="The longer-trained model dreams the same scene with sharper details.",
+scrub(
+    real,
+    theirs,
+    alt="The longer model's dream beside the real frames, with the error below.",
+    context=5,
+    columns=6,
 )
 
 # %% [markdown]
@@ -1014,7 +1018,7 @@ show(
 rare = cut(stream=1, start=40, length=36)
 rare_real, rare_dream = frames_of(longer, rare)
 show(
-    strip(rare_real, rare_dream, columns=7, context=5, title="a rarer scene"),
+    strip(rare_real, rare_dream, columns=6, context=5, title="a rarer scene"),
     alt="Later in the level the longer model dreams pipes where the game has none.",
 )
 
@@ -1043,7 +1047,7 @@ def draw(horizon):
 
 explore(
     draw,
-    alt="Real and dreamed frames at the chosen imagination length, and the error there.",
+    alt="Real and dreamed frames at the chosen imagination length, and their error.",
     horizon=Slider(1, 35, 1, value=15, label="imagination length"),
 )
 claim(
@@ -1053,18 +1057,8 @@ claim(
 
 # %% [markdown]
 # Dreamer imagines 15 steps ahead. With frame skip 4 that is one second of play, and what
-# lies beyond is left to the critic (07, 08). The same dream frame by frame:
-
-# %%
-scrub(
-    real,
-    theirs,
-    alt="The longer model's dream beside the real frames, with the error below.",
-    context=5,
-    columns=6,
-)
-
-# %% [markdown]
+# lies beyond is left to the critic (07, 08).
+#
 # ## Steer Mario inside the dream
 #
 # A dream that follows a recording could be a memory of that recording. The test is to do
@@ -1190,7 +1184,7 @@ claim("that is more than a hundred times as much in colour", in_colour > 100 * i
 
 # %%
 def mario_errors(model):
-    """Frame error in the patch around Mario for rows 4 to 10, seen and reconstructed."""
+    """Frame error in the patch around Mario, rows 4 to 10, seen and rebuilt."""
     rows = {
         "obs": clip["obs"],
         "action": np.eye(5, dtype=np.float32)[clip["action"]],
@@ -1240,7 +1234,7 @@ claim(
 
 # %% tags=["exercise-6.1"]
 def dream_actions(action, context):
-    """Actions that imagination needs after ``context`` rows: [B, T, A] -> [B, T - c, A].
+    """Actions to imagine with after ``context`` rows: [B, T, A] -> [B, T - c, A].
 
     ``action`` is stored as in the replay: row t holds what was chosen after seeing x_t.
     """

@@ -6,7 +6,7 @@ from dreamer_lite.course.exercises import Edit, exercise, require
 
 
 def dream_actions(action, context):
-    """Actions that imagination needs after ``context`` rows: [B, T, A] -> [B, T - c, A].
+    """Actions to imagine with after ``context`` rows: [B, T, A] -> [B, T - c, A].
 
     ``action`` is stored as in the replay: row t holds what was chosen after seeing x_t.
     """
@@ -33,7 +33,7 @@ def check_dream_actions(dream_actions):
     require(found == sorted(found), "keep the order of time")
     require(
         found == [2, 3, 4, 5, 6],
-        "from row context - 1 to the row before the last, which leads out of the window",
+        "from row context - 1 to the row before the last, which leads out of it",
     )
     require(
         dream_actions(rows, 1)[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 6],
@@ -154,7 +154,7 @@ def check_frame_loss(frame_loss):
     require(loss.shape == (2, 3), "one number for every row: [B, T]")
     require(
         (loss > 1).all(),
-        "grey against black costs 0.25 in each of 12,288 numbers. Against a KL of about "
+        "grey against black costs 0.25 in each of 12,288 numbers. Beside a KL of about "
         "10 nats the frame must weigh 3,072: add up the pixels, do not average them",
     )
     bright = torch.full_like(black, 255)

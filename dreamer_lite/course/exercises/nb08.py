@@ -31,7 +31,9 @@ def check_actor_loss(actor_loss):
         "a good action must become likelier: minimise minus log-probability times "
         "advantage",
     )
-    require(abs(loss.item() - 3.0) < 1e-6, "the advantage is the return minus the value")
+    require(
+        abs(loss.item() - 3.0) < 1e-6, "the advantage is the return minus the value"
+    )
     require(
         torch.autograd.grad(loss, value, allow_unused=True)[0] is None,
         "the advantage is a plain number here: detach it, or the critic learns from "
@@ -44,7 +46,9 @@ def check_actor_loss(actor_loss):
         "more entropy must make the loss smaller: add eta times entropy to the gain",
     )
     small = actor_loss(-one, zero, one, zero, one, 0.01, 0.1).item()
-    require(abs(small - 1) < 1e-6, "small returns stay small: never divide by less than 1")
+    require(
+        abs(small - 1) < 1e-6, "small returns stay small: never divide by less than 1"
+    )
     large = actor_loss(-one, zero, 10 * one, zero, one, 10.0, 0.1).item()
     require(abs(large - 1) < 1e-6, "divide the advantage by the scale")
     dead = actor_loss(-one, one, one, zero, zero, 1.0, 0.1).item()
@@ -82,7 +86,9 @@ def dream_weights(cont):
 def check_dream_weights(dream_weights):
     """Check with dreams that end at different places, also before they begin."""
     out = dream_weights(torch.tensor([[1.0, 1, 0, 1, 1], [0, 1, 1, 1, 1]]))
-    require(out.shape == (2, 4), "one weight for each state that took an action: [N, H]")
+    require(
+        out.shape == (2, 4), "one weight for each state that took an action: [N, H]"
+    )
     require(
         out[1].tolist() == [0, 0, 0, 0],
         "the second dream begins in a dead state (c_0 = 0): nothing of it counts",
@@ -90,7 +96,9 @@ def check_dream_weights(dream_weights):
     require(
         out[0, 3] == 0, "after an end nothing counts, whatever the model says later"
     )
-    require(out[0].tolist() == [1, 1, 0, 0], "the end itself has its own factor, c_2 = 0")
+    require(
+        out[0].tolist() == [1, 1, 0, 0], "the end itself has its own factor, c_2 = 0"
+    )
     half = dream_weights(torch.full((1, 4), 0.5))[0].tolist()
     require(half == [0.5, 0.25, 0.125], "c = 0.5 everywhere gives 0.5, 0.25, 0.125")
 
@@ -109,9 +117,13 @@ exercise(
     check=check_dream_weights,
     example=lambda fn: fn(torch.rand(2, 5)),
     wrongs=[
-        Edit("torch.cumprod(cont, 1)[:, :-1]", "torch.cumprod(cont, 1)[:, 1:]", "itself"),
+        Edit(
+            "torch.cumprod(cont, 1)[:, :-1]", "torch.cumprod(cont, 1)[:, 1:]", "itself"
+        ),
         Edit("torch.cumprod(cont, 1)[:, :-1]", "cont[:, :-1]", "nothing of it counts"),
-        Edit("torch.cumprod(cont, 1)", "(cont * cont[:, :1])", "whatever the model says"),
+        Edit(
+            "torch.cumprod(cont, 1)", "(cont * cont[:, :1])", "whatever the model says"
+        ),
         Edit("torch.cumprod(cont, 1)", "torch.cumprod(cont.sqrt(), 1)", "c = 0.5"),
     ],
 )
@@ -126,15 +138,19 @@ def bounded_normal(raw):
 def check_bounded_normal(bounded_normal):
     """Check start and bounds of both numbers."""
     mean, deviation = bounded_normal(torch.zeros(3, 4))
-    require(mean.shape == deviation.shape == (3, 2), "two tensors [..., A]: half of raw")
+    require(
+        mean.shape == deviation.shape == (3, 2), "two tensors [..., A]: half of raw"
+    )
     extreme = torch.tensor([[50.0, -50.0, 50.0, -50.0]])
     mean_far, deviation_far = bounded_normal(extreme)
     require(mean_far.abs().max() <= 1, "the mean stays in [-1, 1]: tanh")
     require(
-        mean_far[0, 1] == -1, "the mean reaches from -1 to 1, not from 0: tanh, no sigmoid"
+        mean_far[0, 1] == -1,
+        "the mean reaches from -1 to 1, not from 0: tanh, no sigmoid",
     )
     require(
-        deviation_far.max() < 1.01, "the deviation is at most 1: 0.9 times a sigmoid + 0.1"
+        deviation_far.max() < 1.01,
+        "the deviation is at most 1: 0.9 times a sigmoid + 0.1",
     )
     require(
         deviation_far.min() > 0.09,
