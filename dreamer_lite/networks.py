@@ -133,7 +133,8 @@ def split_spaces(spaces):
 def flatten_vector(space, value):
     """One key as [..., n]: one-hot for a choice, else symlog of its n numbers."""
     if isinstance(space, gym.spaces.Discrete):
-        return F.one_hot(value.long() - int(space.start), int(space.n)).float()
+        choices = torch.arange(int(space.n), device=value.device) + int(space.start)
+        return (value[..., None] == choices).float()  # one_hot would wait for a GPU
     lead = value.shape[: value.dim() - len(space.shape)]
     return symlog(value).reshape(*lead, -1)
 

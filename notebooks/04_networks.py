@@ -461,8 +461,8 @@ show(fig, alt="One block fills the 64 x 64 matrix, eight blocks fill an eighth o
 # %% [markdown]
 # The initialisation counts the full input width as fan-in (1,024 here, not 128), as the
 # authors' code does. The outputs start $\sqrt 8$ times smaller than usual; the norm that
-# follows makes up for it. A re-implementation that took the width of one block trained
-# differently, and it took long to see why.
+# follows makes up for it. Re-implementations have taken the width of one block here, and
+# then wondered why their curves differ from the authors'.
 #
 # ## 6. What an observation may be
 #
@@ -505,7 +505,8 @@ def split_spaces(spaces):
 def flatten_vector(space, value):
     """One key as [..., n]: one-hot for a choice, else symlog of its n numbers."""
     if isinstance(space, gym.spaces.Discrete):
-        return F.one_hot(value.long() - int(space.start), int(space.n)).float()
+        choices = torch.arange(int(space.n), device=value.device) + int(space.start)
+        return (value[..., None] == choices).float()  # one_hot would wait for a GPU
     lead = value.shape[: value.dim() - len(space.shape)]
     return symlog(value).reshape(*lead, -1)
 
@@ -770,12 +771,12 @@ class Decoder(nn.Module):
 # $(0.5 - x)^2 + 0.0191$ on average. The same reasoning gives the position and the button.
 
 # %%
-torch.manual_seed(0)
-noise = torch.randn(1_000_000)
-silu = F.silu(noise).square().mean()
-spread = (torch.sigmoid(noise * silu.sqrt()) - 0.5).square().mean()
+n = torch.linspace(-8, 8, 100_001).double()
+weight = (-n.square() / 2).exp() / (-n.square() / 2).exp().sum()  # a normal signal
+silu = (weight * F.silu(n).square()).sum()
+spread = (weight * (torch.sigmoid(n * silu.sqrt()) - 0.5).square()).sum()
 print(f"mean square after SiLU: {silu.item():.3f}")
-print(f"variance after the sigmoid: {spread.item():.3f}")
+print(f"variance after the sigmoid: {spread.item():.4f}")
 
 # %% [markdown] tags=["predict"]
 # **Predict.** What is the loss of the *button* (5 choices) at the start: exactly 0, about
@@ -789,6 +790,7 @@ print(f"variance after the sigmoid: {spread.item():.3f}")
 # </details>
 
 # %%
+torch.manual_seed(0)
 sample = frames.flatten(0, 1)[::7]
 decoder = Decoder(spaces, deter=1024, stoch=256)
 feature = torch.randn(len(sample), 1024 + 256)
@@ -849,10 +851,10 @@ claim("in gray it saves less than a quarter of that price", in_gray < 4.16 / 4)
 claim("averaged it saves less than a thousandth of it", averaged < 4.16 / 1000)
 
 # %% [markdown]
-# This little calculation cost us days. A first version of this project used gray frames.
-# It learnt to dream clouds and hills within minutes, and never Mario or a Goomba: in
-# gray both are nearly as bright as what is behind them. Nothing in the loss curve looked
-# wrong.
+# This little calculation explains what happened to a first version of this project. It
+# used gray frames, learnt to dream clouds and hills within minutes, and never Mario or a
+# Goomba: in gray both are nearly as bright as what is behind them. The agent did not get
+# past the first screens, and nothing in the loss curve looked wrong.
 #
 # Now the same with real training. A small autoencoder squeezes a frame into 64 numbers
 # and adds noise of size 1 to them. The price of the information that gets through is
@@ -894,6 +896,7 @@ def train_with(reduce, steps=200):
     return model
 
 
+# %%
 everything = frames.flatten(0, 1)
 summed, averaged = train_with(torch.sum), train_with(torch.mean)
 
@@ -1018,10 +1021,10 @@ claim("the position is off by less than 20 % in the median", off < 0.2)
 
 
 # %% [markdown]
-# Sky, ground, pipes and hills are there after a minute, and so is the position, a number
-# that spans two orders of magnitude. Mario is not there yet. That is the order of the
-# prices: what costs most is learnt first, and he is worth about 7 of some 250. Notebook
-# 06 trains longer, and checks that he appears.
+# (The row "dreamed" is the drawing.) Sky, ground, pipes and hills are there after a
+# minute, and so is the position, a number that spans two orders of magnitude. Mario is
+# not there yet. That is the order of the prices: what costs most is learnt first, and he
+# is worth about 7 of some 250. Notebook 06 trains longer, and checks that he appears.
 
 # %% [markdown]
 # ## 11. Exercises
