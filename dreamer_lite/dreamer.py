@@ -1,3 +1,5 @@
+# Generated from notebooks/09_dreamer.ipynb by tools/export.py.
+# Edit the notebook, not this file.
 """Dreamer: one configuration, one agent, one training loop.
 
 Built in notebook 09. Source: DreamerV3, Algorithm 1 in the Methods.
