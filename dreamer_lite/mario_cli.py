@@ -18,29 +18,35 @@ RUN = DATA / "mario_1_1_actions.json"
 
 def parse(argv=None):
     """The options of the command line."""
-    from dreamer_lite.mario import PROFILES
-
+    style = argparse.ArgumentDefaultsHelpFormatter
     parser = argparse.ArgumentParser(
         prog="python -m dreamer_lite.mario",
         description="Dreamer Lite on Super Mario Bros.: record, train, play, evaluate.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=style,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-
-    def add(name, text):
-        kind = argparse.ArgumentDefaultsHelpFormatter
-        return commands.add_parser(
-            name, help=text, description=text, formatter_class=kind
+    for add_options in (_record, _train, _play, _evaluate):
+        name, text = add_options.__name__[1:], add_options.__doc__
+        p = commands.add_parser(
+            name, help=text, description=text, formatter_class=style
         )
+        add_options(p)
+    return parser.parse_args(argv)
 
-    p = add("record", "Record scripted play: three ways of playing, one stream each.")
+
+def _record(p):
+    """Record scripted play: three ways of playing, one stream each."""
     p.add_argument("path", type=Path, help="file to write (.npz)")
     p.add_argument("--rows", type=int, default=2000, help="rows of each stream")
     p.add_argument("--noops", type=int, default=30, help="idle frames at most")
     p.add_argument("--seed", type=int, default=0, help="of everything")
     p.add_argument("--overwrite", action="store_true", help="replace the file")
 
-    p = add("train", "Train on the real game; the same command again goes on.")
+
+def _train(p):
+    """Train on the real game; the same command again goes on."""
+    from dreamer_lite.mario import PROFILES
+
     p.add_argument("--logdir", default="runs/mario", help="folder of the run")
     p.add_argument("--profile", choices=PROFILES, default="evening", help="settings")
     p.add_argument("--minutes", type=float, help="budget, in place of the profile's")
@@ -49,7 +55,9 @@ def parse(argv=None):
     p.add_argument("--from", dest="start", type=Path, help="agent to start a run from")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
 
-    p = add("play", "Film one episode of an agent on the real game.")
+
+def _play(p):
+    """Film one episode of an agent on the real game."""
     _add_agent(p)
     p.add_argument("--out", type=Path, default="mario.gif", help="GIF to write")
     p.add_argument("--seed", type=int, default=0, help="of game and agent")
@@ -58,7 +66,9 @@ def parse(argv=None):
     p.add_argument("--dream", action="store_true", help="film real | dreamed | error")
     p.add_argument("--human", action="store_true", help="show a window, write nothing")
 
-    p = add("evaluate", "Count flags over many episodes, actions sampled.")
+
+def _evaluate(p):
+    """Count flags over many episodes, actions sampled."""
     _add_agent(p)
     p.add_argument("--episodes", type=int, default=100, help="how many")
     p.add_argument("--seed", type=int, default=0, help="of games and agent")
@@ -68,7 +78,6 @@ def parse(argv=None):
         "--baselines", action="store_true", help="also players that learn not"
     )
     p.add_argument("--out", type=Path, help="JSON file to write")
-    return parser.parse_args(argv)
 
 
 def _add_agent(parser):

@@ -716,7 +716,7 @@ print("reward:   ", replay.data["reward"][0].astype(int))
 
 # %% [markdown] tags=["predict"]
 # **Predict.** We sample a window of four rows that begins at x = 5 of the first episode: 5,
-# 6, 0, 1. Write down its `is_first` and its `is_last`.
+# 6, 0, 1. What are its `is_first` and its `is_last`? Write both down.
 #
 # <details><summary>Answer</summary>
 #

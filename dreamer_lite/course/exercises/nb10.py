@@ -152,7 +152,6 @@ def how_it_ends(xs, flag=False, dead=False, patience=120, limit=3000):
     # end of solution
 
 
-
 def check_how_it_ends(how_it_ends):
     """Small episodes by hand."""
     run = list(range(40, 60, 2))
