@@ -1175,8 +1175,8 @@ claim("that is more than a hundred times as much in colour", in_colour > 100 * i
 
 # %% [markdown]
 # So the environment of this course (10) shows colour, and drops the 32 rows of the score
-# board, which makes everything else a little larger. With nothing else changed, the agent
-# took its first flag after 32,000 steps.
+# board, which makes everything else a little larger. With nothing else changed, that first
+# version took its first flag after 32,000 steps.
 #
 # Whether a model really keeps Mario can be measured: the error inside a patch around him,
 # beside what it would cost to leave him out. Rows 4 to 10 of the clip show him in mid-air.

@@ -136,11 +136,11 @@ print("reward depends on the logits:", reward.requires_grad)
 # > **The paper says** (equation 11, section "Actor learning"). The actor is trained with the
 # > Reinforce estimator for discrete and continuous actions alike:
 # >
-# > $$\mathcal{L}(\theta) = - \sum_t \mathrm{sg}\!\left(\frac{R^\lambda_t - v(s_t)}
+# > $$\mathcal{L}(\theta) = - \sum_t \left[ \mathrm{sg}\!\left(\frac{R^\lambda_t - v(s_t)}
 # > {\max(1, S)}\right) \ln \pi_\theta(a_t \mid s_t) + \eta\, \mathrm{H}[\pi_\theta(a_t
-# > \mid s_t)]$$
+# > \mid s_t)] \right]$$
 # >
-# > where the entropy bonus enters with $\eta = 3 \times 10^{-4}$ so that it is maximised.
+# > with an entropy bonus of weight $\eta = 3 \times 10^{-4}$.
 #
 # Our words. $\pi_\theta(a_t \mid s_t)$ is the probability that the actor gives to the action
 # it took. We cannot differentiate the button, but we can differentiate that probability. If
@@ -182,9 +182,19 @@ compare("mean of both draws", (left + right) / 2, torch.tensor([-0.25, 0.25]))
 # %% [markdown]
 # ### Why subtract the critic
 #
-# Add 10 to every pay. Nothing has changed about which button is better, but the estimates
-# become $\pm 5$ instead of $\pm 0.5$: the signal drowns. Subtract what was to be expected,
-# and they are small again. That is what the critic is for.
+# Add 10 to every pay. Nothing has changed about which button is better. But what happens to
+# the estimates?
+
+# %% [markdown] tags=["predict"]
+# **Predict.** The buttons pay 10 and 11. What are the two estimates for the right button's
+# logit, if nothing is subtracted? And if the expected pay, 10.5, is subtracted?
+#
+# <details><summary>Answer</summary>
+#
+# $10 \times (-0.5) = -5$ and $11 \times 0.5 = 5.5$: on average 0.25, but the signal drowns in
+# the noise. With 10.5 subtracted: $-0.5 \times -0.5 = 0.25$ and $0.5 \times 0.5 = 0.25$.
+#
+# </details>
 
 # %%
 estimates = {}
@@ -208,6 +218,10 @@ claim(
 )
 
 # %% [markdown]
+# Whatever does not depend on the action may be subtracted: on average it changes nothing.
+# The best guess of the return is what takes away most of the noise, and guessing returns is
+# the critic's trade.
+#
 # ## The actor
 #
 # For buttons the actor is a categorical, mixed with 1 % of the uniform distribution as the
