@@ -10,6 +10,7 @@ import functools
 import io
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -51,12 +52,14 @@ class Board:
     """TensorBoard event files, scalars and looping GIFs; silent if it is missing."""
 
     def __init__(self, folder, step=0):
+        before = set(threading.enumerate())
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             self.writer = None
         else:
             self.writer = SummaryWriter(str(folder), purge_step=step or None)
+        self.threads = set(threading.enumerate()) - before
 
     def scalars(self, step, values):
         """Add {name: number} at an agent step."""
@@ -83,8 +86,13 @@ class Board:
         self.writer._get_file_writer().add_summary(summary, step)
 
     def close(self):
-        if self.writer:
+        if not self.writer:
+            return
+        try:
             self.writer.close()
+        finally:  # a writer that failed still prints why: not into our own sentence
+            for thread in self.threads:
+                thread.join(timeout=2)
 
 
 def compare_frames(real, dreamed):

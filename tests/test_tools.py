@@ -538,10 +538,13 @@ def test_nbval_catches_a_changed_number(course):
 
 def test_times_writes_what_its_check_wants(course, monkeypatch):
     monkeypatch.setattr(times, "on_two_cores", lambda: None)
-    assert any(
-        "disagree" in p or "never" in p
-        for p in times.problems(course, nb.select(course, []))
-    )
+    notebook = course / "notebooks/01_tiny.ipynb"
+    assert times.problems(course, nb.select(course, [])) == []
+    edit(notebook, times.NOT_YET, times.sentence({"minutes": 1, "gigabytes": 1}))
+    assert ["was not measured" in p for p in times.problems(course, [notebook])] == [
+        True
+    ]
+    edit(notebook, times.sentence({"minutes": 1, "gigabytes": 1}), times.NOT_YET)
     assert times.main(["--root", str(course)]) == 0
     assert times.main(["--check", "--root", str(course)]) == 0
     assert problems(course) == []
