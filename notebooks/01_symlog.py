@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 1. symlog: numbers of every size
+# # 01 Symlog: numbers of every size
 #
 # **How can one network predict rewards of 0.01 and of 10,000?**
 #

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 2. Two-hot: a distribution instead of a number
+# # 02 Two-hot: a distribution instead of a number
 #
 # **Why predict a distribution instead of a number?**
 #

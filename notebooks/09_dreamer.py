@@ -1,0 +1,1026 @@
+# %% [markdown]
+# # 09 Dreamer: does the whole loop learn?
+#
+# **The question.** Eight notebooks built the parts. Does an agent made of them learn, from
+# nothing, in a world that it has never seen?
+#
+# **At the end** an agent has taught itself to balance a pole while you watched, with the
+# same numbers in its configuration that also swing up a pendulum; and you know every line
+# of the loop that did it.
+#
+# **You need** all parts: the replay (03), the world model (06), the lambda-return (07),
+# actor and critic (08).
+#
+# *Measured: not yet.*
+
+# %% [markdown] tags=["badge"]
+# *To open this notebook in Colab, put the repository on GitHub and run `python tools/nb.py stamp` in it: that writes the link here.*
+
+# %% tags=["setup"]
+# Setup, the same in every notebook: find Dreamer Lite, or on Colab fetch it.
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = ""  # the repository's address, written by `python tools/nb.py stamp`
+
+
+def find_dreamer_lite():
+    """Return the folder with package and data; on Colab, clone and install it first."""
+    spec = importlib.util.find_spec("dreamer_lite")
+    installed = [Path(spec.origin).parents[1]] if spec and spec.origin else []
+    for folder in [Path("."), Path(".."), *installed]:
+        if (folder / "dreamer_lite").is_dir() and (folder / "data").is_dir():
+            return folder.resolve()
+    if "google.colab" not in sys.modules:
+        sys.exit(
+            "Dreamer Lite was not found: open this notebook inside its repository."
+        )
+    if not REPO:
+        sys.exit("This copy does not know its repository's address: clone it by hand.")
+    clone = Path("dreamer-lite")
+    commands = [[sys.executable, "-m", "pip", "install", "-q", "-e", str(clone)]]
+    if not clone.is_dir():
+        commands.insert(0, ["git", "clone", "-q", "--depth", "1", REPO, str(clone)])
+    for command in commands:
+        if subprocess.run(command, check=False).returncode:
+            sys.exit(f"This command failed, see above: {' '.join(command)}")
+    return clone.resolve()
+
+
+root = str(find_dreamer_lite())
+if sys.path[0] != root:
+    sys.path.insert(0, root)
+
+from dreamer_lite.course.export import problems
+
+for problem in problems(root)[:1]:
+    print(problem)
+
+# %%
+#| default_exp dreamer
+import csv
+import dataclasses
+import json
+import tempfile
+from collections import Counter
+
+import matplotlib.pyplot as plt
+
+from dreamer_lite.course import COLORS, check, claim, compare, data_path, dreamer_map
+from dreamer_lite.course import line, show, solution, two_phases, use_style
+from dreamer_lite.course import what_we_built
+
+use_style()
+show(*dreamer_map("dreamer"))
+
+# %%
+#| export
+"""Dreamer: one configuration, one agent, one training loop.
+
+Built in notebook 09. Source: DreamerV3, Algorithm 1 in the Methods.
+"""
+
+from contextlib import closing
+from typing import NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from torch import nn
+
+from dreamer_lite import files, runs, speed
+from dreamer_lite.actor_critic import ActorCritic
+from dreamer_lite.config import Config
+from dreamer_lite.envs import make_vector, random_policy
+from dreamer_lite.replay import Replay
+from dreamer_lite.rssm import State
+from dreamer_lite.world_model import LaProp, WorldModel, check_batch
+
+# %% [markdown]
+# ## Why a loop at all?
+#
+# Notebook 08 trained an actor inside a world model of CartPole. The model had learnt from
+# episodes that someone else recorded. Why not always do it that way: play at random for a
+# while, learn a model from that, learn to act in the model, done?
+#
+# CartPole is a pole on a cart. Each step pushes the cart left or right and pays 1. The
+# episode ends when the pole leans more than 12 degrees, when the cart leaves the track, or
+# after 500 steps. The task counts as solved at a mean return of 475.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** We play 1,000 steps at random. How often does an episode last for 100 steps?
+#
+# <details><summary>Answer</summary>
+#
+# Never. A random push soon tips the pole: a typical episode has about 20 steps. Step 100
+# does not occur in the data, and certainly not step 475.
+#
+# </details>
+
+# %%
+from dreamer_lite.envs import make_vector
+
+envs = make_vector("CartPole-v1", 1, seed=0)
+spaces = envs.single_observation_space, envs.single_action_space
+obs, _ = envs.reset()
+lengths, places, length = [], [], 0
+rng = np.random.default_rng(0)
+for _ in range(1000):
+    obs, _, over, cut, _ = envs.step(rng.integers(2, size=1))
+    places.append(abs(obs["obs"][0, 0]))
+    length += 1
+    if over[0] or cut[0]:
+        lengths.append(length)
+        length = 0
+print("episodes:", len(lengths), "  longest:", max(lengths), "steps")
+print("farthest from the middle:", round(max(places), 1), "of 2.4")
+claim("no random episode comes near 475 steps", max(lengths) < 475 / 4)
+claim("no random episode sees the outer quarter of the track", max(places) < 1.8)
+
+# %% [markdown]
+# A model can only dream of what it has seen. This one knows how poles fall. It has never
+# seen a pole that stands for long, nor the end of the track, and an actor that trains in
+# it learns to balance while the cart quietly drifts out of the picture. To learn what
+# matters *next*, someone has to go there, and the only one who can is the agent itself,
+# as good as it is by now. So collecting and learning must take turns.
+#
+# > **The paper says** (Methods, Algorithm 1): while the agent acts, each step is added to
+# > the replay; at a fixed rate a batch is drawn from the replay, the world model learns
+# > from it, and actor and critic learn in what the model imagines from the batch.
+#
+# All three learn at once, from the first update on. The picture shows what one update
+# does; the loop around it is short.
+
+# %%
+show(*two_phases())
+
+# %% [markdown]
+# ## One configuration
+#
+# The claim that made DreamerV3 known is not a score. It is that *one* set of numbers works
+# for control, for Atari, for Minecraft. So the numbers deserve one place. `Config` is a
+# frozen dataclass with all of them, each with a comment on its line; it is plumbing, so it
+# is written by hand in `dreamer_lite/config.py`. `Config.preset` fills in the sizes.
+
+# %%
+from dreamer_lite.config import SIZES
+
+print("preset  units  deter  classes  depth      lr")
+for name in SIZES:
+    c = Config.preset(name)
+    print(f"{name:6} {c.units:6} {c.deter:6} {c.classes:8} {c.depth:6} {c.lr:7.0e}")
+
+# %% [markdown]
+# The sizes follow the paper's table: everything grows with one width. Our "3m" is a little
+# size between its rows. One column is ours. The paper learns everywhere with a rate of
+# 4e-5 after 1,000 updates of warm-up, because it can afford a million updates. A laptop
+# makes a few thousand, and the smaller the model, the faster a rate it stands; critic and
+# actor take a half and a fifth of it. The rates belong to the *size*, not to the task.
+#
+# Two tasks have to show that: CartPole, with two buttons, and Pendulum, with a continuous
+# torque. They get this configuration, and no other.
+
+# %%
+config = Config.preset("1m", ratio=32.0, steps=20_000)
+own = {k: v for k, v in vars(config).items() if v != getattr(Config, k)}
+print(", ".join(f"{key}={value}" for key, value in own.items()))
+
+# %% [markdown]
+# A configuration is kept beside everything that was made with it. It goes to YAML and back,
+# and a field that does not exist is refused, instead of being ignored for a night:
+
+# %%
+folder = tempfile.TemporaryDirectory()
+runs_here = files.Path(folder.name)
+config.to_yaml(runs_here / "config.yaml")
+claim("YAML gives it back", Config.from_yaml(runs_here / "config.yaml") == config)
+try:
+    Config.preset("1m", learning_rate=0.1)
+except ValueError as error:
+    print(str(error)[:37], "...")
+
+
+# %% [markdown]
+# ## The agent
+#
+# `Dreamer` holds the seven modules and the slow critic, and it knows two verbs.
+#
+# **act**: one tick of experience. Filter what is seen into the model state $s_t$ and draw
+# an action from the policy. What has to survive until the next tick are the state and the
+# action, because $h_{t+1} = f(h_t, z_t, a_t)$: both travel in an `ActState`.
+
+# %%
+#| export
+class ActState(NamedTuple):
+    """What acting carries along: model state, and the action it chose last [B, A]."""
+
+    model: State
+    action: torch.Tensor
+
+
+# %% [markdown]
+# **train_step**: one update from a batch. The losses of notebooks 06 and 08 are summed and
+# one optimizer steps everything. Three details carry weight:
+#
+# * *Nothing waits.* A metric stays a tensor on the device. If every update asked for the
+#   number behind its loss, a GPU would idle while Python reads.
+# * *`act` and `train_step` use the same encoder call.* The projects whose agents decayed
+#   after 20,000 steps with healthy losses had scaled the picture in one of the two only.
+# * *Low precision is a context*, not a rewrite: parameters stay float32, and where the
+#   processor multiplies bf16 faster, `autocast` lets it.
+#
+# What remains is bookkeeping: which device, which files. It is in `speed.py` and
+# `files.py`.
+
+# %%
+#| export
+class Dreamer(nn.Module):
+    """World model, actor and critic: seven modules and the slow critic.
+
+    Args: obs_space and action_space of the environment (a plain observation space is
+    taken as Dict(obs=...)); config. Source: DreamerV3, Algorithm 1.
+    """
+
+    def __init__(self, obs_space, action_space, config):
+        super().__init__()
+        self.config, c = config, config
+        self.plain = not isinstance(obs_space, gym.spaces.Dict)
+        self.obs_space = gym.spaces.Dict(obs=obs_space) if self.plain else obs_space
+        self.action_space = action_space
+        size = c.deter, c.units, c.latents, c.classes, c.depth, c.blocks
+        kl = c.free_nats, c.dyn_scale, c.rep_scale
+        self.world_model = WorldModel(
+            self.obs_space, action_space, *size, c.unimix, c.discount, *kl
+        )
+        feature_size = self.world_model.rssm.feature_size
+        rules = c.horizon, c.lam, c.discount, c.entropy, c.slow_rate, c.replay_scale
+        self.actor_critic = ActorCritic(
+            feature_size, action_space, c.units, *rules, c.unimix
+        )
+        self.device = speed.pick_device(c.device)
+        self.dtype = speed.pick_precision(self.device, c.precision)
+        self.to(self.device)
+        rates = {
+            self.world_model: c.lr,
+            self.actor_critic.critic: c.critic_lr,
+            self.actor_critic.actor: c.actor_lr,
+        }
+        groups = [dict(params=list(m.parameters()), lr=lr) for m, lr in rates.items()]
+        self.optimizer = LaProp(groups, clip=c.clip, warmup=c.warmup)
+        fp16 = self.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
+        self._update = speed.make_update(self, c.speed)
+
+    @torch.no_grad()
+    def act(self, obs, state=None, is_first=None):
+        """Choose actions, sampled from the policy.
+
+        Args: obs, {key: [B, ...]} as the environment gives them; state, what the last
+        call returned; is_first [B], where a new episode begins (default: everywhere
+        without a state, else nowhere).
+        Returns: actions as the environment takes them (int64 [B] for Discrete, else
+        float32 [B, A], unclipped) and the state for the next call.
+        Raises: ValueError for a missing key, a wrong shape or dtype.
+        """
+        obs = {"obs": obs} if self.plain and not isinstance(obs, dict) else obs
+        obs = speed.check_obs(obs, self.obs_space, self.device)
+        batch = len(next(iter(obs.values())))
+        if is_first is None:
+            is_first = np.full(batch, state is None)
+        is_first = torch.as_tensor(is_first, device=self.device)
+        model = self.world_model
+        if state is None:
+            zeros = torch.zeros(batch, model.rssm.action_size, device=self.device)
+            state = ActState(model.rssm.initial(batch), zeros)
+        with self._autocast():
+            embed = model.encoder(obs)[:, None]
+            states, _, _ = model.rssm.observe(
+                embed, state.action[:, None], is_first[:, None], state.model
+            )
+            now = states.map(lambda x: x[:, 0].float())
+            action = self.actor_critic.policy(now)
+        return self._to_env(action), ActState(now, action)
+
+    def _to_env(self, action):
+        if isinstance(self.action_space, gym.spaces.Discrete):
+            return action.argmax(-1).cpu().numpy() + int(self.action_space.start)
+        return action.cpu().numpy()
+
+    def _autocast(self):
+        low = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype, enabled=low)
+
+    def _on_device(self, batch):
+        batch = check_batch(batch, self.world_model.columns)
+        return {key: value.to(self.device) for key, value in batch.items()}
+
+    def loss(self, batch):
+        """All losses of a batch {key: [B, T, ...]}: one number, and the metrics."""
+        with self._autocast():
+            model_loss, metrics, states = self.world_model.loss(batch)
+            loss, more = self.actor_critic.loss(states, self.world_model, batch)
+        return model_loss + loss, metrics | more
+
+    def dream(self, batch, context=5):
+        """Open-loop prediction of a batch: see `WorldModel.dream`."""
+        with self._autocast():
+            return self.world_model.dream(self._on_device(batch), context)
+
+    def train_step(self, batch):
+        """One update of everything from a batch as `Replay.sample` gives it.
+
+        Returns: metrics {name: tensor}; nothing waits for the device.
+        Raises: ValueError for a missing key or a wrong shape.
+        """
+        return self._update(self._on_device(batch))
+
+    def backward(self, batch):
+        """First half of an update: losses and gradients. Returns the metrics."""
+        loss, metrics = self.loss(batch)
+        self.optimizer.zero_grad(set_to_none=False)
+        self.scaler.scale(loss).backward()
+        return metrics
+
+    def step(self):
+        """Second half of an update: optimizer and slow critic."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.actor_critic.update_slow()
+
+    def save(self, path):
+        """Write weights, config and spaces to one safetensors file, atomically."""
+        files.save_agent(path, self)
+
+    @classmethod
+    def load(cls, path, **changes):
+        """Read an agent written by `save`; `changes` replace config fields.
+
+        Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
+        """
+        obs_space, action_space, config, weights = files.load_agent(path)
+        agent = cls(obs_space, action_space, Config.from_dict({**config, **changes}))
+        files.fill(agent, weights, path)
+        return agent
+
+
+# %% [markdown]
+# ### Check: does it have the parts, and the right size?
+#
+# The reference implementation, in another framework, reports 640,867 parameters for its
+# smallest model on a walking robot (24 numbers seen, 6 motors), without the slow critic. If
+# one bias, one norm or one layer of ours differed, so would this number.
+
+# %%
+robot = gym.spaces.Dict(
+    height=gym.spaces.Box(-np.inf, np.inf, (), np.float32),
+    orientations=gym.spaces.Box(-np.inf, np.inf, (14,), np.float32),
+    velocity=gym.spaces.Box(-np.inf, np.inf, (9,), np.float32),
+)
+torch.manual_seed(0)
+walker = Dreamer(robot, gym.spaces.Box(-1, 1, (6,), np.float32), config)
+sizes = Counter()
+for name, parameter in walker.named_parameters():
+    sizes[name.split(".")[1]] += parameter.numel()
+for name, size in sizes.items():
+    print(f"{name:12}{size:9,}")
+compare("parameters", sizes.total() - sizes["slow_critic"], 640_867, tolerance=0)
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Before the first update, what are the reward loss, the entropy of the actor
+# (two buttons) and the loss of the replay critic? Remember which heads start at exactly 0,
+# and that the critic answers two questions.
+#
+# <details><summary>Answer</summary>
+#
+# Reward: all 255 bins equally likely, $\ln 255 = 5.541$. Actor: $\ln 2 = 0.693$, almost,
+# as its last layer starts small but not at 0. Replay critic: one cross entropy to the
+# return and one to what the slow critic says, $2 \ln 255 = 11.082$; here no row is a last
+# one, so all count.
+#
+# </details>
+
+# %%
+torch.manual_seed(0)
+agent = Dreamer(*spaces, config)
+batch = {
+    "obs": rng.normal(size=(16, 32, 4)).astype(np.float32),
+    "action": np.eye(2, dtype=np.float32)[rng.integers(2, size=(16, 32))],
+    "reward": np.ones((16, 32), np.float32),
+    **{key: np.zeros((16, 32), bool) for key in ("is_first", "is_last", "is_terminal")},
+}
+metrics = agent.train_step(batch)
+for name in ("loss/reward", "actor/entropy", "loss/replay_critic"):
+    print(f"{name:20}{metrics[name]:7.2f}")
+
+# %% [markdown]
+# ### Check: acting sees what training saw
+#
+# The same rows go through both doors, with the actions that were taken. The embedding has
+# to agree, and so has $h$, the memory that is fed with the *previous* action.
+
+# %%
+agent = Dreamer(*spaces, dataclasses.replace(config, precision="fp32"))
+rows = {key: value[:2, :4] for key, value in batch.items()}
+state, acted, actions = None, [], []
+torch.manual_seed(0)
+for t in range(4):
+    _, state = agent.act({"obs": rows["obs"][:, t]}, state)
+    acted.append(state.model)
+    actions.append(state.action)
+with torch.no_grad():
+    embed = agent.world_model.encoder({"obs": torch.as_tensor(rows["obs"])})
+    one = agent.world_model.encoder({"obs": torch.as_tensor(rows["obs"][:, 2])})
+    h, z = acted[1]
+    h = agent.world_model.rssm.imagine(State(h, z), actions[1][:, None], 1)[0].h[:, 1]
+compare("embedding of act and of train", one, embed[:, 2])
+compare("h after its last action", acted[2].h, h)
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Two environments are played side by side. In the first, a new episode begins
+# now. What must `act` set to zero there: $h$, $z$, both, or something else as well?
+#
+# <details><summary>Answer</summary>
+#
+# $h$, $z$ and the previous action. All three come from the old episode. The action is
+# the one that is easily forgotten, and nothing crashes then: the model only starts each
+# episode with a memory of a button that nobody pressed in it.
+#
+# </details>
+
+# %%
+first = np.array([True, False])
+now = {"obs": rows["obs"][:, 3]}
+_, fresh = agent.act(now)
+_, reset = agent.act(now, state, first)
+forgot = state._replace(model=agent.world_model.rssm.initial(2))
+_, half = agent.act(now, forgot, np.array([False, False]))
+compare("reset equals a fresh start", reset.model.h[0], fresh.model.h[0])
+compare(
+    "state reset, action kept", half.model.h[0], fresh.model.h[0], expect="different"
+)
+
+
+# %% [markdown]
+# ## Collecting experience
+#
+# A row of the replay holds what was seen, the reward that arrived *with* it and the action
+# chosen *after* it (notebook 03). `Collector` makes rows from environments that run side
+# by side. The delicate moment is the end of an episode: the last observation and the last
+# reward must become a row as well, since the flag's reward lives there, and the
+# continue head's only zero.
+#
+# Gymnasium's vector environments can reset themselves in two ways. In `SAME_STEP` the final
+# observation is replaced at once by the first one of the next episode and hidden in `info`.
+# In `NEXT_STEP`, which we take, the final observation is delivered like any other, and the
+# next call ignores its action and returns the first observation. Then rows and calls
+# correspond one to one, and no special case is left in the loop.
+
+# %%
+#| export
+class Collector:
+    """Plays in the environments and writes every row to the replay.
+
+    Args: envs, a Gymnasium vector environment that resets itself on the step after an
+    end (NEXT_STEP), so that the last observation of an episode is a row of its own;
+    replay; track, names in `info` whose value at the end of an episode is reported.
+    """
+
+    def __init__(self, envs, replay=None, track=()):
+        self.envs, self.replay, self.track = envs, replay, track
+        self.obs, _ = envs.reset()
+        self.reward = np.zeros(envs.num_envs)
+        self.first = np.ones(envs.num_envs, bool)
+        self.last, self.terminal = ~self.first, ~self.first
+        self.returns, self.lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs)
+
+    def tick(self, policy):
+        """One step of every environment; returns the episodes that ended with it.
+
+        Args: policy, a callable (obs, is_first) -> actions [B].
+        Returns: a list of {"env", "return", "length", and what is tracked}.
+        """
+        action = policy(self.obs, self.first)
+        if self.replay is not None:
+            for i in range(self.envs.num_envs):
+                row = {key: value[i] for key, value in self.obs.items()}
+                flags = self.first[i], self.last[i], self.terminal[i]
+                self.replay.add(i, row, action[i], self.reward[i], *flags)
+        self.first = self.last  # what follows a last row is a first one
+        self.returns[self.first], self.lengths[self.first] = 0, 0
+        self.obs, self.reward, self.terminal, cut, info = self.envs.step(action)
+        self.last = self.terminal | cut
+        self.returns += self.reward
+        self.lengths += ~self.first
+        return [self._report(i, info) for i in np.flatnonzero(self.last)]
+
+    def _report(self, i, info):
+        row = {"env": int(i), "return": float(self.returns[i])}
+        row["length"] = int(self.lengths[i])
+        return row | {key: float(info[key][i]) for key in self.track if key in info}
+
+
+# %% [markdown] tags=["predict"]
+# **Predict.** An environment shows the number of steps played, pays that number as the
+# reward and ends after three steps. How many rows does one episode leave, and which
+# observation, reward and flags does the last one hold?
+#
+# <details><summary>Answer</summary>
+#
+# Four rows, for observations 0, 1, 2, 3. The last has observation 3, reward 3, `is_last`
+# and `is_terminal`, and zeros as its action.
+#
+# </details>
+
+# %%
+class CountToThree(gym.Env):
+    """Shows and pays the number of steps; ends after three."""
+
+    observation_space = gym.spaces.Box(0, 9, (1,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.float32([0]), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.float32([self.t]), self.t, self.t == 3, False, {}
+
+
+counting = make_vector(CountToThree, 1)
+stored = Replay(100, counting.single_observation_space, counting.single_action_space)
+collector = Collector(counting, stored)
+ended = [e for _ in range(6) for e in collector.tick(lambda obs, first: np.array([1]))]
+print("row  obs  reward  action  first  last  terminal")
+for i in range(6):
+    o, a, r, *flags = (column[0, i] for column in stored.data.values())
+    print(
+        f"{i:3}{o[0]:5.0f}{r:8.0f}   {a.astype(int)}" + "{:7}{:6}{:10}".format(*flags)
+    )
+print("ended:", ended)
+
+
+# %% [markdown]
+# Anything that maps observations to actions is a policy for the collector. The agent's has
+# to carry its state from tick to tick. The random one, `random_policy`, came with the
+# imports: before learning it fills the replay with the first rows.
+
+# %%
+#| export
+class AgentPolicy:
+    """A policy for `Collector.tick` that remembers the agent's state."""
+
+    def __init__(self, agent):
+        self.agent, self.state = agent, None
+
+    def __call__(self, obs, is_first):
+        first = is_first if self.state else None
+        action, self.state = self.agent.act(obs, self.state, first)
+        return action
+
+
+# %% [markdown]
+# `evaluate` plays whole episodes and learns nothing. Actions are drawn from the policy, as
+# in the paper: its scores are those of the agent that learns, not of one that always takes
+# the likeliest button. One trap is in the counting. With several environments, taking the
+# first $n$ episodes that end would favour short ones, which end sooner and more often. So
+# each environment gets its share, and exercise 9.2 shows what happens otherwise.
+
+# %%
+#| export
+def evaluate(agent, make_env, episodes, envs=1, seed=0, track=(), parallel=False):
+    """Play whole episodes with sampled actions, nothing is learnt.
+
+    Args: agent (or any policy of `Collector.tick`); make_env, a Gymnasium id or a
+    callable; episodes, in all, shared equally, so that short ones are not favoured.
+    Returns: a list of {"env", "return", "length", and what is tracked}, one an episode.
+    """
+    policy = AgentPolicy(agent) if isinstance(agent, Dreamer) else agent
+    left = episodes // envs + (np.arange(envs) < episodes % envs)
+    results = []
+    # Its own random numbers: evaluating does not change how a run goes on.
+    with (
+        closing(make_vector(make_env, envs, seed, parallel=parallel)) as vector,
+        torch.random.fork_rng(),
+    ):
+        torch.manual_seed(seed)
+        collector = Collector(vector, track=track)
+        while left.any():
+            for episode in collector.tick(policy):
+                if left[episode["env"]]:
+                    left[episode["env"]] -= 1
+                    results.append(episode)
+    return results
+
+
+# %%
+by_chance = random_policy(spaces[1], np.random.default_rng(0))
+episodes = evaluate(by_chance, "CartPole-v1", 100, envs=4)
+each = Counter(e["env"] for e in episodes)
+print("episodes of each environment:", sorted(each.items()))
+random_return = np.mean([e["return"] for e in episodes])
+claim("a random policy earns between 15 and 30", 15 < random_return < 30)
+
+# %% [markdown]
+# ## Algorithm 1
+#
+# How often should it learn? The *replay ratio* counts rows that are replayed for each row
+# that is collected. With a ratio of 32 and 16 sequences of 32 rows in a batch, an update
+# replays 512 rows and is due every 16 steps. A higher ratio makes more of each step and
+# costs more time per step. The paper uses 32 for Minecraft and up to 1,024 for robots.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** The configuration above plays 20,000 steps, the first 1,000 of them at random
+# and without learning. How many updates does the run make?
+#
+# <details><summary>Answer</summary>
+#
+# 19,001 steps are paid for, the one that completes the first 1,000 included: 19,001 x 32 /
+# 512 = 1187.6, so 1,187 updates. The remainder is carried from tick to tick and never lost.
+#
+# </details>
+
+# %%
+credit, updates = 0.0, 0
+for step in range(1, config.steps + 1):
+    if step >= config.prefill:
+        credit += config.ratio / (config.batch * config.length)
+        updates += int(credit)
+        credit -= int(credit)
+print("updates:", updates)
+
+
+# %% [markdown]
+# Now the loop. What `runs.Run` does is bookkeeping: it counts, writes and saves. What is
+# left is the algorithm, and it fits in seven lines.
+
+# %%
+#| export
+def train(
+    make_env,
+    config,
+    logdir,
+    minutes=None,
+    track=(),
+    start_from=None,
+    callback=None,
+    progress=True,
+):
+    """Algorithm 1: collect experience, learn the model from it, learn to act in dreams.
+
+    A run lives in its folder: started again with the same arguments it continues from
+    the last checkpoint. On the CPU with one environment a continued run equals an
+    uninterrupted one to the bit.
+    Args: make_env, a Gymnasium id or a callable; config; logdir; minutes, a budget of
+    this call; track, names in `info` to record at the end of an episode; start_from,
+    an agent file whose weights a new run begins with; callback(agent, run), called with
+    every video; progress, show a bar.
+    Returns: the agent. Source: DreamerV3, Algorithm 1.
+    """
+    speed.reuse_memory()
+    with runs.Run(logdir, config, minutes, progress) as run:
+        envs = run.make_envs(make_env)
+        spaces = envs.single_observation_space, envs.single_action_space
+        torch.manual_seed(config.seed)
+        agent = Dreamer(*spaces, config)
+        replay = Replay(config.capacity, *spaces, config.envs, config.seed)
+        if start_from and not run.continued:
+            files.fill(agent, files.load_agent(start_from)[-1], start_from)
+        replay = run.restore(agent, replay)
+        collector = Collector(envs, replay, track)
+        act = AgentPolicy(agent)
+        random = act if start_from else random_policy(envs.single_action_space, run.rng)
+        while not run.finished():
+            policy = random if run.step < config.prefill else act
+            run.count(collector.tick(policy), collector)
+            for _ in range(run.updates_due(replay)):
+                run.log(agent.train_step(replay.sample(config.batch, config.length)))
+            run.look(agent, replay, callback)
+            run.save_if_due(agent, replay)
+        run.save(agent, replay)
+    return agent
+
+
+# %% [markdown]
+# ## What a run leaves, and how it survives
+#
+# A training run takes hours, and laptops sleep, disks fill up and Colab disconnects. So a
+# run lives in a folder, and the same command continues it. We take a small agent and let
+# it look often, so that there is something to see within seconds.
+
+# %%
+small = dataclasses.replace(
+    config, units=16, deter=64, batch=4, length=8, horizon=4, prefill=100, steps=500,
+    ratio=8.0, log_every=10, checkpoint_minutes=0.0, precision="fp32", warmup=10,
+    device="cpu",
+)  # fmt: skip
+calm = train("CartPole-v1", small, runs_here / "calm", progress=False)
+for path in sorted((runs_here / "calm").glob("*")):
+    print(path.name + "/" * path.is_dir())
+print("in the checkpoint:", sorted(p.name for p in (runs_here / "calm").glob("c*/*")))
+
+
+# %% [markdown]
+# * `config.yaml`: every number. The folder refuses to continue with others.
+# * `episodes.csv`, `metrics.csv`: one line per episode, one per few updates, and
+#   `metrics.html`: the same as curves; open it in a browser, it needs no network.
+# * `tensorboard/` and, for worlds with pictures, `videos/` with real / dreamed / error.
+# * `run.lock`: a second process that wants to write here is turned away.
+# * `checkpoint-.../`: weights, optimizer, replay, counters and random states. A new one is
+#   written beside the old one and takes its name only when it is complete.
+#
+# ### Pulling the plug
+#
+# Random numbers are part of the state: those of the policy, of the replay and of the
+# environment. Episode $k$ of environment $i$ is seeded by (seed, $i$, $k$), and
+# checkpoints fall between two episodes, where no half-played one can get lost. If all of
+# that is right, an interrupted run is not merely similar to an uninterrupted one.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** We break off at step 300, in the middle of an episode, and start again. From
+# which step does it go on, and how much will the final weights differ?
+#
+# <details><summary>Answer</summary>
+#
+# From the last end of an episode before step 300. The weights will not differ at all:
+# max difference 0.
+#
+# </details>
+
+# %%
+def pull_the_plug(agent, run):
+    """Called at every look at the run: break off at step 300."""
+    if run.step == 300:
+        raise KeyboardInterrupt
+
+
+often = dataclasses.replace(small, video_minutes=0.0)
+options = dict(logdir=runs_here / "broken", progress=False)
+try:
+    train("CartPole-v1", often, callback=pull_the_plug, **options)
+except KeyboardInterrupt:
+    kept = next((runs_here / "broken").glob("checkpoint-*"))
+    claim("a checkpoint from before step 300 is kept", int(kept.name[11:]) < 300)
+broken = train("CartPole-v1", often, **options)
+for name in ("world_model.rssm.gates.weight", "actor_critic.critic.0.weight"):
+    compare(name, broken.state_dict()[name], calm.state_dict()[name], tolerance=0)
+
+# %% [markdown]
+# The tests do it the hard way: they kill the process at random moments, also in the middle
+# of writing, and compare weights, optimizer, replay and counters. This equality holds on
+# the CPU with one environment. A GPU may add numbers in another order, and with several
+# environments those that were in the middle of an episode start it again.
+#
+# ## The real experiment: CartPole, live
+#
+# The first 6,200 steps of the configuration from above, from nothing: 325 updates. This is
+# the longest cell of the notebook.
+
+# %%
+live_config = dataclasses.replace(config, steps=6_200, log_every=10)
+live = train("CartPole-v1", live_config, runs_here / "live", progress=False)
+
+# %%
+after = evaluate(live, "CartPole-v1", 20, envs=10, seed=1)
+live_return = np.mean([e["return"] for e in after])
+claim("the return is more than twice that of random", live_return > 2 * random_return)
+
+
+# %%
+def read(path):
+    """Return a CSV file as {column: float array}."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]
+    }
+
+
+episodes = read(runs_here / "live" / "episodes.csv")
+metrics = read(runs_here / "live" / "metrics.csv")
+fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3))
+left.plot(
+    episodes["step"], episodes["return"], ".", color=COLORS["ours"], label="episodes"
+)
+left.axhline(live_return, **line("ours"), label="evaluation at the end")
+left.axhline(random_return, **line("random"), label="random")
+left.axhline(475, **line("threshold"), label="solved")
+left.set(xlabel="agent steps [1]", ylabel="return [1]")
+left.legend()
+right.plot(
+    metrics["step"], metrics["actor/entropy"], **line("entropy"), label="entropy"
+)
+right.plot(
+    metrics["step"], metrics["loss/continue"], **line("continue"), label="continue"
+)
+right.set(xlabel="agent steps [1]", ylabel="entropy, loss [nats]")
+right.legend()
+show(fig, alt="Returns of CartPole rise from random far up within minutes while the "
+     "actor's entropy and the loss of the continue head fall.")  # fmt: skip
+
+
+# %% [markdown]
+# Read the right half together with the left. First the world model finds out when episodes
+# end: the continue loss falls. Only then the actor commits itself, and its entropy falls.
+# An entropy that falls *first* is a warning: the actor believes in an immature model.
+#
+# One run proves little: agents that learn from what they do themselves differ from seed to
+# seed. What follows was measured beforehand.
+#
+# ## Three seeds, two tasks
+#
+# The full runs of `config`, with seeds 0, 1 and 2, for both tasks. The files in
+# `data/curves/` hold every run that was started with it and is finished, good or bad, and
+# `python tools/curves.py cartpole 0` makes one of them again. Every thousand steps the
+# run paused for 20 evaluation episodes.
+
+# %%
+def stored_runs(name):
+    """The stored runs of a task: (about, evaluations) of each seed."""
+    paths = sorted(data_path("curves").glob(f"{name}_seed*.json"))
+    abouts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    tables = [read(str(path).replace(".json", "_evaluations.csv")) for path in paths]
+    return list(zip(abouts, tables))
+
+
+def same_settings(about):
+    """Whether a stored run had the configuration above, but for seed and machine."""
+    stored = Config.from_dict(about["config"])
+    free = {key: getattr(stored, key) for key in (*runs.FREE - {"steps"}, "seed")}
+    return stored == dataclasses.replace(config, **free)
+
+
+GOALS = {"cartpole": 475, "pendulum": -200}
+for name in GOALS:
+    found = stored_runs(name)
+    print(f"{name}, stored seeds: {[about['seed'] for about, _ in found]}")
+    claim("  with the configuration above", all(same_settings(a) for a, _ in found))
+
+
+# %%
+def draw(ax, name, goal):
+    """Mean and range over the seeds, one thin line for each, random and threshold."""
+    found = stored_runs(name)
+    ax.axhline(goal, **line("threshold"), label=f"threshold {goal}")
+    ax.set(xlabel="agent steps [1]", ylabel="return, 20 episodes [1]", title=name)
+    if found:
+        grid = found[0][1]["step"]
+        curves = np.stack([np.interp(grid, t["step"], t["return"]) for _, t in found])
+        low, high = curves.min(0), curves.max(0)
+        ax.fill_between(grid, low, high, color=COLORS["ours"], alpha=0.15)
+        ax.plot(grid, curves.T, color=COLORS["ours"], alpha=0.35, lw=1)
+        ax.plot(grid, curves.mean(0), **line("ours"), label="mean of the seeds, range")
+        ax.axhline(found[0][0]["random_return"], **line("random"), label="random")
+    ax.legend()
+
+
+fig, axes = plt.subplots(1, 2, figsize=(8, 3.2))
+for ax, (name, goal) in zip(axes, GOALS.items()):
+    draw(ax, name, goal)
+show(fig, alt="Evaluation returns of CartPole and Pendulum over steps: mean and range of "
+     "the stored seeds between the random line and the threshold.")  # fmt: skip
+
+# %%
+for name, goal in GOALS.items():
+    for about, table in stored_runs(name):
+        reached = np.flatnonzero(table["return"] >= goal)
+        word = "reached" if len(reached) else "did not reach"
+        last = "holds" if table["return"][-1] >= goal else "is below"
+        print(f"{name}, seed {about['seed']}: {word} {goal}, the last one {last} it")
+
+
+# %% [markdown]
+# ## What older code does differently
+#
+# This series builds the final form of DreamerV3, that of the Nature article (the second
+# version on arXiv). Much published code follows the first version, or DreamerV2. If you
+# compare, these are the lines over which one stumbles:
+#
+# | | here | DreamerV3, first version | DreamerV2 |
+# |---|---|---|---|
+# | memory | block GRU, 8 blocks, RMSNorm | one GRU, LayerNorm | one GRU, LayerNorm |
+# | start of an episode | zeros | learnt | zeros |
+# | KL, weights of prior and posterior | 1.0 and 0.1, 1 nat free | 0.5 and 0.1, 1 nat free | 0.8 and 0.2 of one KL |
+# | reward and value | two-hot, bins spaced by symexp | two-hot of the symlog | a normal, squared error |
+# | continue | soft label, holds the discount | hard label, discount apart | as the first version |
+# | scale of returns | 5th to 95th percentile | the same | none; entropy tuned per domain |
+# | continuous actor | log-probability times advantage | gradient through the dream | gradient through the dream |
+# | returns use | the critic itself | the critic itself | a target network |
+# | slow critic | what the critic stays close to | the same | is that target |
+# | critic on real rows | weight 0.3 | no | no |
+# | optimizer | LaProp, adaptive clipping | Adam, clipped norm | Adam, clipped norm |
+#
+# And where *we* differ from the paper: smaller convolutions, faster learning rates for
+# small models, windows of the replay that start from a zero state, and some random steps
+# before learning begins.
+#
+# ## Exercises
+
+# %% [markdown]
+# ### Exercise 9.1: Carry the remainder
+#
+# *easy, about 5 minutes*
+#
+# Write the arithmetic of the loop: steps that were played add to the credit, whole updates
+# are taken off it. The check plays some ticks, and a thousand of them.
+
+# %% tags=["exercise-9.1"]
+def updates_due(credit, steps, ratio, rows):
+    """Updates that are paid for now, and the credit that is left.
+
+    Args: credit, left over from before, in updates; steps, agent steps just played;
+    ratio, rows to replay for each of them; rows, in one batch.
+    """
+    raise NotImplementedError("exercise 9.1")
+
+
+# %%
+check("9.1", updates_due)
+
+
+# %%
+# solution("9.1")
+
+# %% [markdown]
+# ### Exercise 9.2: The evaluation that punishes success
+#
+# *medium, about 15 minutes, one planted bug*
+#
+# Find the bug.
+
+# %% tags=["exercise-9.2"]
+def mean_of_episodes(lengths, returns, count):
+    """Mean return of `count` episodes that are played side by side.
+
+    Args: lengths, returns [envs, many]: what episode k of each environment would be;
+    count, a multiple of the number of environments.
+    """
+    order = lengths.cumsum(1).flatten().argsort()
+    total = returns.flatten()[order[:count]].sum()
+    return total / count
+
+
+# %%
+check("9.2", mean_of_episodes)
+
+
+# %%
+# solution("9.2")
+
+# %% [markdown]
+# ### Exercise 9.3: A curve that does not look ahead
+#
+# *medium, about 10 minutes*
+#
+# To average curves of several seeds one has to read each at the same steps. Interpolating is
+# tempting, but between two points it uses the later one, which was not known yet. Read the
+# last value that was known.
+
+# %% tags=["exercise-9.3"]
+def value_at(steps, returns, grid):
+    """Read a learning curve at the steps of `grid`: the last value known by then.
+
+    Args: steps [N], rising; returns [N], measured at them; grid [M].
+    Returns: [M]; nan where nothing was measured yet.
+    """
+    raise NotImplementedError("exercise 9.3")
+
+
+# %%
+check("9.3", value_at)
+
+# %%
+# solution("9.3")
+
+# %% [markdown]
+# ## What breaks
+#
+# * **Learning rates that are too eager for the actor.** The entropy falls to near 0 within a few
+#   hundred updates, the returns stay where they are, and all losses look splendid. The
+#   actor has settled on the dreams of a model that knew nothing. Keep its rate at a fifth
+#   of the model's, and look at the entropy first.
+# * **A high ratio on little data.** We first replayed four times as often (ratio 128). The
+#   agent earned a mean of 466 after 3,500 steps of experience, then fell back to 130 for as
+#   long as we watched. Our guess: it now failed in ways of which the replay held only a
+#   handful of examples. CartPole is cheap to play; with a ratio of 32 the same number of
+#   updates sees four times the experience.
+# * **Believing one seed.** See the range in the figure above.
+# * **A checkpoint in the middle of an episode.** The run continues, nothing crashes, but
+#   the half-played episode has no end in the replay: after a hundred restarts the model
+#   has seen a hundred episodes that stop for no reason.
+# * **Counting the wrong thing.** Steps of the agent, frames of the game and updates differ
+#   by the action repeat and the ratio. Most "DreamerV3 does not learn" reports are ratios
+#   that were meant otherwise.
+#
+# ## What we built
+
+# %%
+what_we_built("09_dreamer")
+folder.cleanup()
+
+# %% [markdown]
+# The agent is complete. It has learnt two small worlds of numbers. The last notebook gives
+# it 12,288 pixels, five buttons and a plumber: [10 Mario](10_mario.ipynb).
