@@ -16,6 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 LINK = re.compile(r"""\]\(\s*<?([^)\s#>]+)|(?:src|href)=["']([^"'#]+)""")
+RAW = re.compile(r"""(?:src|href)=["']([^"'#:]+)""")
 TOC = """
 
 ```{{toctree}}
@@ -82,6 +83,27 @@ def links(root, page, text):
     return [path for path in found if path.suffix not in (".ipynb", ".md")]
 
 
+def carry_raw_links(source, html):
+    """Copy what pages name in raw HTML, which Sphinx passes on without looking at it."""
+    for page in source.rglob("*.md"):
+        for name in RAW.findall(page.read_text(encoding="utf-8")):
+            path = (page.parent / name).resolve()
+            if path.is_file() and path.is_relative_to(source):
+                target = html / path.relative_to(source)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, target)
+
+
+def broken_pictures(html):
+    """Return one line for each picture of the built site whose file is missing."""
+    lines = []
+    for page in sorted(html.rglob("*.html")):
+        for name in re.findall(r'<img\b[^>]*\bsrc="([^"]+)"', page.read_text("utf-8")):
+            if not name.startswith("data:") and not (page.parent / name).is_file():
+                lines.append(f"site: {page.name}: no picture {name}")
+    return lines
+
+
 def without_alt(html):
     """Return one line for each picture of the built site that has no alt text."""
     lines = []
@@ -103,7 +125,8 @@ def build(root=ROOT):
     command += ["-c", str(HERE), "-d", str(folder / "doctrees")]
     command += [str(folder / "source"), str(folder / "html")]
     status = subprocess.run(command, check=False).returncode
-    found = without_alt(folder / "html")
+    carry_raw_links(folder / "source", folder / "html")
+    found = without_alt(folder / "html") + broken_pictures(folder / "html")
     print("\n".join(found or [f"site: {(folder / 'html').relative_to(root)}"]))
     return 1 if status or found else 0
 

@@ -10,12 +10,14 @@ from docutils import nodes
 project = "Dreamer Lite"
 author = "Dreamer Lite contributors"
 html_title = project
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx-mathjax-offline"]  # formulas without a network
 nb_execution_mode = "off"
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath", "html_image"]
 myst_heading_anchors = 3
 html_theme = "sphinx_book_theme"
 html_theme_options = {"show_navbar_depth": 1, "show_toc_level": 2}
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_show_sphinx = False
 html_last_updated_fmt = None
 
