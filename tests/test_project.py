@@ -1,6 +1,7 @@
 """The project's own files: versions, conda, make, CI, site and Colab's imitation."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -135,6 +136,19 @@ def test_make_test_runs_every_check():
     ]
     places = [planned.index(step) for step in order]
     assert places == sorted(places)
+
+
+MUTATIONS = json.loads((ROOT / "tests/mutations.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m["name"])
+def test_every_mutation_still_fits_the_code(mutation):
+    """Whether its test notices is what `make mutations` finds out."""
+    source = (ROOT / mutation["file"]).read_text(encoding="utf-8")
+    assert source.count(mutation["old"]) == 1 and mutation["old"] != mutation["new"]
+    file, _, name = mutation["test"].partition("::")
+    tests = (ROOT / file).read_text(encoding="utf-8")
+    assert f"def {name.partition('[')[0]}(" in tests
 
 
 # The site

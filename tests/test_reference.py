@@ -364,7 +364,7 @@ def results(tmp_path):
         "commit": "abc",
         "hardware": {"cpu": "a processor"},
         "protocol": dict(episodes=4, seed=5, sticky=0.0, noops=30, actions="sampled"),
-        "players": {"agent": found},
+        "players": {"agent": found, "random": found | {"x_mean": 321.4}},
     }
     (tmp_path / "data/mario_evaluation.json").write_text(json.dumps(report))
     return tmp_path
@@ -377,6 +377,8 @@ def test_result_blocks_say_what_the_files_say(results):
     assert f"seed 8 | 475 | 22 | never | {ends}" in text
     text = readme.BLOCKS["mario-curve"](results)
     assert "| 6,000 steps, 60 min | 8,400 steps, 84 min | 10,400 steps" in text
+    # Episode i ends at x = i after i minutes: the first 31, then the last 50.
+    assert "| 15 | 94 |" in text and "A random policy reaches 321." in text
     text = readme.BLOCKS["evaluation"](results)
     assert "4 episodes, seed 5" in text and "`ffffffffffff` after 1,234 steps" in text
     assert "| agent | 0.75 (3/4) | 0.30 to 0.95 | 2,500 | 100.0 ± 9.5 |" in text

@@ -554,6 +554,17 @@ def test_times_writes_what_its_check_wants(course, monkeypatch):
     assert times.main(["--check", "--root", str(course)]) == 1
 
 
+def test_notebooks_that_take_too_long_are_named(course):
+    paths = [Path(f"{i:02}_part.ipynb") for i in range(1, 11)]
+    minutes = dict.fromkeys([path.stem for path in paths], {"minutes": 1.2})
+    assert times.too_long(minutes) == []
+    minutes["10_part"] = {"minutes": 9.0}
+    assert times.too_long(minutes) == []
+    minutes["06_part"] = {"minutes": 2.6}
+    found = times.too_long(minutes)
+    assert len(found) == 2 and "06_part" in found[0] and "12 minutes" in found[1]
+
+
 def test_measured_line_reads_well():
     assert times.sentence({"minutes": 1.26, "gigabytes": 1.14}) == (
         "*Measured: 1.3 minutes on two CPU cores, 1.1 GB memory, no GPU.*"
@@ -579,7 +590,13 @@ def test_readme_blocks_are_generated_and_checked(course, capsys):
 
 
 def test_code_block_counts_the_module(course):
-    assert "| `tiny.py` | 4 | 0 |" in readme.BLOCKS["code"](course)
+    text = readme.BLOCKS["code"](course)
+    assert "| `tiny.py` | 4 | 0 |" in text and "| the ten modules | 4 | 0 |" in text
+    by_hand = course / "dreamer_lite/by_hand.py"
+    by_hand.write_text('"""Not counted."""\n\nx = 1  # counted\n')
+    counted = readme.BLOCKS["code"](course).replace(" |", "")
+    before = text.replace(" |", "")
+    assert counted != before and "by hand" in counted
 
 
 def test_bench_block_shows_what_was_measured(course):
@@ -594,8 +611,10 @@ def test_bench_block_shows_what_was_measured(course):
     about = {"processor": "Some CPU", "threads": 2, "cores": 2, "gpu": None}
     about |= {"python": "3.11", "torch": "2.13.0", "date": "2026-01-01", "commit": "ab"}
     (course / "data/bench").mkdir()
-    report = json.dumps({"machine": about, "cases": [case]})
-    (course / "data/bench/cpu.json").write_text(report)
+    report = {"machine": about, "cases": [case]}
+    report["environment"] = {"bare": 1041.3, "make_mario": 998.2, "overhead": 0.0432}
+    (course / "data/bench/cpu.json").write_text(json.dumps(report))
     text = readme.BLOCKS["bench"](course)
     assert "| 3m, bf16 | 3.5 | 0.500 | 1,024 | 2,000 |" in text
     assert text.startswith("Some CPU, 2 threads; Python 3.11, torch 2.13.0;")
+    assert "998 emulator frames per second, the bare emulator 1,041" in text

@@ -35,7 +35,7 @@ FILTERS = {
 }
 KEPT_METADATA = ("cellView", "jupyter", "tags")
 ON_GPU = ("10_mario",)  # Colab opens these with a GPU
-KERNEL_PATH = re.compile(r"\S*/ipykernel_\d+/\d+\.py")
+KERNEL_PATH = re.compile(r"\S*[/\\]ipykernel_\d+[/\\]\d+\.py")
 BRANCH = "main"
 COLAB = "https://colab.research.google.com"
 BADGE = (

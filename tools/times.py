@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STORED = Path("data") / "times.json"
 LINE = re.compile(r"^\*Measured:.*\*$", re.MULTILINE)
 CORES = 2
+LONGEST, TOGETHER = 2.5, 12
 NOT_YET = "*Measured: not yet.*"  # what a new notebook says
 
 
@@ -116,6 +117,20 @@ def problems(root, paths):
     return found
 
 
+def too_long(stored):
+    """Return one line for each limit that a reader would feel: 01 to 09, in minutes."""
+    minutes = {name: f["minutes"] for name, f in stored.items() if name < "10"}
+    found = [
+        f"{name}: takes {spent:.1f} minutes, at most {LONGEST} are allowed"
+        for name, spent in minutes.items()
+        if spent > LONGEST
+    ]
+    total = sum(minutes.values())
+    if total > TOGETHER:
+        found.append(f"01 to 09 take {total:.1f} of at most {TOGETHER} minutes")
+    return found
+
+
 def main(argv=None):
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -127,7 +142,7 @@ def main(argv=None):
     try:
         paths = nb.select(root, options.which)
         if options.check:
-            found = problems(root, paths)
+            found = problems(root, paths) + too_long(load(root))
             print("\n".join(found or [f"{len(paths)} measured lines agree"]))
             return 1 if found else 0
         on_two_cores()

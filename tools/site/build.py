@@ -84,7 +84,7 @@ def links(root, page, text):
 
 
 def carry_raw_links(source, html):
-    """Copy what pages name in raw HTML, which Sphinx passes on without looking at it."""
+    """Copy what pages name in raw HTML: Sphinx passes that on unread."""
     for page in source.rglob("*.md"):
         for name in RAW.findall(page.read_text(encoding="utf-8")):
             path = (page.parent / name).resolve()
