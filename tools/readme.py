@@ -204,7 +204,8 @@ def environment_line(report):
         return ""
     return (
         f"\n\n`make_mario` plays {found['make_mario']:,.0f} emulator frames per "
-        f"second, the bare emulator {found['bare']:,.0f} (overhead {found['overhead']:.1%})."
+        f"second, the bare emulator {found['bare']:,.0f} (overhead "
+        f"{found['overhead']:.1%})."
     )
 
 
