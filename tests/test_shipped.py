@@ -1,0 +1,88 @@
+"""The commands that put results into data/: what ships is what was asked for."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import ship
+from dreamer_lite.course import data_path
+from dreamer_lite.course.train_world_model import main as train_world_model
+from dreamer_lite.dreamer import Config, Dreamer, train
+from dreamer_lite.files import Table
+from dreamer_lite.replay import Replay
+
+START, FLAG = 40, 3161  # x of Mario at the first frame, and under the flag
+
+
+def endings(replay, stream):
+    """(x, how) of every episode that ends in a recorded stream, from its rewards."""
+    rows = {key: column[stream] for key, column in replay.data.items()}
+    found, x = [], START
+    for i, reward in enumerate(rows["reward"]):
+        end = bool(rows["is_terminal"][i])
+        how = "flag" if end and reward > 3 else "lost" if end else "cut"
+        extra = {"flag": 5, "lost": -2, "cut": 0}[how]
+        x = START if rows["is_first"][i] else x + 16 * (reward - extra + 0.02)
+        if rows["is_last"][i]:
+            found.append((round(float(x)), how))
+    return found
+
+
+def test_the_recording_holds_deaths_a_pit_and_the_flag():
+    replay = Replay.load(data_path("mario_episodes.npz"))
+    assert list(replay.size) == [2000, 2000, 2000]
+    ends = [endings(replay, stream) for stream in range(3)]
+    assert all("lost" in [how for _, how in found] for found in ends[:2])
+    # The first pit of the level is 32 pixels wide and begins at x = 1104.
+    assert any(how == "lost" and 1104 <= x <= 1150 for x, how in ends[1])
+    assert any(how == "flag" and abs(x - FLAG) < 16 for x, how in ends[2])
+    mean = [np.mean([x for x, _ in found]) for found in ends]
+    assert mean[2] > 2 * max(mean[:2])  # a better policy than chance and its bias
+
+
+def test_a_run_is_shipped_up_to_its_checkpoint(tmp_path):
+    config = Config.preset("1m", steps=90, prefill=40, batch=2, length=8, ratio=1.0)
+    config = dataclasses.replace(config, seed=5, log_every=1, checkpoint_minutes=0.0)
+    run, data = tmp_path / "run", tmp_path / "data"
+    train("CartPole-v1", config, run, progress=False)
+    columns = Table(run / "episodes.csv", 999).fields
+    with open(run / "episodes.csv", "a") as file:  # rows of a later, unsaved agent
+        file.write(",".join(["9999"] * len(columns)) + "\n")
+    about = ship.ship(run, data, trained_with="abc")
+    assert (about["steps"], about["seed"], about["commit"]) == (90, 5, "abc")
+    assert Dreamer.load(data / "mario_agent.safetensors").config.seed == 5
+    assert json.loads((data / "mario_agent.json").read_text()) == about
+    rows = Table(data / "curves/mario_seed5_episodes.csv", 9999).rows
+    assert rows and all(int(row["step"]) <= 90 for row in rows)
+
+
+def test_ship_refuses_a_folder_without_a_checkpoint(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint; train first"):
+        ship.ship(tmp_path, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_world_model_that_ships_can_be_made_again(tmp_path, capsys):
+    """The documented command, cut short, gives a file of the same form."""
+    out, folder = tmp_path / "model.safetensors", tmp_path / "run"
+    threads = torch.get_num_threads()
+    command = ["--updates", "2", "--batch", "2", "--length", "4"]
+    command += ["--out", str(out), "--folder", str(folder)]
+    try:
+        train_world_model(command)
+    finally:
+        torch.set_num_threads(threads)
+    assert "'updates': 2" in capsys.readouterr().out
+    from safetensors import safe_open
+
+    with (
+        safe_open(out, "pt") as new,
+        safe_open(data_path("world_model.safetensors"), "pt") as old,
+    ):
+        assert set(new.keys()) == set(old.keys())
+        assert set(new.metadata()) == set(old.metadata())
+    shutil.rmtree(folder)

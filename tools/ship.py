@@ -1,0 +1,81 @@
+"""Put a Mario run into data/: its newest agent, its curves, and what they are.
+
+    python tools/ship.py runs/mario [--commit abc1234] [--hardware "..."]
+
+Afterwards `python -m dreamer_lite.mario evaluate`, `python tools/film.py` and
+`make times` bring everything that shows the agent up to date.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from curves import commit, processor  # noqa: E402
+from dreamer_lite.config import Config  # noqa: E402
+from dreamer_lite.files import Checkpoints, Table, write_atomically  # noqa: E402
+
+
+def ship(run, data, trained_with=None, hardware=None):
+    """Copy the newest checkpoint's agent and the tables up to it; return what it is.
+
+    Raises: FileNotFoundError for a folder without a checkpoint.
+    """
+    import torch
+
+    run, data = Path(run), Path(data)
+    newest = Checkpoints(run).latest()
+    if newest is None:
+        raise FileNotFoundError(
+            f"ship expects the folder of a training run, but {run} holds no "
+            "checkpoint; train first or name another folder."
+        )
+    state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+    config = Config.from_yaml(run / "config.yaml")
+    about = {
+        "steps": state["step"],
+        "updates": state["updates"],
+        "minutes": round(state["minutes"], 1),
+        "seed": config.seed,
+        "commit": trained_with or commit(),
+        "hardware": hardware or f"{processor()}, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        "torch": torch.__version__.partition("+")[0],
+        "date": time.strftime("%Y-%m-%d"),
+    }
+    files = {
+        data / "mario_agent.safetensors": (newest / "agent.safetensors").read_bytes(),
+        data / "mario_agent.json": (json.dumps(about, indent=1) + "\n").encode(),
+    }
+    stem = data / "curves" / f"mario_seed{config.seed}"
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    files[Path(f"{stem}_config.yaml")] = (run / "config.yaml").read_bytes()
+    for kind in ("metrics", "episodes"):
+        # Rows after the checkpoint belong to an agent that is not the shipped one.
+        rows = (run / f"{kind}.csv").read_bytes()
+        target = Path(f"{stem}_{kind}.csv")
+        write_atomically(target, lambda p, rows=rows: p.write_bytes(rows))
+        Table(target, state["step"])
+    for path, content in files.items():
+        write_atomically(path, lambda p, content=content: p.write_bytes(content))
+    return about
+
+
+def main():
+    """Ship one run and print what it is."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="the run folder")
+    parser.add_argument("--commit", help="that trained it (default: what is here)")
+    parser.add_argument("--hardware", help="that trained it (default: this machine)")
+    options = parser.parse_args()
+    about = ship(options.run, ROOT / "data", options.commit, options.hardware)
+    print(json.dumps(about, indent=1))
+
+
+if __name__ == "__main__":
+    main()
