@@ -18,7 +18,15 @@ sys.path.insert(0, str(ROOT))
 
 from curves import commit, processor  # noqa: E402
 from dreamer_lite.config import Config  # noqa: E402
-from dreamer_lite.files import Checkpoints, Table, write_atomically  # noqa: E402
+from dreamer_lite.files import Checkpoints, write_atomically  # noqa: E402
+
+
+def rows_until(path, step):
+    """The rows of a table up to a step, as the bytes of a CSV file."""
+    header, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    place = header.strip().split(",").index("step")
+    kept = [row for row in rows if int(row.split(",")[place]) <= step]
+    return "".join([header, *kept]).encode()
 
 
 def ship(run, data, trained_with=None, hardware=None):
@@ -57,10 +65,8 @@ def ship(run, data, trained_with=None, hardware=None):
     files[Path(f"{stem}_config.yaml")] = (run / "config.yaml").read_bytes()
     for kind in ("metrics", "episodes"):
         # Rows after the checkpoint belong to an agent that is not the shipped one.
-        rows = (run / f"{kind}.csv").read_bytes()
-        target = Path(f"{stem}_{kind}.csv")
-        write_atomically(target, lambda p, rows=rows: p.write_bytes(rows))
-        Table(target, state["step"])
+        table = rows_until(run / f"{kind}.csv", state["step"])
+        files[Path(f"{stem}_{kind}.csv")] = table
     for path, content in files.items():
         write_atomically(path, lambda p, content=content: p.write_bytes(content))
     return about
