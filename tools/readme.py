@@ -279,7 +279,9 @@ def mario_curve(root):
     found = read_json(root, "mario_evaluation.json") or {"players": {}}
     chance = found["players"].get("random")
     beside = f" A random policy reaches {chance['x_mean']:,.0f}." if chance else ""
-    return f"{shown}\n\nMean x is over 50 episodes; the flag stands at 3,161.{beside}"
+    agent = read_json(root, "mario_agent.json") or {}
+    where = f" Trained on {agent['hardware']}." if "hardware" in agent else ""
+    return f"{shown}\n\nMean x is over 50 episodes; the flag stands at 3,161.{beside}{where}"
 
 
 def mean_x(episodes):
