@@ -281,7 +281,8 @@ def mario_curve(root):
     beside = f" A random policy reaches {chance['x_mean']:,.0f}." if chance else ""
     agent = read_json(root, "mario_agent.json") or {}
     where = f" Trained on {agent['hardware']}." if "hardware" in agent else ""
-    return f"{shown}\n\nMean x is over 50 episodes; the flag stands at 3,161.{beside}{where}"
+    scale = "Mean x is over 50 episodes; the flag stands at 3,161."
+    return f"{shown}\n\n{scale}{beside}{where}"
 
 
 def mean_x(episodes):
