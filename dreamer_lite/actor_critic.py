@@ -2,8 +2,8 @@
 # Edit the notebook, not this file.
 """Learning to act in the dream: actor, critic and their losses.
 
-Built in notebook 08. Source: DreamerV3, sections "Critic learning" (equations 7, 8, 10)
-and "Actor learning" (equations 11 to 13).
+Built in notebook 08. Source: DreamerV3, sections "Critic learning" (equations 4, 5) and
+"Actor learning" (equations 6, 7).
 """
 
 import copy
@@ -68,7 +68,8 @@ class Actor(nn.Module):
 class Critic(MLP):
     """Value distribution over two-hot bins, exactly 0 before it has learnt.
 
-    Args: feature_size; units, layers of the MLP; bins. Source: DreamerV3, equation 10.
+    Args: feature_size; units, layers of the MLP; bins.
+    Source: DreamerV3, equations 5 and 10.
     """
 
     def __init__(self, feature_size, units=128, layers=3, bins=255):
@@ -118,7 +119,7 @@ class ActorCritic(nn.Module):
         they came from: if given, the critic also learns from real rewards (the only
         part whose gradient reaches the world model).
         Returns: the loss (no dimensions) and metrics {name: tensor without gradient}.
-        Source: DreamerV3, equations 7 to 13.
+        Source: DreamerV3, equations 4 to 7.
         """
         feature, action, reward, cont = self._imagine(states, world_model)
         seen = feature[:, :-1].contiguous()  # dense layers are slow on a strided view

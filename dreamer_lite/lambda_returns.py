@@ -2,7 +2,8 @@
 # Edit the notebook, not this file.
 """How far to look ahead: lambda-returns, and the scale that makes them comparable.
 
-Built in notebook 07. Source: DreamerV3, "Critic learning" and "Actor learning".
+Built in notebook 07. Source: DreamerV3, sections "Critic learning" (equation 5) and
+"Actor learning" (equation 7).
 """
 
 import torch
@@ -20,7 +21,7 @@ def lambda_return(reward, value, cont, lam=0.95):
             with its state, and `cont` already contains the discount.
         lam: a number, or a tensor [B, H+1] (0 cuts the trace at that state).
     Returns: [B, H]. Raises: ValueError for shapes that differ or have no future.
-    Source: DreamerV3, "Critic learning"; with `lam` as a tensor also its replay loss.
+    Source: DreamerV3, equation 5; with `lam` as a tensor also the critic's replay loss.
     """
     lam = lam if torch.is_tensor(lam) else torch.full_like(value, lam)
     shapes = [tuple(x.shape) for x in (reward, value, cont, lam)]
@@ -45,7 +46,7 @@ class ReturnNormalizer(nn.Module):
     bias correction, and never a divisor below 1, so that small returns (sparse rewards,
     noise) are not blown up.
     Args: rate, the share of the newest batch; low, high, the two percentiles; limit,
-    the smallest divisor. Source: DreamerV3, "Actor learning".
+    the smallest divisor. Source: DreamerV3, equations 6 and 7.
     """
 
     def __init__(self, rate=0.01, low=0.05, high=0.95, limit=1.0):

@@ -4,12 +4,16 @@
 # **The question.** In a dream of 15 steps Mario earns some reward, and then the dream
 # stops. How good was what he did? And how good is good: is a return of 3 a lot?
 #
-# The answer needs two small pieces of code. The first blends what was dreamed with what
+# Two networks will live on the answer, and notebook 08 builds them: the *actor*, which
+# chooses the actions, and the *critic*, which guesses how much reward is still to come. All
+# that we need of them here is that they exist and that the critic may be wrong.
+#
+# The answer itself is two small pieces of code. The first blends what was dreamed with what
 # the critic believes: the *lambda-return*. The second measures how large returns usually
 # are, so that one setting of the actor works for every game: *return normalisation*.
 #
-# **At the end** you have computed returns by hand, by brute force and in four ways that are
-# found in published code, and you have seen in numbers what lambda trades for what.
+# **At the end** you have computed returns by hand, by brute force and with four different
+# pieces of code, and you have seen in numbers what lambda trades for what.
 #
 # **You need** PyTorch tensors. From notebook 06: a dream is a sequence of states, and the
 # world model predicts a reward and a probability of going on for each of them.
@@ -63,12 +67,38 @@ for problem in problems(root)[:1]:
 
 # %%
 import matplotlib.pyplot as plt
+import numpy as np
 
 from dreamer_lite.course import COLORS, LINESTYLES, Slider, check, claim, compare
 from dreamer_lite.course import dreamer_map, explore, lambda_recursion, line, show
 from dreamer_lite.course import solution, use_style, what_we_built
 
 use_style()
+
+# %% [markdown]
+# ## The goal
+#
+# By the end you can draw this picture yourself and explain each line of it. It answers the
+# question of the title: $\lambda$ (lambda) is the knob, from 0 (ask the critic after one
+# step) to 1 (follow the dream to its end), and the height is how wrong the answer is. Too
+# short a look trusts a critic who is wrong, too long a look collects chance. (The formulas
+# are those of the section "The experiment: bias and variance".)
+
+# %%
+lam, k = np.linspace(0, 1, 101)[:, None], np.arange(15)
+decay = (0.95 * lam) ** k
+variance = 0.7**2 * (decay**2).sum(1)
+bias = 2 * 0.95 * ((1 - lam[:, 0]) * decay[:, :-1].sum(1) + decay[:, -1])
+wrong = bias**2 + variance
+
+fig, ax = plt.subplots(figsize=(7.2, 2.6))
+ax.plot(lam, bias**2, **line("value"), label="because the critic is wrong")
+ax.plot(lam, variance, **line("reward"), label="because of chance")
+ax.plot(lam, wrong, **line("error"), label="together")
+ax.plot(lam[wrong.argmin()], wrong.min(), "o", color=COLORS["error"])
+ax.set(xlabel="lambda [1]", ylabel="squared error of a return [1]", ylim=(0, 5))
+ax.legend()
+show(fig, alt="The error of a return is smallest for a lambda between 0 and 1.")
 
 # %%
 #| default_exp lambda_returns
@@ -78,7 +108,8 @@ show(*dreamer_map("lambda_returns"))
 #| export
 """How far to look ahead: lambda-returns, and the scale that makes them comparable.
 
-Built in notebook 07. Source: DreamerV3, "Critic learning" and "Actor learning".
+Built in notebook 07. Source: DreamerV3, sections "Critic learning" (equation 5) and
+"Actor learning" (equation 7).
 """
 
 import torch
@@ -92,7 +123,8 @@ from torch import nn
 # state, *aligned with the states* $s_0 \dots s_H$, where $H = 15$ is the horizon:
 #
 # * the reward $r_t$ that arrives with state $s_t$,
-# * the continuation $c_t$: the discount 0.997 while the game goes on, 0 at its end,
+# * the continuation $c_t$: while the game goes on, the discount $\gamma = 0.997$ (what a
+#   reward one step later is worth now), and 0 at its end,
 # * the value $v_t$: what the critic believes is still to come after $s_t$. A new critic
 #   believes 0.
 
@@ -108,9 +140,9 @@ print("rewards seen from field 10:", reward[10].sum().item())
 
 
 # %% [markdown]
-# *First answer: add up the dreamed rewards.* From fields 0 to 4 the flag is more than 15
-# steps away, so the sum is 0, however often we dream. The agent is blind behind its
-# horizon.
+# *First answer: add up the dreamed rewards*, discounted. From fields 0 to 4 the flag is
+# more than 15 steps away, so the sum is 0, however often we dream. The agent is blind
+# beyond its horizon.
 #
 # *Second answer: one reward, then ask the critic*, $r_1 + c_1 v_1$, and make that the
 # critic's new value. It sees arbitrarily far in the end, but news of the flag travels one
@@ -146,9 +178,9 @@ for target in (add_up, one_step):
 #
 # ## The equation
 #
-# > **The paper says.** To see rewards beyond the horizon, the critic learns from
-# > bootstrapped lambda-returns, which mix predicted rewards and values ("Critic
-# > learning"):
+# > **The paper says** (equation 5, section "Critic learning"). To see rewards beyond the
+# > horizon, the critic learns from bootstrapped lambda-returns, which mix predicted rewards
+# > and values:
 # >
 # > $$R^\lambda_t = r_t + \gamma\, c_t \big((1-\lambda)\, v_t + \lambda R^\lambda_{t+1}\big)
 # > \qquad R^\lambda_T = v_T$$
@@ -165,8 +197,8 @@ for target in (add_up, one_step):
 # In words: after one step you get the reward. Then, if the game goes on, a mixture: a part
 # $1-\lambda$ trusts the critic at once, a part $\lambda$ looks one step further.
 #
-# Does the index matter? Here is the formula to the letter, with the value of the state in
-# which Mario stands, for $\lambda = 0$:
+# Does the index matter? Take $\lambda = 0$ and read only the value to the letter: reward
+# and continuation come from the next state, $v_t$ from the state in which Mario stands.
 
 # %%
 def to_the_letter(value):
@@ -204,11 +236,16 @@ toy_cont = torch.tensor([[1.0, 0.5, 0.5, 0.5]])
 # </details>
 
 # %%
-R3 = toy_value[0, 3]
-R2 = toy_reward[0, 3] + toy_cont[0, 3] * (0.5 * toy_value[0, 3] + 0.5 * R3)
-R1 = toy_reward[0, 2] + toy_cont[0, 2] * (0.5 * toy_value[0, 2] + 0.5 * R2)
-R0 = toy_reward[0, 1] + toy_cont[0, 1] * (0.5 * toy_value[0, 1] + 0.5 * R1)
+r, v, c = (x[0].clone().requires_grad_() for x in (toy_reward, toy_value, toy_cont))
+R3 = v[3]
+R2 = r[3] + c[3] * (0.5 * v[3] + 0.5 * R3)
+R1 = r[2] + c[2] * (0.5 * v[2] + 0.5 * R2)
+R0 = r[1] + c[1] * (0.5 * v[1] + 0.5 * R1)
 print("R_0, R_1, R_2 =", [R0.item(), R1.item(), R2.item()])
+
+(R0 + R1 + R2).backward()  # a number that is never used gets no gradient
+for name, numbers in {"reward": r, "value": v, "continuation": c}.items():
+    print(f"{name:12} used at s_0 .. s_3:", (numbers.grad != 0).tolist())
 
 # %%
 show(*lambda_recursion(toy_reward[0], toy_value[0], toy_cont[0], lam=0.5))
@@ -217,11 +254,12 @@ show(*lambda_recursion(toy_reward[0], toy_value[0], toy_cont[0], lam=0.5))
 # %% [markdown]
 # ## Four ways to write it
 #
-# If you open five implementations of Dreamer, you find this equation in four shapes. We
-# write all four, so that you recognise them, and then choose.
+# The same equation can be programmed in quite different shapes, and published code uses
+# more than one of them. We write four, so that you recognise them, and then choose.
 #
-# **1. The recursion itself**, a function that calls itself. It is the equation, and is
-# too slow for a batch of tensors only because Python calls are slow.
+# **1. The recursion itself**, a function that calls itself. It is the equation, word for
+# word. But it gives one return per call, so that all $H$ of them would do the same work
+# again and again.
 
 # %%
 def by_recursion(reward, value, cont, lam, t=0):
@@ -302,8 +340,8 @@ for lam in (0.0, 0.5, 1.0):
 
 # %% [markdown]
 # **A fifth way, which breaks.** The linear system has a closed solution with cumulative
-# products, and dividing by them is the fastest form of all. Then a game ends in the middle
-# of a dream, a continuation is 0, and so is every product after it:
+# products, and dividing by them needs neither a loop nor a matrix. Then a game ends in the
+# middle of a dream, a continuation is 0, and so is every product after it:
 
 # %%
 def by_division(reward, value, cont, lam):
@@ -322,10 +360,10 @@ print("an end at s_1:", by_division(toy_reward, toy_value, ending, 0.5))
 
 # %% [markdown]
 # We keep the second way. It needs no trick, it survives zeros, and its two lines are the
-# two halves of the equation. Fifteen small steps cost nothing beside the dream itself.
+# two halves of the equation. Fifteen small steps cost next to nothing beside the dream.
 #
-# One thing is added: $\lambda$ may be a tensor, one number for each state. Why becomes clear
-# in the section on the replay critic.
+# One thing is added: $\lambda$ may be a tensor, one number for each state. What that is good
+# for becomes clear below, in "The same function on real rows".
 
 # %%
 #| export
@@ -340,7 +378,7 @@ def lambda_return(reward, value, cont, lam=0.95):
             with its state, and `cont` already contains the discount.
         lam: a number, or a tensor [B, H+1] (0 cuts the trace at that state).
     Returns: [B, H]. Raises: ValueError for shapes that differ or have no future.
-    Source: DreamerV3, "Critic learning"; with `lam` as a tensor also its replay loss.
+    Source: DreamerV3, equation 5; with `lam` as a tensor also the critic's replay loss.
     """
     lam = lam if torch.is_tensor(lam) else torch.full_like(value, lam)
     shapes = [tuple(x.shape) for x in (reward, value, cont, lam)]
@@ -385,9 +423,9 @@ show(
 
 
 # %% [markdown]
-# Where both know of the flag, the lambda-return lies below the plain sum: a part of it still
-# listens to a critic that has hardly learnt anything. That part becomes right by itself,
-# update by update, and only the lambda-return reaches the five fields at the left.
+# Where both know of the flag, the lambda-return is at most as high as the plain sum: a part
+# of it still listens to a critic that has hardly learnt anything. That part becomes right by
+# itself, update by update, and only the lambda-return reaches the five fields at the left.
 #
 # ## Brute force
 #
@@ -457,8 +495,8 @@ for lam in (0.0, 0.5, 0.95, 1.0):
 
 
 # %% [markdown]
-# Move lambda and the horizon: at 0 all weight is on one step, at 1 all of it is on the
-# last one. The line below the bars is how far the return looks on average.
+# Move lambda and the horizon: with lambda 0 all weight is on one step, with lambda 1 all of
+# it is on the last one. The dashed line shows how far the return looks on average.
 
 # %%
 def draw_weights(lam, horizon):
@@ -526,7 +564,7 @@ print(lambda_return(tempting, toy_value, ended, 0.5)[:, :2])
 # were really earned.
 #
 # > **The paper says.** The critic also learns on trajectories from the replay, with a
-# > loss scale of 0.3. The return that was imagined from each replayed state is taken as
+# > loss weight of 0.3. The return that was imagined from each replayed state is taken as
 # > that state's value, and lambda-returns are computed over the real rewards ("Critic
 # > learning").
 #
@@ -666,16 +704,18 @@ claim(
 claim("a better critic wants a smaller lambda", best_grown < best)
 
 # %% [markdown]
-# So there is no best lambda for every day of training: a young critic wants a long look, a
+# So no lambda is best for the whole of training: a young critic wants a long look, a
 # grown one a short look. The paper uses 0.95 throughout. Our noise is the same in every
-# state and the critic's error too, which no real game offers; the two directions hold
+# state and so is the critic's error, which no real game offers; but the two directions hold
 # in general: more of the dream is more chance, more of the critic is more of its error.
 #
 # ## How large is a large return?
 #
-# The actor maximises two things at once: the advantage (return minus value) and, a little,
-# its entropy, so that it keeps trying. In the paper the entropy counts $3 \cdot 10^{-4}$, in
-# every game. But games count in different coins.
+# The actor of notebook 08 will maximise two things at once: the *advantage* (return minus
+# value: how much better it went than the critic expected) and, a little, its *entropy* (how
+# undecided it is), so that it keeps trying. In the paper the entropy has the weight
+# $3 \cdot 10^{-4}$ in every game. But games count in different coins. How large is an
+# advantage beside that weight?
 
 # %%
 generator = torch.Generator().manual_seed(2)
@@ -688,9 +728,9 @@ for size in (0.01, 1.0, 100.0):
 # The same agent would explore wildly in one game and not at all in another. Normalising
 # is the cure, and there are traps on the way.
 #
-# > **The paper says.** Divide by the range of the returns, from the 5th to the 95th
-# > percentile, smoothed over time, and never by less than 1. Subtracting an offset would
-# > change nothing for the actor ("Actor learning"):
+# > **The paper says** (equations 6 and 7, section "Actor learning"). Divide by the range of
+# > the returns, from the 5th to the 95th percentile, smoothed over time, and never by less
+# > than 1. Subtracting an offset would change nothing for the actor:
 # >
 # > $$\frac{R^\lambda_t - v_t}{\max(1, S)} \qquad
 # > S = \text{EMA}\big(\text{Per}(R^\lambda_t, 95) - \text{Per}(R^\lambda_t, 5),\ 0.99\big)$$
@@ -712,8 +752,8 @@ claim("the percentile range stays below 1", high - low < 1)
 # all returns are errors of the networks. Divided by their own tiny range they would look as
 # important as a real goal, and outweigh the entropy that should make the agent explore.
 #
-# *A moving average* (EMA), because one batch is not the whole game. It starts at 0 and moves
-# by one hundredth of the way per update.
+# *A moving average* (EMA, exponential moving average), because one batch is not the whole
+# game. It starts at 0, and each update takes it one hundredth of the way to the new batch.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** The range of the returns is 10 in every batch. What is $S$ after the first
@@ -735,7 +775,7 @@ class ReturnNormalizer(nn.Module):
     bias correction, and never a divisor below 1, so that small returns (sparse rewards,
     noise) are not blown up.
     Args: rate, the share of the newest batch; low, high, the two percentiles; limit,
-    the smallest divisor. Source: DreamerV3, "Actor learning".
+    the smallest divisor. Source: DreamerV3, equations 6 and 7.
     """
 
     def __init__(self, rate=0.01, low=0.05, high=0.95, limit=1.0):
@@ -776,8 +816,9 @@ compare("S", normalizer.scale, torch.tensor(10 * (1 - 0.99**100)), tolerance=1e-
 
 
 # %% [markdown]
-# Move the size of the returns and the share of treasures. Left the returns, right what
-# the actor sees: large returns come down to about 1, small ones stay as they are.
+# Move the size of the returns and the share of treasures. On the left the returns, on the
+# right the same returns after the division: large ones come down to about 1, small ones
+# stay as they are.
 
 # %%
 def draw_normalized(exponent, treasures):
@@ -821,8 +862,8 @@ claim("returns of 0.01 stay below 0.011", 0.009 < spread[0.01] < 0.011)
 
 # %% [markdown]
 # DreamerV2 had nothing of this kind, and tuned the weight of the entropy for each group of
-# games. Other agents divide *advantages* by their standard deviation, which blows up noise
-# while rewards are still rare.
+# games. Other agents divide *advantages* by their own spread, which blows up noise while
+# rewards are still rare (the paper's argument, in "Actor learning").
 #
 # ## Exercises
 
@@ -907,17 +948,18 @@ check("7.3", update_range, normalized_advantage)
 # | what people did | how it looked | how it was found |
 # |---|---|---|
 # | the reward of step t with the value of step t + 2 | the agent never succeeds, all losses look healthy | brute force, as above |
-# | the value of the state in which one stands, as the formula is printed | with lambda 0 the critic learns from itself | the walk to the flag: one field knows, forever |
+# | the value of the state in which one stands, as the formula is printed | with lambda 0 the critic learns from itself | the walk to the flag: one field knows, for ever |
 # | the continuation one step late | the agent hopes for rewards after its death | a 0 in the middle of a dream |
 # | no bootstrap at the end, or 0 | values too small by a constant factor | lambda 1, by hand |
 # | normaliser computed but not applied | works for rewards near 1, fails for scores | scale rewards by 100: nothing may change |
 # | advantages divided by their own spread | exploration stops before the first reward | returns of 0.01 must stay 0.01 |
 #
 # ## What we built
+#
+# `lambda_return`, which blends a dream with the critic's opinion, for dreams and for real
+# rows, and `ReturnNormalizer`, which brings returns of any game down to one size. Now every
+# dreamed step has a return. Notebook 08 trains the critic to predict it and the actor to
+# raise it, without touching the real game.
 
 # %%
 what_we_built("07_lambda_returns")
-
-# %% [markdown]
-# **Next.** Now every dreamed step has a return. Notebook 08 trains the critic to predict it
-# and the actor to raise it, without touching the real game.
