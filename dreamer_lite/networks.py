@@ -104,7 +104,7 @@ def split_spaces(spaces):
     """Sort the keys of a Dict space by kind: (image keys, vector keys).
 
     Images are uint8 [H, W, C], all of one height and width, both multiples of 16.
-    Vectors are the remaining Box spaces (any shape) and Discrete.
+    Vectors are the remaining Box spaces, of up to two dimensions, and Discrete.
     Raises: TypeError or ValueError with the key that does not fit.
     """
     if not isinstance(spaces, gym.spaces.Dict):
@@ -119,8 +119,14 @@ def split_spaces(spaces):
                 f"Observations may be Box or Discrete, but {key!r} is {space}; flatten "
                 "or convert it with a Gymnasium wrapper."
             )
-        if space.dtype == np.uint8 and len(space.shape) == 3:
+        pixels, sides = space.dtype == np.uint8, len(space.shape)
+        if pixels and sides == 3:
             images[key] = space.shape
+        elif sides > (1 if pixels else 2):
+            raise ValueError(
+                f"Images are uint8 [H, W, C], but {key!r} is {space.dtype} of shape "
+                f"{space.shape}; convert it with a Gymnasium wrapper."
+            )
     sizes = {shape[:2] for shape in images.values()}
     if len(sizes) > 1 or any(side % 16 for size in sizes for side in size):
         raise ValueError(

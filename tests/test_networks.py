@@ -179,13 +179,34 @@ def test_keys_are_sorted_by_kind():
         (Dict(a=Box(0, 255, (84, 84, 3), np.uint8)), ValueError, "multiples of 16"),
         (Dict(a=Box(0, 255, (64, 40, 3), np.uint8)), ValueError, "multiples of 16"),
         (Dict(a=PIXELS, b=Box(0, 255, (64, 64, 3), np.uint8)), ValueError, "share one"),
+        (Dict(a=Box(0, 1, (64, 64, 3))), ValueError, "'a' is float32 of shape"),
+        (Dict(a=Box(0, 255, (64, 64, 3), np.int16)), ValueError, "'a' is int16"),
+        (Dict(a=Box(0, 255, (64, 64), np.uint8)), ValueError, "uint8 of shape .64, 64"),
+        (Dict(a=Box(0, 255, (4, 64, 64, 3), np.uint8)), ValueError, "Images are uint8"),
     ],
-    ids=["no dict", "kind", "nested", "sides", "one side", "two sizes"],
+    ids=[
+        "no dict",
+        "kind",
+        "nested",
+        "sides",
+        "one side",
+        "two sizes",
+        "float image",
+        "int16 image",
+        "no channels",
+        "stack",
+    ],
 )
 @pytest.mark.parametrize("build", [split_spaces, Encoder, lambda s: Decoder(s, 16, 8)])
 def test_spaces_that_do_not_fit_are_refused(spaces, error, said, build):
     with pytest.raises(error, match=said):
         build(spaces)
+
+
+def test_bytes_may_be_a_vector_and_numbers_a_table():
+    spaces = Dict(ram=Box(0, 255, (128,), np.uint8), table=Box(-1, 1, (3, 4)))
+    assert split_spaces(spaces) == ([], ["ram", "table"])
+    assert Encoder(spaces, units=16)(rows(spaces, 2, 3)).shape == (2, 3, 16)
 
 
 def test_vectors_are_symlogged_and_choices_one_hot():

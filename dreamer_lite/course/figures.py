@@ -20,7 +20,16 @@ def error_frames(real, dreamed) -> np.ndarray:
     return np.round(255 + np.sqrt(gap) * (wrong - 255)).astype(np.uint8)
 
 
-def strip(real, dreamed=None, error=None, times=None, columns=8, title=None, context=0):
+def strip(
+    real,
+    dreamed=None,
+    error=None,
+    times=None,
+    columns=8,
+    title=None,
+    context=0,
+    label="dreamed",
+):
     """Draw the rows ``real / dreamed / error`` over time and return the figure.
 
     Args:
@@ -30,10 +39,11 @@ def strip(real, dreamed=None, error=None, times=None, columns=8, title=None, con
         columns: how many steps to show.
         title: a line above the strip.
         context: the first so many steps were seen by the model, the rest was dreamed.
+        label: the name of the second row.
     """
     rows = {"real": as_frames(real, "real")}
     if dreamed is not None:
-        rows["dreamed"] = as_frames(dreamed, "dreamed")
+        rows[label] = as_frames(dreamed, label)
         rows["error"] = (
             error_frames(real, dreamed) if error is None else as_frames(error, "error")
         )

@@ -75,59 +75,57 @@ exercise(
 )
 
 
-def image_loss(recon, image):
-    """Loss [B, T] of drawings recon [B, T, H, W, C] in 0..1 of uint8 images."""
-    error = recon - image / 255
-    return error.square().sum((-1, -2, -3))
+def prepare(screen):
+    """Bytes 0..255, [..., H, W, C] of any dtype -> what an encoder sees: -0.5..0.5."""
+    x = torch.as_tensor(screen)
+    x = x / 255
+    return x - 0.5
 
 
-def check_image_loss(image_loss):
-    """Check the loss on black, white and gray pictures."""
-    image = torch.zeros(2, 3, 16, 16, 3, dtype=torch.uint8)
-    image[0] = 255
-    gray = torch.full(image.shape, 0.5)
-    loss = image_loss(gray, image)
-    require(loss.shape == (2, 3), "one loss for each picture: [B, T]")
+def check_prepare(prepare):
+    """Check the same pictures as bytes, as floats and as an array."""
+    pixels = torch.tensor([0, 51, 102, 204], dtype=torch.uint8)
+    screen = pixels.repeat(48).reshape(1, 8, 8, 3)
+    out = prepare(screen)
+    require(out.shape == screen.shape, "the shape stays: [..., H, W, C]")
+    require(out.min() < -0.25, "black must become -0.5: pixels are centred as well")
+    require(out.min() > -0.51, "black must become -0.5, and not less")
     require(
-        not torch.allclose(loss, torch.full((2, 3), 0.25)),
-        "0.25 is the error of one number: the 768 numbers of a picture are summed",
+        out.max() < 0.49,
+        "204 is not white: divide by 255, not by the brightest pixel of a picture",
     )
     require(
-        loss.max() < 1e6, "errors of millions: bring the bytes into 0..1, divide by 255"
+        abs(out.max() - 0.3) < 1e-4,
+        "204 must become 204 / 255 - 0.5 = 0.3: bytes end at 255",
+    )
+    dark = torch.eye(8, dtype=torch.uint8)[None, ..., None]
+    require(
+        prepare(dark).max() < 0, "bytes of 0 and 1 are a black picture with faint dots"
     )
     require(
-        not torch.allclose(loss, torch.full((2, 3), 96.0)),
-        "half of 192: this loss has no factor 1/2",
+        torch.allclose(prepare(screen.float()), out),
+        "the same bytes as floats, 0. to 255., must give the same: an agent that acts "
+        "would see other pictures than it was trained on",
     )
-    require(
-        abs(loss[0, 0] - loss[1, 0]) < 1e-3,
-        "white and black are equally far from gray: targets lie in 0..1, not -0.5..0.5",
-    )
-    require(
-        not torch.allclose(loss, torch.full((2, 3), 384.0)),
-        "the error is squared, not just made positive",
-    )
-    require(abs(loss[0, 0] - 192) < 1e-2, "a gray drawing of white costs 768 / 4 = 192")
+    require(torch.allclose(prepare(screen.numpy()), out), "an array gives the same")
 
 
 exercise(
     "4.2",
-    "Mario has disappeared",
+    "Worse when it acts",
     difficulty="easy",
     minutes=5,
     kind="bug",
-    solution=[image_loss],
-    bug=Edit(".sum((-1, -2, -3))", ".mean((-1, -2, -3))"),
-    check=check_image_loss,
-    example=lambda loss: loss(
-        torch.zeros(2, 3, 16, 16, 3), torch.zeros(2, 3, 16, 16, 3, dtype=torch.uint8)
-    ),
+    solution=[prepare],
+    bug=Edit("x = x / 255", "x = x / 255 if x.dtype == torch.uint8 else x"),
+    check=check_prepare,
+    example=lambda fn: fn(torch.zeros(2, 8, 8, 3, dtype=torch.uint8)),
     wrongs=[
-        Edit("image / 255", "image.float()", "divide by 255"),
-        Edit("image / 255", "(image / 255 - 0.5)", "not -0.5..0.5"),
-        Edit(".square()", ".abs()", "squared, not just made positive"),
-        Edit("error.square()", "0.5 * error.square()", "no factor 1/2"),
-        Edit(".square().sum((-1, -2, -3))", ".square().mean((2, 3, 4))", "are summed"),
+        Edit("x - 0.5", "x - 0.0", "centred as well"),
+        Edit("x / 255", "x / 256", "bytes end at 255"),
+        Edit("x / 255", "x / max(x.max(), 1)", "not by the brightest pixel"),
+        Edit("x / 255", "x / 255 if x.max() > 1 else x * 1.0", "faint dots"),
+        Edit("x - 0.5", "2 * x - 1", "and not less"),
     ],
 )
 
