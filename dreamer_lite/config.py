@@ -54,6 +54,16 @@ class Config:
     precision: str = "auto"  # auto, fp32, bf16, fp16
     speed: str = "eager"  # eager, compile (torch.compile), graph (one CUDA graph)
 
+    def __post_init__(self):
+        for name, value in checked_fields(type(self), vars(self)).items():
+            object.__setattr__(self, name, value)  # frozen, but 1 should become 1.0
+        for name, least in AT_LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(
+                    f"Config expects {name} to be at least {least}, but got "
+                    f"{getattr(self, name)}; correct that field."
+                )
+
     @classmethod
     def preset(cls, name, **changes):
         """The configuration of a nominal size, with `changes` to single fields.
@@ -85,6 +95,12 @@ class Config:
         """Write every field."""
         write_yaml(path, asdict(self))
 
+
+# Other numbers may be 0: no prefill, no updates, no warm-up, a video at every look. The
+# critic's loss on real rows needs two of them, a row and what came after it.
+SIZE_FIELDS = ("deter", "units", "latents", "classes", "depth", "blocks")
+AT_LEAST = dict.fromkeys((*SIZE_FIELDS, "batch", "horizon", "envs", "log_every"), 1)
+AT_LEAST |= {"length": 2}
 
 # Nominal size: width, convolution depth, learning rate of the world model, warm-up.
 # The paper's 4e-5 after 1,000 updates is for the budget of a GPU; a CPU has a few

@@ -7,6 +7,7 @@ notebook. It imports no torch until weights are read or written.
 import csv
 import io
 import json
+import math
 import os
 import shutil
 from dataclasses import asdict, fields
@@ -45,14 +46,15 @@ def write_atomically(path, write):
 def checked_fields(cls, values):
     """Values for the fields of the dataclass `cls`, numbers made floats where asked.
 
-    Raises: ValueError for an unknown field or another type.
+    Raises: ValueError for an unknown field, another type, or a number that is negative
+    or not finite.
     """
     known = {field.name: field.type for field in fields(cls)}
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ValueError(
             f"{cls.__name__} has no field {', '.join(unknown)}; it has "
-            f"{', '.join(known)}."
+            f"{', '.join(known)}; correct the name."
         )
     checked = {}
     for key, value in values.items():
@@ -62,10 +64,14 @@ def checked_fields(cls, values):
                 value = float(value)
             except ValueError:
                 pass
-        if type(value) is not kind or (kind is not str and value < 0):
+        fits = type(value) is kind
+        if fits and kind is not str:
+            fits = math.isfinite(value) and value >= 0
+        if not fits:
+            limits = {float: ", finite and not negative", int: ", not negative"}
             raise ValueError(
-                f"{cls.__name__} expects {key} as {kind.__name__}, not negative, but "
-                f"got {value!r}; correct that field."
+                f"{cls.__name__} expects {key} as {kind.__name__}"
+                f"{limits.get(kind, '')}, but got {value!r}; correct that field."
             )
         checked[key] = value
     return checked
@@ -91,6 +97,20 @@ def read_yaml(path):
     return values
 
 
+def read_json(path):
+    """The object {key: value} in a file. Raises: ValueError if it holds none."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds {type(values).__name__}")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} should hold one JSON object, but it cannot be read ({error}); "
+            "correct it or restore a copy."
+        ) from error
+    return values
+
+
 def write_yaml(path, values):
     """Write {field: value}, one a line, atomically."""
     import yaml
@@ -99,12 +119,15 @@ def write_yaml(path, values):
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
+FORMAT = "dreamer-lite-agent-1"
+
+
 def save_agent(path, agent):
     """Write weights, config and spaces to one safetensors file, atomically."""
     from safetensors.torch import save_file
 
     about = {
-        "format": "dreamer-lite-agent-1",
+        "format": FORMAT,
         "config": asdict(agent.config),
         "obs_space": {key: describe_space(s) for key, s in agent.obs_space.items()},
         "plain": agent.plain,
@@ -118,20 +141,26 @@ def save_agent(path, agent):
 def load_agent(path):
     """Read what `save_agent` wrote: obs_space, action_space, config and weights.
 
-    Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
+    The config is a dict of all fields. Raises: FileNotFoundError, or ValueError for a
+    damaged or foreign file.
     """
     from safetensors import SafetensorError, safe_open
+
+    from dreamer_lite.config import Config  # which reads and writes with this module
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no agent at {path}; train one or copy it.")
     try:
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["dreamer_lite"])
+            if about["format"] != FORMAT:
+                raise ValueError(f"its format is {about['format']!r}, not {FORMAT!r}")
             weights = {key: file.get_tensor(key) for key in file.keys()}
         spaces = {key: restore_space(s) for key, s in about["obs_space"].items()}
         obs_space = spaces["obs"] if about["plain"] else gym.spaces.Dict(spaces)
-        return obs_space, restore_space(about["action_space"]), about["config"], weights
-    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        config = asdict(Config.from_dict(about["config"]))
+        return obs_space, restore_space(about["action_space"]), config, weights
+    except (SafetensorError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(
             f"Dreamer.load expects a file written by Dreamer.save, but {path} is "
             f"damaged or foreign ({error}); restore a copy or train again."
@@ -246,18 +275,36 @@ class Checkpoints:
 class Table:
     """A CSV file that grows by rows; a column that appears late is added to all rows.
 
+    Who only reads changes nothing: the file is brought in line with the first `add`.
     Args: path; step: rows after it are dropped, they will be made again.
+    Attribute: `found`, how many rows the file had. Raises: ValueError for a file that
+    is no such table.
     """
 
     def __init__(self, path, step=0):
         self.path, self.fields, self.rows = Path(path), [], []
-        if self.path.exists():
-            text = self.path.read_text(encoding="utf-8")
-            whole = text[: text.rfind("\n") + 1]  # a full disk may cut the last line
-            reader = csv.DictReader(io.StringIO(whole))
-            self.fields = list(reader.fieldnames or [])
-            self.rows = [row for row in reader if int(row["step"]) <= step]
-            self._write_all()
+        self.found, self.in_line = 0, True
+        if not self.path.exists():
+            return
+        try:
+            self._read(step)
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            raise ValueError(
+                f"{self.path} should be a table of numbered steps, but it has other "
+                f"rows ({error}); choose another folder, or move it away."
+            ) from error
+
+    def _read(self, step):
+        text = self.path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a full disk may cut the last line
+        reader = csv.DictReader(io.StringIO(whole), strict=True)
+        self.fields, rows = list(reader.fieldnames or []), list(reader)
+        if text and "step" not in self.fields:
+            raise ValueError("there is no column step")
+        if any(None in row for row in rows):
+            raise ValueError("a row is longer than the header")
+        self.rows = [row for row in rows if int(row["step"]) <= step]
+        self.found, self.in_line = len(rows), text == whole and self.rows == rows
 
     def _write_all(self):
         def write(path):
@@ -269,13 +316,14 @@ class Table:
                 writer.writerows(self.rows)
 
         write_atomically(self.path, write)
+        self.in_line = True
 
     def add(self, row):
         """Append {column: number}."""
         row = {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()}
         self.rows.append(row)
         new = [key for key in row if key not in self.fields]
-        if new:
+        if new or not self.in_line:
             self.fields += new
             self._write_all()
             return
@@ -285,7 +333,9 @@ class Table:
             )
 
     def sync(self):
-        """Force what was added to disk."""
+        """Force what was added, and what was dropped, to disk."""
+        if not self.in_line:
+            self._write_all()
         if self.path.exists():
             with open(self.path, "rb+") as file:
                 os.fsync(file.fileno())

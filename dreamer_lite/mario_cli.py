@@ -134,8 +134,10 @@ def evaluate(o):
     """Report the flag rate; the last line printed is always of one form."""
     from dreamer_lite import files, playing
 
-    if o.episodes < 1:
-        raise ValueError(f"--episodes is at least 1, but got {o.episodes}.")
+    for name in ("episodes", "envs"):
+        if getattr(o, name) < 1:
+            got = getattr(o, name)
+            raise ValueError(f"--{name} is at least 1, but got {got}; ask for more.")
     players = {"agent": playing.load_agent(o.agent)}
     result = {"agent": playing.about_agent(o.agent), "commit": playing.commit()}
     result["hardware"] = playing.hardware(players["agent"])

@@ -6,7 +6,6 @@ needed to act or to learn.
 
 import functools
 import hashlib
-import json
 import os
 import platform
 import subprocess
@@ -43,7 +42,7 @@ def about_agent(path):
     path = Path(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     notes = path.with_suffix(".json")
-    known = json.loads(notes.read_text(encoding="utf-8")) if notes.is_file() else {}
+    known = files.read_json(notes) if notes.is_file() else {}
     return {"file": path.name, "sha256": digest, **known}
 
 
@@ -175,7 +174,7 @@ def evaluate_mario(player, episodes=100, seed=0, sticky=0.0, envs=4, parallel=Tr
 
 def known_run(path):
     """The stored list of [action, steps] that reaches the flag of 1-1."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))["runs"]
+    return files.read_json(path)["runs"]
 
 
 def baselines(seed=0, run=None):
@@ -222,7 +221,9 @@ def mario_config(profile, start=None, **changes):
     """
     if not isinstance(profile, dict) and profile not in PROFILES:
         names = ", ".join(PROFILES)
-        raise ValueError(f"A profile is one of {names}, but got {profile!r}.")
+        raise ValueError(
+            f"A profile is one of {names}, but got {profile!r}; choose one of these."
+        )
     profile = profile if isinstance(profile, dict) else PROFILES[profile]
     values = {**profile, **changes}
     preset, minutes = values.pop("preset"), values.pop("minutes", None)

@@ -6,7 +6,7 @@ Notebook 09 shows what a run folder holds.
 
 import contextlib
 import errno
-import functools
+import importlib.util
 import io
 import json
 import os
@@ -29,12 +29,21 @@ from dreamer_lite.page import render
 from dreamer_lite.replay import replay_bytes
 
 
+def has_pillow():
+    """Whether GIFs can be written: pillow comes with the extras `mario` and `lab`."""
+    return importlib.util.find_spec("PIL") is not None
+
+
 def write_gif(path, frames, fps=15):
     """Frames [T, H, W, 3] uint8 as a looping GIF; `path` may be a file object.
 
     One palette for all frames, chosen from some of them: finding one for each took
     longer than the training between two videos of a short run.
     """
+    if not has_pillow():
+        raise ModuleNotFoundError(
+            "write_gif needs pillow, but it is not installed; run `pip install pillow`."
+        )
     from PIL import Image
 
     frames = np.ascontiguousarray(frames)
@@ -160,13 +169,13 @@ class Run:
     The folder holds config.yaml, metrics.csv, episodes.csv, metrics.html, tensorboard/,
     videos/ and one complete checkpoint. A context manager: it closes what it opened.
     Args: folder; config; minutes, a budget of this call; progress, show a bar.
-    Raises: ValueError for a folder that holds a run of another configuration or a
-    damaged checkpoint; BlockingIOError while another run writes there; OSError for a
-    folder that cannot be written.
+    Raises: ValueError for a folder that holds a run of another configuration, foreign
+    tables or a damaged checkpoint, which then stays as it is; BlockingIOError while
+    another run writes there; OSError for a folder that cannot be written.
     """
 
     def __init__(self, folder, config, minutes=None, progress=True):
-        self.folder, self.config = Path(folder), config
+        self.folder, self.config, self.progress = Path(folder), config, progress
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = FolderLock(self.folder)
@@ -175,7 +184,7 @@ class Run:
         except OSError as error:
             raise self._unwritable(error) from error
         try:
-            self._open(progress)
+            self._open()
         except BaseException as error:
             self.lock.release()
             if isinstance(error, OSError):
@@ -190,33 +199,53 @@ class Run:
             "choose a folder that you may write to, then run the same command again."
         )
 
-    def _open(self, progress):
-        from tqdm import tqdm
-
+    def _open(self):
+        """Read what the folder holds; nothing is written before `restore` has ended."""
         self.checkpoints = Checkpoints(self.folder)
         self.last = self.checkpoints.latest()
         path = self.folder / "config.yaml"
         if path.exists() and self.last:
             self._compare(read_yaml(path))
-        state = self._read("state.json", lambda p: json.loads(p.read_text()), {})
-        self.step, self.updates = state.get("step", 0), state.get("updates", 0)
-        self.credit = state.get("credit", 0.0)
-        self.minutes_before = state.get("minutes", 0.0)
-        self.episodes = state.get("episodes", [0] * self.config.envs)
+        self.step, self.updates, self.credit, self.minutes_before = 0, 0, 0.0, 0.0
+        self.episodes = [0] * self.config.envs
         self.rng = np.random.default_rng(self.config.seed)
-        if state:
-            self.rng.bit_generator.state = state["rng"]
-        write_yaml(path, vars(self.config))
+        if self.last:
+            self._read("state.json", self._go_on_from)
         self.metrics = Table(self.folder / "metrics.csv", self.step)
         self.history = Table(self.folder / "episodes.csv", self.step)
-        self.board = Board(self.folder / "tensorboard", self.step)
+        if not self.last and (self.metrics.found or self.history.found):
+            # Rows of a run that was killed before its first checkpoint are made again.
+            if not path.exists():
+                raise ValueError(
+                    f"{self.folder} holds a metrics.csv or episodes.csv with rows, but "
+                    "no run that they belong to; choose another folder, or move them "
+                    "away."
+                )
+            self._compare(read_yaml(path))
+        self.pending, self.recent, self.between = [], [], False
+
+    def _go_on_from(self, path):
+        state = json.loads(path.read_text())
+        self.step, self.updates = state["step"], state["updates"]
+        self.credit, self.minutes_before = state["credit"], state["minutes"]
+        self.episodes = state["episodes"]
+        self.rng.bit_generator.state = state["rng"]
+
+    def _begin(self):
+        """Write to the folder for the first time: all that it holds is known to fit."""
+        from tqdm import tqdm
+
+        try:
+            write_yaml(self.folder / "config.yaml", vars(self.config))
+            self.board = Board(self.folder / "tensorboard", self.step)
+        except OSError as error:
+            raise self._unwritable(error) from error
         self.bar = tqdm(
             total=self.config.steps,
             initial=self.step,
             unit="step",
-            disable=not progress,
+            disable=not self.progress,
         )
-        self.pending, self.recent, self.between = [], [], False
 
     def _compare(self, stored):
         mine = vars(self.config)
@@ -229,10 +258,8 @@ class Run:
                 "choose another folder, or continue with its config.yaml."
             )
 
-    def _read(self, name, read, default=None):
-        """A file of the last checkpoint, or `default` without one."""
-        if not self.last:
-            return default
+    def _read(self, name, read):
+        """A file of the last checkpoint."""
         try:
             return read(self.last / name)
         except Exception as error:  # every reader has errors of its own
@@ -246,11 +273,12 @@ class Run:
         return self
 
     def __exit__(self, kind, error, trace):
-        with contextlib.suppress(Exception):  # a full disk must not hide the reason
-            self.board.close()
-        self.bar.close()
-        if hasattr(self, "envs"):
-            self.envs.close()
+        if hasattr(self, "board"):
+            with contextlib.suppress(Exception):  # a full disk must not hide the reason
+                self.board.close()
+        for part in ("bar", "envs"):  # which a run that did not begin lacks
+            if hasattr(self, part):
+                getattr(self, part).close()
         self.lock.release()
         if isinstance(error, OSError) and error.errno in FULL:
             raise OSError(
@@ -288,11 +316,18 @@ class Run:
         return self.envs
 
     def restore(self, agent, replay):
-        """Give the agent its stored state; returns the replay to use."""
+        """Give the agent its stored state; returns the replay to use.
+
+        With that the run begins: from here on it writes to its folder.
+        """
+        if self.last:
+            replay = self._load(agent, replay)
+        self._begin()
+        return replay
+
+    def _load(self, agent, replay):
         import torch
 
-        if not self.last:
-            return replay
         stored = self._read("replay.npz", type(replay).load)
         spaces = replay.obs_space, replay.action_space
         if spaces != (stored.obs_space, stored.action_space):
@@ -301,15 +336,18 @@ class Run:
                 f"{stored.obs_space}, actions {stored.action_space}); choose another "
                 "folder."
             )
-        read = functools.partial(torch.load, map_location="cpu", weights_only=True)
-        training = self._read("training.pt", read)
-        agent.load_state_dict(training["agent"])
-        restore_optimizer(agent.optimizer, training["optimizer"])
-        if training["scaler"] and agent.scaler.is_enabled():
-            agent.scaler.load_state_dict(training["scaler"])
-        torch.set_rng_state(training["rng"])
-        if training["cuda_rng"] is not None and torch.cuda.is_available():
-            torch.cuda.set_rng_state(training["cuda_rng"])
+
+        def fill(path):
+            training = torch.load(path, map_location="cpu", weights_only=True)
+            agent.load_state_dict(training["agent"])
+            restore_optimizer(agent.optimizer, training["optimizer"])
+            if training["scaler"] and agent.scaler.is_enabled():
+                agent.scaler.load_state_dict(training["scaler"])
+            torch.set_rng_state(training["rng"])
+            if training["cuda_rng"] is not None and torch.cuda.is_available():
+                torch.cuda.set_rng_state(training["cuda_rng"])
+
+        self._read("training.pt", fill)
         return stored
 
     def save(self, agent, replay):
@@ -442,7 +480,7 @@ class Run:
         import torch
 
         images = agent.world_model.encoder.images
-        if not images or replay.size.max() < length:
+        if not images or replay.size.max() < length or not has_pillow():
             return
         batch = replay.sample(4, length, np.random.default_rng(self.step))
         dream = agent.dream(batch, context)
@@ -453,7 +491,12 @@ class Run:
             self.video(f"dream/{key}", np.concatenate(rows, 2))
 
     def video(self, tag, frames, fps=10):
-        """Keep frames [T, H, W, 3] uint8 as a GIF in videos/ and in TensorBoard."""
+        """Keep frames [T, H, W, 3] uint8 as a GIF in videos/ and in TensorBoard.
+
+        Without pillow there are no videos; the run does not need them.
+        """
+        if not has_pillow():
+            return
         folder = self.folder / "videos"
         folder.mkdir(exist_ok=True)
         name = tag.replace("/", "_")

@@ -24,7 +24,7 @@ def check_obs(obs, spaces, device):
         )
     tensors = {}
     for key, space in spaces.items():
-        value = torch.as_tensor(obs[key])
+        value = as_numbers(key, obs[key])
         if value.dim() == 0 or tuple(value.shape[1:]) != space.shape:
             raise ValueError(
                 f"Dreamer.act expects {key!r} of shape [B] + {list(space.shape)}, but "
@@ -35,8 +35,29 @@ def check_obs(obs, spaces, device):
                 f"Dreamer.act expects {key!r} as uint8, but got {value.dtype}; pass "
                 "the bytes, the encoder scales them itself."
             )
+        if space.dtype.kind == "f":  # float64 is what many environments compute in
+            value = value.float()
+        elif value.is_floating_point():
+            raise ValueError(
+                f"Dreamer.act expects {key!r} as {space.dtype}, but got {value.dtype}; "
+                "pass whole numbers."
+            )
         tensors[key] = value.to(device)
     return tensors
+
+
+def as_numbers(key, value):
+    """An observation as a tensor of real numbers. Raises: ValueError for any other."""
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        tensor = None
+    if tensor is None or tensor.is_complex():
+        raise ValueError(
+            f"Dreamer.act expects {key!r} as an array of real numbers, but got "
+            f"{getattr(value, 'dtype', type(value).__name__)}; convert it."
+        )
+    return tensor
 
 
 def pick_device(name="auto"):
@@ -47,7 +68,8 @@ def pick_device(name="auto"):
         device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(
-            f"device is auto, cpu or cuda, but the config says {name!r}."
+            f"device is auto, cpu or cuda, but the config says {name!r}; set one of "
+            "these."
         ) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
@@ -69,7 +91,7 @@ def pick_precision(device, name="auto"):
     if name != "auto":
         raise ValueError(
             f"precision is one of auto, {', '.join(dtypes)}, but the config says "
-            f"{name!r}."
+            f"{name!r}; set one of these."
         )
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
@@ -82,7 +104,8 @@ def make_update(agent, speed):
     """The agent's update in its fast form: a function of a batch on the device."""
     if speed not in ("eager", "compile", "graph"):
         raise ValueError(
-            f"speed is one of eager, compile, graph, but the config says {speed!r}."
+            f"speed is one of eager, compile, graph, but the config says {speed!r}; "
+            "set one of these."
         )
     if speed == "graph":
         if agent.device.type != "cuda":

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import gymnasium as gym
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
 
-from dreamer_lite import dreamer, runs, speed
+from dreamer_lite import dreamer, files, runs, speed
 from dreamer_lite.config import SIZES
 from dreamer_lite.dreamer import AgentPolicy, Collector, Config, Dreamer
 from dreamer_lite.envs import make_vector, random_policy
@@ -206,6 +207,10 @@ def test_continuous_actions_leave_the_agent_unclipped():
         ({"obs": np.zeros(3, np.float32)}, "add the batch dimension"),
         ({"obs": np.zeros((2, 4), np.float32)}, r"\[B\] \+ \[3\]"),
         ({"obs": np.float32(0)}, "add the batch dimension"),
+        ({"obs": np.array([["a"] * 3])}, "real numbers, but got <U1; convert"),
+        ({"obs": np.array([[None] * 3])}, "real numbers, but got object; convert"),
+        ({"obs": [[1.0, 2.0], [3.0]]}, "real numbers, but got list; convert"),
+        ({"obs": np.zeros((1, 3), complex)}, "but got complex128; convert"),
     ],
 )
 def test_act_refuses_other_observations(wrong, words):
@@ -213,10 +218,28 @@ def test_act_refuses_other_observations(wrong, words):
         agent_for().act(wrong)
 
 
-def test_act_refuses_images_that_were_scaled():
+@pytest.mark.parametrize("kind", ["float32", "float64", "int64", "bool"])
+def test_act_refuses_images_that_are_no_bytes(kind):
     agent = agent_for(IMAGE)
-    with pytest.raises(ValueError, match="as uint8, but got torch.float32"):
-        agent.act({"obs": np.zeros((1, 16, 16, 3), np.float32)})
+    with pytest.raises(ValueError, match=f"as uint8, but got torch.{kind}; pass"):
+        agent.act({"obs": np.zeros((1, 16, 16, 3), kind)})
+
+
+def test_act_refuses_a_choice_that_is_no_whole_number():
+    with pytest.raises(ValueError, match="as int64, but got torch.float32; pass whole"):
+        agent_for(Discrete(3)).act({"obs": np.ones(2, np.float32)})
+
+
+@pytest.mark.parametrize("kind", ["float64", "float16", "int64", "uint16"])
+def test_numbers_of_every_kind_are_acted_on_alike(kind):
+    agent = agent_for(Box(-1, 1, (3,), np.float32))
+    now = np.array([[1, 0, 1]] * 4)
+    checked = speed.check_obs({"obs": now.astype(kind)}, agent.obs_space, "cpu")
+    assert checked["obs"].dtype == torch.float32
+    torch.manual_seed(0)
+    expected, _ = agent.act({"obs": now.astype(np.float32)})
+    torch.manual_seed(0)
+    assert np.array_equal(agent.act({"obs": now.astype(kind)})[0], expected)
 
 
 @pytest.mark.parametrize(
@@ -334,9 +357,9 @@ def test_graphed_update_equals_eager():
 @pytest.mark.parametrize(
     "field, value, words",
     [
-        ("speed", "fast", "eager, compile, graph"),
-        ("precision", "fp8", "auto, fp32, bf16, fp16"),
-        ("device", "abacus", "auto, cpu or cuda"),
+        ("speed", "fast", "eager, compile, graph, .* 'fast'; set one"),
+        ("precision", "fp8", "auto, fp32, bf16, fp16, .* 'fp8'; set one"),
+        ("device", "abacus", "auto, cpu or cuda, .* 'abacus'; set one"),
     ],
 )
 def test_machine_settings_are_refused_by_name(field, value, words):
@@ -376,10 +399,43 @@ def test_config_refuses_other_yaml(tmp_path, text, words):
         Config.from_yaml(path)
 
 
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(units="wide"), "expects units as int, not negative, but got 'wide';"),
+        (dict(units=0), "units to be at least 1, but got 0; correct"),
+        (dict(blocks=0), "blocks to be at least 1"),
+        (dict(batch=0), "batch to be at least 1"),
+        (dict(horizon=0), "horizon to be at least 1"),
+        (dict(envs=0), "envs to be at least 1"),
+        (dict(log_every=0), "log_every to be at least 1"),
+        (dict(length=1), "length to be at least 2"),
+        (dict(lr=float("nan")), "lr as float, finite and not negative, but got nan;"),
+        (dict(ratio=float("inf")), "ratio as float, finite .* but got inf;"),
+        (dict(steps=1e5), "steps as int"),
+        (dict(parallel=1), "parallel as bool, but got 1; correct"),
+    ],
+)
+def test_config_refuses_numbers_that_would_fail_later(changes, words):
+    for make in (Config, Config.from_dict, functools.partial(Config.preset, "1m")):
+        with pytest.raises(ValueError, match=words):
+            make(changes) if make == Config.from_dict else make(**changes)
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(SMALL, **changes)
+
+
+def test_config_lets_a_run_go_without(tmp_path):
+    none = dict(ratio=0, prefill=0, warmup=0, video_minutes=0, lr=0, entropy=0)
+    config = run_config(**none, checkpoint_minutes=0, seed=0)
+    assert all(type(getattr(config, k)) is float for k in ("ratio", "lr"))
+    dreamer.train(Steps, config, tmp_path, progress=False)
+    assert Config.from_yaml(tmp_path / "config.yaml") == config
+
+
 def test_config_refuses_unknown_presets_and_fields():
     with pytest.raises(ValueError, match="one of 1m, 3m, .* but got 'huge'"):
         Config.preset("huge")
-    with pytest.raises(ValueError, match="has no field width"):
+    with pytest.raises(ValueError, match="has no field width; .*; correct the name"):
         Config.preset("1m", width=3)
 
 
@@ -430,6 +486,44 @@ def test_other_files_are_no_agents(tmp_path):
     path.write_bytes(whole)
     with pytest.raises(ValueError, match="other sizes"):
         Dreamer.load(path, units=32)
+
+
+def rewrite(path, change):
+    """Apply `change(about)` to what an agent file says about itself."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()["dreamer_lite"])
+    change(about)
+    save_file(load_file(path), path, {"dreamer_lite": json.dumps(about)})
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda a: a.update(format="other-1"), "its format is 'other-1', not"),
+        (lambda a: a.pop("format"), "'format'"),
+        (lambda a: a["config"].update(width=3), "Config has no field width"),
+        (lambda a: a["config"].update(units=0), "units to be at least 1"),
+        (lambda a: a.update(config=None), "NoneType"),
+        (lambda a: a.update(obs_space=[1]), "no attribute"),
+    ],
+)
+def test_an_agent_of_another_make_is_named(tmp_path, change, words):
+    path = tmp_path / "agent.safetensors"
+    agent_for().save(path)
+    rewrite(path, change)
+    with pytest.raises(ValueError, match=f"agent.safetensors is .*{words}.*; restore"):
+        Dreamer.load(path)
+
+
+def test_an_agent_from_before_a_field_has_its_default(tmp_path):
+    path = tmp_path / "agent.safetensors"
+    agent_for(entropy=0.5).save(path)
+    rewrite(path, lambda about: about["config"].pop("entropy"))
+    assert files.load_agent(path)[2]["entropy"] == Config().entropy
+    assert Dreamer.load(path).config == SMALL
 
 
 # Collecting

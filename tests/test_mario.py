@@ -103,7 +103,8 @@ def test_every_profile_is_a_valid_config_that_fits_its_memory(name):
     config, minutes = playing.mario_config(name)
     assert config.capacity // config.envs >= config.length
     assert config.prefill < config.steps and (minutes is None or minutes > 0)
-    with pytest.raises(ValueError, match="A profile is one of debug, short"):
+    expected = "A profile is one of debug, short, .* 'turbo'; choose one"
+    with pytest.raises(ValueError, match=expected):
         playing.mario_config("turbo")
 
 
@@ -271,8 +272,25 @@ def test_bad_files_are_named_in_one_sentence(tmp_path):
     for command in ("play", "evaluate"):
         with pytest.raises(SystemExit, match="damaged or foreign"):
             mario_cli.main([command, str(broken)])
-    with pytest.raises(SystemExit, match="--episodes is at least 1"):
-        mario_cli.main(["evaluate", "--episodes", "0"])
+    for name in ("--episodes", "--envs"):
+        expected = f"evaluate: {name} is at least 1, but got 0; ask for more"
+        with pytest.raises(SystemExit, match=expected):
+            mario_cli.main(["evaluate", name, "0"])
+
+
+@pytest.mark.parametrize("text", ['{"steps": 7', "[1, 2]", b"\xff"])
+def test_torn_notes_beside_an_agent_are_named(agent_file, tmp_path, text):
+    agent = tmp_path / "small.safetensors"
+    agent.write_bytes(agent_file.read_bytes())
+    notes = agent.with_suffix(".json")
+    notes.write_bytes(text if isinstance(text, bytes) else text.encode())
+    expected = r"small.json should hold one JSON object.*; correct it or restore"
+    with pytest.raises(ValueError, match=expected):
+        playing.about_agent(agent)
+    with pytest.raises(ValueError, match=expected):
+        playing.known_run(notes)
+    with pytest.raises(SystemExit, match=f"^evaluate: .*{expected}"):
+        mario_cli.main(["evaluate", str(agent)])
 
 
 def test_help_needs_no_torch():

@@ -117,6 +117,18 @@ def test_ci_runs_make_test():
     assert "--ignore notebooks/10_mario.ipynb" in WORKFLOW and "cron" in WORKFLOW
 
 
+def test_the_command_of_ci_forbids_skips_also_by_hand(tmp_path):
+    """tests/conftest.py looks at CI, which a plain machine does not set."""
+    (tmp_path / "make").write_text('#!/bin/sh\necho "CI=$CI $*"\n')
+    (tmp_path / "make").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    for ours, expected in [({}, "true"), ({"CI": ""}, "true"), ({"CI": "1"}, "1")]:
+        env = {k: v for k, v in os.environ.items() if k != "CI"} | {"PATH": path} | ours
+        command = [str(ROOT / ".ci/run")]
+        done = subprocess.run(command, env=env, capture_output=True, text=True)
+        assert done.stdout == f"CI={expected} --keep-going test\n"
+
+
 def test_make_test_runs_every_check():
     command = ["make", "--dry-run", "--always-make", "test"]
     planned = subprocess.run(

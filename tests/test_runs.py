@@ -1,6 +1,7 @@
 """The run folder: whole files, one writer, clear sentences, a page of curves."""
 
 import dataclasses
+import io
 import json
 import re
 import subprocess
@@ -28,8 +29,7 @@ def go(folder, env="CartPole-v1", **changes):
 
 
 def snapshot(folder):
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {p: p.read_bytes() for p in files if "tensorboard" not in p.parts}
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 # Files
@@ -70,6 +70,40 @@ def test_table_goes_on_from_a_step_without_what_came_after(tmp_path):
     assert path.read_text().split() == ["step,a", "1,5", "2,6", "3,8"]
     path.write_text("")
     assert Table(path, 2).rows == []
+
+
+def test_a_table_that_is_only_read_stays_as_it_is(tmp_path):
+    """A notebook looks at a run while it is written."""
+    path = tmp_path / "t.csv"
+    path.write_text("step,a\n1,5\n3,7\n12")
+    table = Table(path, 2)
+    assert (table.found, len(table.rows)) == (2, 1)
+    assert path.read_text() == "step,a\n1,5\n3,7\n12"
+    table.sync()
+    assert path.read_text() == "step,a\n1,5\n"
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("time,loss\n1,5\n", "no column step"),
+        ("one line of a letter", "no column step"),
+        ("step,a\nfirst,5\n", "invalid literal"),
+        ("step,a\n1,5,6\n", "longer than the header"),
+        (b"step,a\n1,\xff\n", "can't decode"),
+    ],
+)
+def test_a_foreign_table_is_named(tmp_path, text, words):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = snapshot(tmp_path)
+    expected = rf"metrics.csv should be a table .*{words}.*; choose another folder"
+    with pytest.raises(ValueError, match=expected):
+        Table(path)
+    with pytest.raises(ValueError, match=expected):
+        go(tmp_path)
+    (tmp_path / "run.lock").unlink()
+    assert snapshot(tmp_path) == before
 
 
 def test_checkpoints_stay_until_a_new_one_is_whole(tmp_path):
@@ -156,24 +190,70 @@ def test_settings_of_the_machine_may_change(folder):
     assert Checkpoints(folder).latest().name == "checkpoint-000000048"
 
 
+def add_rows_after_the_checkpoint(folder):
+    """As a run leaves them that was killed: a new start would drop them."""
+    for name in ("metrics.csv", "episodes.csv"):
+        table = Table(folder / name, 10**9)
+        table.add(dict(table.rows[-1], step=45))
+
+
 def test_another_environment_is_refused(folder):
-    with pytest.raises(ValueError, match="another environment"):
+    add_rows_after_the_checkpoint(folder)
+    before = snapshot(folder)
+    with pytest.raises(ValueError, match="another environment .*; choose another"):
         go(folder, env="Acrobot-v1", steps=50)
-    assert Checkpoints(folder).latest().name == "checkpoint-000000040"
+    assert snapshot(folder) == before
 
 
 @pytest.mark.parametrize("name", ["state.json", "training.pt", "replay.npz"])
 def test_a_damaged_checkpoint_is_named_and_kept(folder, name):
+    add_rows_after_the_checkpoint(folder)
     path = Checkpoints(folder).latest() / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     before = snapshot(folder)
     with pytest.raises(ValueError, match=f"is damaged: {name} cannot be read"):
         go(folder, steps=50)
-    after = snapshot(folder)
-    kept = Checkpoints(folder).latest()
-    assert {p: b for p, b in after.items() if kept in p.parents} == {
-        p: b for p, b in before.items() if kept in p.parents
-    }
+    assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("name", ["state.json", "training.pt"])
+def test_a_checkpoint_that_lacks_something_is_damaged(folder, name):
+    path = Checkpoints(folder).latest() / name
+    if name == "state.json":
+        path.write_text('{"step": 40}')
+    else:
+        torch.save({"agent": {}}, path)
+    before = snapshot(folder)
+    with pytest.raises(ValueError, match=f"is damaged: {name} cannot be read"):
+        go(folder, steps=50)
+    assert snapshot(folder) == before
+
+
+def lose_the_checkpoint(folder):
+    import shutil
+
+    shutil.rmtree(Checkpoints(folder).latest())
+    return snapshot(folder)
+
+
+def test_a_run_without_a_checkpoint_yet_begins_again(folder):
+    """Killed before its first one: the same command makes its rows anew."""
+    before = lose_the_checkpoint(folder)
+    with pytest.raises(ValueError, match="another configuration .*; choose another"):
+        go(folder, seed=1)
+    assert snapshot(folder) == before
+    go(folder)
+    steps = [int(row["step"]) for row in Table(folder / "metrics.csv", 999).rows]
+    assert steps == sorted(set(steps)) and len(steps) > 5
+
+
+def test_rows_of_nobody_are_not_dropped(folder):
+    lose_the_checkpoint(folder)
+    (folder / "config.yaml").unlink()
+    before = snapshot(folder)
+    with pytest.raises(ValueError, match="with rows, but no run .*; choose another"):
+        go(folder)
+    assert snapshot(folder) == before
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
@@ -295,6 +375,47 @@ def test_a_run_with_images_shows_its_dream(tmp_path):
     with Image.open(found[-1]) as image:
         assert image.n_frames > 1  # equal frames are merged in the file
         assert image.size == (4 * 16, 3 * 16)
+    values = board_values(tmp_path)
+    assert {"dream/obs", "loss/reward", "speed/replayed"} <= set(values)
+    with Image.open(
+        io.BytesIO(values["dream/obs"][-1].image.encoded_image_string)
+    ) as i:
+        assert (i.format, i.size) == ("GIF", (64, 48)) and i.n_frames > 1
+
+
+def board_values(folder):
+    """{tag: values} of a run's TensorBoard files."""
+    from tensorboard.backend.event_processing.event_file_loader import (
+        LegacyEventFileLoader,
+    )
+
+    found = {}
+    for path in sorted((folder / "tensorboard").glob("events.out.tfevents.*")):
+        for event in LegacyEventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append(value)
+    return found
+
+
+def test_without_the_extras_a_run_trains_on_and_keeps_its_tables(tmp_path, monkeypatch):
+    """`pip install .` brings neither pillow nor TensorBoard."""
+    for name in ("PIL", "PIL.Image", "tensorboard", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)  # importing it fails
+    go(tmp_path, env=Frames, steps=60, video_minutes=0.0)
+    assert Checkpoints(tmp_path).latest().name == "checkpoint-000000060"
+    assert (tmp_path / "metrics.html").is_file()
+    assert not (tmp_path / "videos").exists()
+    assert not (tmp_path / "tensorboard").exists()
+    with pytest.raises(ModuleNotFoundError, match="; run `pip install pillow`"):
+        runs.write_gif(tmp_path / "x.gif", np.zeros((2, 4, 4, 3), np.uint8))
+
+
+def test_a_bar_shows_progress_if_asked(tmp_path, capsys):
+    go(tmp_path / "quiet")
+    assert capsys.readouterr().err == ""
+    train("CartPole-v1", CONFIG, tmp_path / "bar", progress=True)
+    shown = capsys.readouterr().err
+    assert "40/40" in shown and "replayed/s=" in shown and "return=" in shown
 
 
 def test_comparison_stacks_real_dreamed_error():
