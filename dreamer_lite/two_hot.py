@@ -19,7 +19,7 @@ class TwoHot(nn.Module):
         bins: number of bins, odd, so that one bin is exactly 0.
         low, high: the range in symlog space; symmetric, so that the bins mirror.
     Raises: ValueError where the bins could not mirror around 0.
-    Source: DreamerV3, equation 10 and section "Critic learning" (symexp two-hot).
+    Source: DreamerV3, equations 10 and 11 (symexp two-hot).
     """
 
     def __init__(self, bins=255, low=-20.0, high=20.0):

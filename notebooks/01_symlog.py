@@ -1,14 +1,16 @@
 # %% [markdown]
 # # 01 Symlog: numbers of every size
 #
-# **How can one network predict rewards of 0.01 and of 10,000?**
+# **The question.** How can one network predict rewards of 0.01 and of 10,000?
 #
 # This is the first of ten notebooks in which you build DreamerV3, an agent that learns a
-# model of its world and then learns to act by dreaming in that model. At the end it plays
-# Super Mario Bros. This notebook shows the whole once and then builds its smallest part:
-# two functions of two lines, on which every prediction of the agent rests.
+# model of its world and then learns to act by dreaming in that model. In the tenth it
+# plays Super Mario Bros.
 #
-# **You need:** Python, and a little PyTorch (tensors, `nn.Linear`, a training loop). No
+# **At the end** of this one you have seen the whole once, and built its smallest part: two
+# functions of two lines each, on which the predictions of rewards and values rest.
+#
+# **You need** Python, and a little PyTorch (tensors, `nn.Linear`, a training loop). No
 # reinforcement learning yet: words from it are explained when they come up.
 #
 # *Measured: not yet.*
@@ -67,67 +69,66 @@ for problem in problems(root)[:1]:
 import math
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from dreamer_lite.course import Choice, Slider, check, claim, compare, data_path
-from dreamer_lite.course import dreamer_map, error_frames, explore, line, show
-from dreamer_lite.course import show_gif, side_by_side, solution, strip
-from dreamer_lite.course import use_style, what_we_built
+from dreamer_lite.course import dreamer_map, explore, line, read_gif, show, show_gif
+from dreamer_lite.course import solution, strip, use_style, what_we_built
 
 use_style()
 
 # %% [markdown]
-# ## 1.1 What the ten notebooks build
+# ## What the ten notebooks build
 #
 # This is the map. It opens every notebook, with the part of that notebook lit. Read it in
 # three columns. On the left the agent **acts** in the game and stores what it lives
 # through. In the middle it learns a **world model** from that memory: a network that
 # predicts what happens next. On the right it learns **to act inside the dream**: the world
-# model invents short futures, a critic judges them, an actor prefers the better ones.
+# model invents short futures, a critic judges them, an actor prefers the better ones. The
+# bars below the columns hold what all three share; symlog, the subject of this notebook, is
+# the first of them. The numbers in circles say which notebook builds a part.
 
 # %%
 show(*dreamer_map("symlog"))
 
 # %% [markdown]
-# And this is what the map is for. Below is an agent of this repository, trained on an
-# ordinary CPU. The left picture is the real game, recorded earlier. The middle picture
-# is its **dream**: the world model sees the first five frames, then its eyes are closed
-# and it is told only which buttons were pressed. Everything after that it invents. The
-# right picture is the difference, white where the dream is right.
+# And this is what the map is for. Below plays the agent that comes with this course. The
+# left picture is the real game. The middle one is the agent's **dream** of the same
+# moments: once in two seconds its world model may look at the game, and in between its
+# eyes are closed and it is told only which buttons are pressed. All that it draws then it
+# invents. The right picture is the difference, black where the dream is right.
 #
-# Do not mind the code. Each name in it is one of the ten modules; you will have written
-# them all.
+# The film lies ready in `data/mario.gif`; we thin it out, so that this page stays small.
+# In notebook 10 the agent plays while you watch.
 
 # %%
-from dreamer_lite.dreamer import Dreamer
-from dreamer_lite.replay import Replay
-
-agent = Dreamer.load(data_path("mario_agent.safetensors"))
-memory = Replay.load(data_path("mario_episodes.npz"))
-seen = memory.sample(8, 30, np.random.default_rng(2))
-dream = agent.dream(seen, context=5)["obs"].float().clamp(0, 1)
-whole = np.flatnonzero(~seen["is_first"][:, 1:].any(1))  # windows without a new start
-real, dreamed = seen["obs"][whole[0]], dream[whole[0]].numpy()
+film, per_second = read_gif(data_path("mario.gif"))
+zoom = film.shape[1] // 64  # the film shows every pixel that often
+film = film[:, zoom // 2 :: zoom, zoom // 2 :: zoom]  # [frames, 64, 3 * 64, 3]
+thin = math.ceil(len(film) / 40)
 
 # %%
 show_gif(
-    side_by_side(real, dreamed, error_frames(real, dreamed)),
-    alt="Mario runs through level 1-1, beside it the agent's dream and the difference.",
-    caption="real | dreamed after five real frames | error",
-    fps=8,
+    film[::thin],
+    alt="The agent plays Mario; beside it what its world model dreams, and the error.",
+    caption="real | dreamed | error",
+    fps=per_second / thin,
+    scale=3,
 )
 
 # %% [markdown]
-# The same as a strip, for a closer look: the first five columns were seen, the rest is
-# dreamed. Where does the dream lose Mario? What does it keep? Notebook 06 measures it.
+# The same as a strip, for a closer look. What does the dream keep, and what does it lose?
+# When the model has not looked for a while, dream and game drift apart: what comes next is
+# the model's guess, one of many. Small things are the last that a world model learns, and
+# Mario is small. Notebook 06 measures it.
 
 # %%
+real, dreamed, error = (film[:, :, x : x + 64] for x in (0, 64, 128))
 show(
-    strip(real, dreamed, times=[0, 4, 7, 11, 15, 19, 24, 29], context=5),
-    alt="Rows of real frames, dreamed frames and their difference over 30 steps.",
+    strip(real, dreamed, error, columns=8),
+    alt="Rows of real frames, dreamed frames and the error, from the whole film.",
 )
 
 # %% [markdown]
@@ -144,7 +145,7 @@ show(
 # | 09 dreamer | Does the whole loop learn? | CartPole, learnt live |
 # | 10 mario | Does it play Mario? | the agent above, playing; and how to train on |
 #
-# Each notebook takes less than an hour without its exercises. Two voices appear in all of
+# Plan for about an hour per notebook, without its exercises. Two voices appear in all of
 # them: boxes that begin with **The paper says** restate Hafner et al., *Mastering diverse
 # control tasks through world models*, Nature 2025 (arXiv 2301.04104v2, the published
 # form of "DreamerV3"), with the number of the equation. Everything else is us.
@@ -153,7 +154,7 @@ show(
 # cheapest way to learn something.
 
 # %% [markdown]
-# ## 1.2 A loss that sees only the big numbers
+# ## A loss that sees only the big numbers
 #
 # The agent must predict **rewards**, the numbers with which a game says "well done". One
 # game pays 0.01 for a step in the right direction, another pays 10,000 for a treasure.
@@ -194,7 +195,7 @@ for reward, gradient in zip(rewards.tolist(), prediction.grad.tolist()):
 # <details><summary>Answer</summary>
 #
 # At about $4{,}000 \cdot 0.01 = 40$. It would need a million steps. With the learning rate
-# of a real world model, 0.0003, it would need 33 million.
+# of our Mario agent's world model, 0.0003, it would need 33 million.
 #
 # </details>
 
@@ -227,7 +228,7 @@ print("ln of 1000, 0, -5:", torch.log(torch.tensor([1000.0, 0.0, -5.0])))
 
 
 # %% [markdown]
-# ## 1.3 The equation
+# ## The equation
 #
 # > **The paper says** (section "Robust predictions", equations 8 and 9): let the network
 # > $f(x, \theta)$ predict a transformed target and undo the transformation to read it,
@@ -240,10 +241,12 @@ print("ln of 1000, 0, -5:", torch.log(torch.tensor([1000.0, 0.0, -5.0])))
 # > $$\mathrm{symlog}(x) = \mathrm{sign}(x)\,\ln(|x| + 1) \qquad
 # > \mathrm{symexp}(x) = \mathrm{sign}(x)\,(\exp(|x|) - 1)$$
 #
-# We say it in three steps. Take the size $|x|$ and forget the sign. Add 1 before the
-# logarithm, so that 0 goes to $\ln 1 = 0$ instead of $-\infty$. Put the sign back.
+# In our words, symlog takes three steps. Take the size $|x|$ and forget the sign. Add 1
+# before the logarithm, so that 0 goes to $\ln 1 = 0$ instead of $-\infty$. Put the sign
+# back. (The factor $\tfrac{1}{2}$ of the loss only scales it. Our losses leave it out, as
+# the authors' code does.)
 #
-# The code of the equation, literally:
+# The code of the second line of equations, literally:
 
 # %%
 def symlog_literal(x):
@@ -271,9 +274,11 @@ for x, y in zip(by_hand.tolist(), symlog_literal(by_hand).tolist()):
     print(f"symlog({x:8.3f}) = {y:6.3f}")
 
 # %% [markdown]
-# Now the picture. Move the slider from small numbers to large ones. Near 0 the curve is
-# the straight line $y = x$ (its slope is $1 / (1 + |x|)$, which is 1 at 0): rewards around
-# 0.01 pass unchanged. Far away it is the logarithm: a million becomes 13.8.
+# Now the picture, with the six numbers as points. Move the slider from small numbers to large ones. Near 0 the curve is
+# almost the straight line $y = x$ (its slope is $1 / (1 + |x|)$, which is 1 at 0): rewards
+# around 0.01 pass nearly unchanged. Far away it is the logarithm: a million becomes 13.8.
+# The menu also offers the cube root. It squashes too, but it blows up what is small: its
+# slope at 0 is infinite.
 
 # %%
 CURVES = {
@@ -288,6 +293,9 @@ def draw_curve(ax, power, other):
     y = symlog_literal(x)
     ax.plot(x, CURVES[other](x), **line("naive"), label=other)
     ax.plot(x, y, **line("ours"), label="symlog")
+    points = by_hand[by_hand.abs() <= x.max()]
+    color = line("target")["color"]
+    ax.plot(points, symlog_literal(points), "o", color=color, label="by hand")
     top = 1.15 * y.max().item()
     ax.set(ylim=(-top, top), xlabel="x [any unit]", ylabel="squashed x [1]")
     ax.legend(loc="upper left")
@@ -301,7 +309,7 @@ def one_zoom(power, other):
 
 def three_zooms():
     fig, axes = plt.subplots(1, 3, figsize=(7.8, 2.8))
-    for ax, power in zip(axes, (-1, 1, 4)):
+    for ax, power in zip(axes, (-1, 1, 3)):
         draw_curve(ax, power, "raw")
         ax.legend().set_visible(power == -1)
         ax.set_title(f"up to {10.0**power:g}")
@@ -319,10 +327,11 @@ _ = explore(
 
 
 # %% [markdown]
-# ## 1.4 Build it
+# ## Build it
 #
-# Before you see our version, write yours: it is the first exercise. The check below a stub
-# never stops the notebook, and it tries to tell you which mistake you made.
+# Before you see our final version, write yours: it is the first exercise. The cell with
+# the task is a *stub*, an empty function for you to fill. The check below it never stops the
+# notebook, and it tries to tell you which mistake you made.
 
 # %% [markdown]
 # ### Exercise 1.1: symlog and its inverse
@@ -351,8 +360,9 @@ check("1.1", my_symlog, my_symexp)
 # solution("1.1")
 
 # %% [markdown]
-# Here is the failure that `log1p` and its partner `expm1` prevent, with its number. Both
-# compute the sum inside the function, where no digits are lost.
+# Here is the failure that `log1p` and its partner `expm1` prevent, with its number.
+# `log1p(x)` is $\ln(1 + x)$ and `expm1(x)` is $e^x - 1$. Both add or subtract the 1 inside
+# the function, where no digits are lost.
 
 # %%
 tiny = torch.tensor(1e-9)
@@ -378,9 +388,10 @@ import torch
 
 
 # %% [markdown]
-# The line with `.float()` is the only addition. Later, large parts of the agent compute in
-# bfloat16, a number format with two to three digits. Squashing must not lose more of them,
-# so it is always done in float32.
+# Apart from `log1p` and `expm1`, the line with `.float()` is the only addition. It accepts
+# plain numbers too, and turns everything into float32. Later, large parts of the agent
+# compute in bfloat16, a number format with two to three digits. Squashing must not lose
+# more of them, so it is always done in float32.
 
 # %%
 #| export
@@ -409,10 +420,11 @@ def symexp(x):
 
 
 # %% [markdown]
-# ## 1.5 Check it
+# ## Check it
 #
-# Four checks: a value by hand, the inverse over twelve orders of magnitude, oddness to the
-# last bit, and the slope $1 / (1 + |x|)$ against what PyTorch's own differentiation says.
+# Five checks: a value by hand, the inverse over twelve orders of magnitude, oddness to the
+# last bit, 0 that stays 0, and the slope $1 / (1 + |x|)$ against what PyTorch's own
+# differentiation says.
 
 # %%
 sizes = torch.logspace(-6, 6, 97)
@@ -441,7 +453,7 @@ reached = symexp(adam_towards(symlog(10_000.0))).item()
 claim("Adam now comes within 1 % of 10,000", abs(reached - 10_000) < 100)
 
 # %% [markdown]
-# ## 1.6 What an error costs now
+# ## What an error costs now
 #
 # The curve decides what the network takes seriously. Suppose every prediction is 10 % too
 # large. What does this cost for a small and for a large target?
@@ -480,14 +492,14 @@ show(
 )
 
 # %% [markdown]
-# Read the figure from the left. Below 1 the two lines agree: a number like 0.01 is treated
-# as it is, and an error of 10 % of it is indeed small. That is deliberate. A reward that
-# is nearly 0 should not be blown up into something important, which is what a plain
-# logarithm would do. Above 1 symlog charges for *relative* errors. Nothing is ever worth
-# more than everything else together.
+# Read the figure from the left. Far below 1 the two lines agree: a number like 0.01 is
+# treated as it is, and an error of 10 % of it is indeed small. That is deliberate. A reward
+# that is nearly 0 should not be blown up into something important, which is what a plain
+# logarithm would do. Far above 1 symlog charges for *relative* errors, and the line is flat:
+# no target, however large, can drown the others.
 
 # %% [markdown]
-# ## 1.7 The real experiment: six orders of magnitude, one network
+# ## The real experiment: six orders of magnitude, one network
 #
 # Fourteen invented games share one small network. Each pays a basic reward: seven sizes from
 # 0.01 to 10,000, each once as a gain and once as a loss. How well you play is a number $u$
@@ -521,12 +533,63 @@ def network_input(game, u):
 
 
 # %%
+def new_network():
+    """The small network before its first update, the same for every loss."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(15, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(64, 1))
+
+
+every_game = torch.arange(len(basic)).repeat_interleave(51)  # 51 tries in each game,
+every_u = torch.linspace(0, 1, 51).repeat(len(basic))  # from the worst to the best
+
+
+@torch.no_grad()
+def first_loss(loss_of, squash):
+    """The loss of the untrained network, over all games."""
+    predicted = new_network()(network_input(every_game, every_u))[:, 0]
+    return loss_of(predicted, squash(reward_of(every_game, every_u))).item()
+
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Before the first update the network says numbers near 0 for every game. How
+# large are the three losses then? You may use that the mean of $(1 + u)^2$ is $7/3$, that
+# the Huber loss of a large error $e$ is $|e| - 0.5$, and that the symlogs of the seven
+# rewards at $u = 0.5$ are about 0, 0.1, 0.9, 2.8, 5.0, 7.3 and 9.6.
+#
+# <details><summary>Answer</summary>
+#
+# Raw: the treasure alone counts. One size in seven is 10,000, so the loss is
+# $10^8 \cdot \frac{7}{3} / 7 = 33.3$ million; the 1,000 adds one per cent. Huber: the mean
+# reward is $1.5 \cdot 11{,}111 / 7 = 2{,}381$ in size, minus 0.5. Symlog:
+# $(0 + 0 + 0.8 + 7.8 + 25 + 53 + 92) / 7$, about 26. Such a sum on paper finds a wrong
+# scale or a forgotten mean before any training does.
+#
+# </details>
+
+# %%
+expected = {
+    "raw": (sizes**2).mean() * 7 / 3,
+    "Huber": 1.5 * sizes.mean() - 0.5,
+    "symlog": (symlog(1.5 * sizes) ** 2).mean(),
+}
+measured = {
+    "raw": first_loss(F.mse_loss, unchanged),
+    "Huber": first_loss(F.huber_loss, unchanged),
+    "symlog": first_loss(F.mse_loss, symlog),
+}
+
+for name, paper in expected.items():
+    ratio = measured[name] / float(paper)
+    paper = float(f"{paper:.2g}")
+    print(f"{name:7} by hand about {paper:>10,.0f}   first loss / by hand {ratio:.1f}")
+
+
+# %%
 def train(loss_of, squash, steps=1500, batch=128, lr=3e-3):
     """Train a small network on all games at once; `squash` is applied to rewards."""
-    torch.manual_seed(0)
+    network = new_network()
     generator = torch.Generator().manual_seed(0)
-    layers = [nn.Linear(15, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU()]
-    network = nn.Sequential(*layers, nn.Linear(64, 1))
     optimizer = torch.optim.Adam(network.parameters(), lr)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     for _ in range(steps):
@@ -549,10 +612,8 @@ def train(loss_of, squash, steps=1500, batch=128, lr=3e-3):
 @torch.no_grad()
 def relative_errors(network, unsquash):
     """Median relative error for each of the seven sizes."""
-    game = torch.arange(len(basic)).repeat_interleave(51)
-    u = torch.linspace(0, 1, 51).repeat(len(basic))
-    truth = reward_of(game, u)
-    predicted = unsquash(network(network_input(game, u))[:, 0])
+    truth = reward_of(every_game, every_u)
+    predicted = unsquash(network(network_input(every_game, every_u))[:, 0])
     errors = ((predicted - truth) / truth).abs().reshape(2, len(sizes), 51)
     return errors.movedim(1, 0).flatten(1).median(-1).values
 
@@ -564,8 +625,9 @@ def relative_errors(network, unsquash):
 # <details><summary>Answer</summary>
 #
 # Worst for 0.01. The network spends its accuracy where the loss is, on thousands, and what
-# is left over is an absolute error of several units *everywhere*, because the games share
-# their weights. Several units are some hundred or thousand times a reward of 0.01.
+# is left over is an absolute error of some units *everywhere*, because the games share
+# their weights. Ten units are ten times a reward of 1, and a thousand times a reward of
+# 0.01. A reward of 10,000 is missed by a small part of itself.
 #
 # </details>
 
@@ -573,6 +635,11 @@ def relative_errors(network, unsquash):
 raw = relative_errors(train(F.mse_loss, unchanged), unchanged)
 huber = relative_errors(train(F.huber_loss, unchanged), unchanged)
 squashed = relative_errors(train(F.mse_loss, symlog), symexp)
+
+print(f"raw: worst for {sizes[raw.argmax()]:g}")
+for i in (0, 2, 6):
+    power = 10.0 ** raw[i].log10().round()
+    print(f"raw: {sizes[i]:g} is missed by about {power:g} times its size")
 
 # %%
 fig, ax = plt.subplots(figsize=(6.8, 3.4))
@@ -595,9 +662,9 @@ claim("symlog: below 20 % off for every size from 0.1 up", squashed[1:].max() < 
 claim("symlog: even 0.01 is seen, better than saying 0", squashed[0] < 0.9)
 
 # %% [markdown]
-# One network, one loss, one learning rate, and rewards from 0.1 to 10,000 all come out within
-# a few percent. The weak end is the smallest: below 1 symlog does not magnify anything,
-# so 0.01 has to wait until the network is accurate to a thousandth.
+# One network, one loss, one learning rate, and in the figure rewards from 0.1 to 10,000
+# all come out within a few percent. The weak end is the smallest: below 1 symlog does not
+# magnify anything, so 0.01 has to wait until the network is accurate to a thousandth.
 #
 # In DreamerV3 symlog has three places. Observations that are vectors (positions, speeds)
 # pass through it before they enter the network, and their reconstruction is compared in
@@ -605,7 +672,7 @@ claim("symlog: even 0.01 is seen, better than saying 0", squashed[0] < 0.9)
 # inverse lays out the bins with which rewards and values are predicted (notebook 02).
 
 # %% [markdown]
-# ## 1.8 What symlog cannot do
+# ## What symlog cannot do
 #
 # Why bins? Because of a flaw that no accuracy can mend. Let the reward be random: a leap
 # over a pit pays 1,000 if it succeeds and 0 if not, half and half. The fair value of the
@@ -619,7 +686,7 @@ claim("symlog: even 0.01 is seen, better than saying 0", squashed[0] < 0.9)
 # <details><summary>Answer</summary>
 #
 # It learns $6.909 / 2 = 3.454$, and $\mathrm{symexp}(3.454) = e^{3.454} - 1 =
-# \sqrt{1001} - 1 = 30.6$. Sixteen times too little.
+# \sqrt{1001} - 1 = 30.6$. The fair value is sixteen times as much.
 #
 # </details>
 
@@ -630,30 +697,33 @@ print(f"read out of symlog space : {symexp(symlog(outcomes).mean()).item():.1f}"
 
 
 # %% [markdown]
-# The mean of logarithms is the logarithm of another, smaller mean. For observations, which
-# are hardly random given the state, this does not matter. For rewards and values it
-# does, and notebook 02 solves it: predict the *distribution*, and take the mean at the very
-# end.
+# The mean of logarithms is the logarithm of another, smaller mean (the geometric one). For
+# observations this hardly matters: once the past is known, little about them is random. For
+# rewards and values it does, and notebook 02 solves it: predict the *distribution*, and take
+# the mean at the very end.
 
 # %% [markdown]
-# ## 1.9 Exercises
+# ## Exercises
 
 # %% [markdown]
-# ### Exercise 1.2: A loss that explodes
+# ### Exercise 1.2: The treasure that does not count
 #
 # *easy, about 5 minutes, one planted bug*
 #
-# This loss is for a network that predicts in symlog space. Its training diverges as soon
-# as a reward exceeds 10. Find the one wrong word.
+# An agent dreams the same moment many times, and a network predicts, in symlog space, what
+# each dream returns. The function below says what the moment is worth. It was right as
+# long as all dreams ended alike. Then one dream in a hundred found a treasure of 10,000,
+# which is worth 100 on average, and the agent walked past it. Find the bug.
 
 # %% tags=["exercise-1.2"]
-def symlog_loss(prediction, target):
-    """The mean squared error of a network that predicts in symlog space."""
-    return ((prediction - torch.sign(target) * torch.expm1(target.abs())) ** 2).mean()
+def value_of_dreams(predicted):
+    """Mean return, in points, of dreams with symlog returns [..., N] -> [...]."""
+    average = symexp(predicted.mean(-1))
+    return average
 
 
 # %%
-check("1.2", symlog_loss)
+check("1.2", value_of_dreams)
 
 
 # %%
@@ -664,7 +734,7 @@ check("1.2", symlog_loss)
 #
 # *medium, about 10 minutes*
 #
-# Put section 1.8 into a function: for a reward with several possible outcomes and their
+# Put "What symlog cannot do" into a function: for a reward with several possible outcomes and their
 # probabilities, return the true mean and what a network trained with the squared symlog
 # error would read out. Then try some distributions: when do the two agree?
 
@@ -684,13 +754,14 @@ check("1.3", both_means)
 # solution("1.3")
 
 # %% [markdown]
-# ## 1.10 What breaks
+# ## What breaks
 #
 # * **Forgetting symexp at the end.** The loss is perfect and the agent is blind: a reward of
 #   1,000 is reported as 6.9. You see it when you print a prediction beside its target, and
 #   never in the loss curve.
-# * **A logarithm without the 1, or without the sign.** The first reward of 0 turns the loss
-#   into infinity and all weights into `nan`; the first negative reward does the same.
+# * **A logarithm without the 1, or of a negative number.** Without the 1, the first reward
+#   of 0 turns the loss into infinity and all weights into `nan`; without $|x|$, the first
+#   reward below -1 does the same. Without the sign, a loss and a gain become one number.
 # * **Too few digits.** In float16 the largest number is 65,504, so symexp of anything above
 #   11.09 is infinite; in bfloat16, symlog(1000) and symlog(1010) are the same number.
 #   Both functions therefore compute in float32, whatever comes in.
@@ -702,19 +773,19 @@ print("symexp(12) in float16:", symexp(12.0).to(torch.float16).item())
 print("symlog of a bfloat16 tensor is", symlog(torch.ones(2).bfloat16()).dtype)
 
 # %% [markdown]
-# * **Averaging squashed random numbers**, as section 1.8 shows. The first version of the
-#   paper (arXiv v1, and most PyTorch ports) still averaged in symlog space; the published
-#   one does not. Notebook 02 puts both side by side.
+# * **Averaging squashed random numbers**, see "What symlog cannot do". The first version of the
+#   paper (arXiv v1), and the PyTorch ports that follow it, still averaged in symlog space;
+#   the published one does not. Notebook 02 puts both side by side.
 #
-# ## 1.11 What we built
+# ## What we built
 #
 # Two functions. `symlog` squashes numbers of every size onto a scale a network can handle;
 # `symexp` undoes it. The last cell compares the module `dreamer_lite/symlog.py` with this
 # notebook. If you changed an exported cell, save, call `reexport("01_symlog")` (import it
 # from `dreamer_lite.course`) and every later notebook uses your version.
 #
-# Next, in **02_two_hot**: how to predict a number by a distribution, so that the flag *or*
-# the pit stays two outcomes instead of becoming a mean that never happens.
+# Next, in **02_two_hot**: how to predict a number by a distribution, so that the leap *or*
+# the fall stay two outcomes instead of becoming a mean that never happens.
 
 # %%
 what_we_built("01_symlog")

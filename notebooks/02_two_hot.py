@@ -1,15 +1,17 @@
 # %% [markdown]
 # # 02 Two-hot: a distribution instead of a number
 #
-# **Why predict a distribution instead of a number?**
+# **The question.** Why predict a distribution instead of a number?
 #
 # The agent judges its dreams by two predictions: the reward of a step, and the value of a
-# state, the sum of rewards that is still to come. Both can be of any size, and both can
-# have more than one answer. At the end of this notebook a small network predicts "300
-# points on average, which means 1,000 or nothing", learns it equally fast for points and
-# for millions, and starts from exactly 0 instead of from an invented number.
+# state, the sum of rewards that is still to come on average. Both can be of any size, and
+# what they predict can come out in more than one way.
 #
-# **You need:** notebook 01 (symlog and symexp), softmax and cross entropy.
+# **At the end** a small network predicts "300 points on average, which means 1,000 or
+# nothing", learns it equally fast for points and for millions, and starts from exactly 0
+# instead of from an invented number.
+#
+# **You need** notebook 01 (symlog and symexp), softmax and cross entropy.
 #
 # *Measured: not yet.*
 
@@ -73,14 +75,54 @@ from dreamer_lite.symlog import symexp, symlog
 
 use_style()
 
+# %% [markdown]
+# ## Where we are going
+#
+# A game pays 1,000 points in three of ten tries, and otherwise nothing. The finished head,
+# which you will build here, has watched it 50,000 times. The bars are what it believes,
+# and the line is the number that it gives when it is asked for one. (Do not mind the code
+# yet; the axis of the picture is stretched by symlog.)
+
+# %%
+from dreamer_lite.two_hot import TwoHot
+
+finished = TwoHot()
+generator = torch.Generator().manual_seed(0)
+logits = torch.zeros(255, requires_grad=True)
+optimizer = torch.optim.Adam([logits], 0.1)
+decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 400)
+for _ in range(400):
+    points = 1000 * (torch.rand(128, generator=generator) < 0.3).float()
+    loss = finished.loss(logits.expand(128, 255), points).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    decay.step()
+
+belief, answer = torch.softmax(logits.detach(), -1), finished.mean(logits.detach())
+
+# %%
+fig, ax = plt.subplots(figsize=(7.0, 2.8))
+ax.bar(symlog(finished.bins), belief, 0.13, color=COLORS["ours"], label="probability")
+ax.axvline(symlog(answer), **line("target"), label=f"mean: {answer:.0f}")
+ticks = [0, 1, 10, 100, 1000]
+ax.set_xticks([symlog(t).item() for t in ticks], ticks)
+ax.set(xlim=(-0.5, 7.4), ylim=(0, 1), xlabel="return [points]")
+ax.set(ylabel="probability [1]")
+ax.legend(loc="upper center")
+show(fig, alt="The bars stand at nothing and around 1,000 points, the mean in between.")
+
+# %% [markdown]
+# One number could not say that. And this is the part of Dreamer that says it:
+
 # %%
 show(*dreamer_map("two_hot"))
 
 # %% [markdown]
-# ## 2.1 The flag or the pit
+# ## The flag or the pit
 #
-# Mario runs towards a pit. In ten recorded tries he cleared it three times and reached the
-# flag, for 1,000 points in all; seven times he fell, for nothing. The sum of rewards from
+# Mario runs towards a pit. Say that of ten tries he clears it in three and reaches the
+# flag, for 1,000 points in all; in seven he falls, for nothing. The sum of rewards from
 # here to the end is called the **return**; its mean is the **value** of this moment.
 
 # %%
@@ -88,8 +130,9 @@ returns = torch.tensor([1000.0] * 3 + [0.0] * 7)
 print("value:", returns.mean().item())
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Three heads learn from these ten returns: one with the squared error; one with
-# the squared error after symlog, as in notebook 01; one that fits a Normal distribution
+# **Predict.** A *head* is the end of a network: it turns what the network has computed into
+# one prediction. Three heads learn from these ten returns: one with the squared error; one
+# with the squared error after symlog, as in notebook 01; one that fits a Normal distribution
 # (mean and width). Which number does each give for the value? And how likely does the
 # Normal think a *negative* return is?
 #
@@ -116,7 +159,7 @@ print(f"Normal              : 300, width {width:.0f}, below zero {below_zero:.2f
 # outcomes. We want all of it: the right mean, a gradient that does not depend on the
 # size of the numbers, and both outcomes.
 #
-# ## 2.2 Bins, and two weights
+# ## Bins, and two weights
 #
 # > **The paper says** (section "Robust predictions", equation 10): for targets that may be
 # > random, such as rewards and returns, the network gives a softmax distribution over bins
@@ -126,10 +169,12 @@ print(f"Normal              : 300, width {width:.0f}, below zero {below_zero:.2f
 # > B = \mathrm{symexp}\big([-20 \;\ldots\; {+20}]\big)$$
 # >
 # > A number is encoded for training as a *two-hot* vector: all zeros but for the two bins
-# > around the number, whose weights add up to 1 and are larger for the nearer one.
+# > around the number, whose weights add up to 1; the nearer bin gets the larger one.
 #
-# So predicting a number becomes classification, as in image recognition: which of 255 bins
-# does it fall into? Let us do it with five bins, to see every number.
+# Here $f(x)$ are the outputs of the network, one per bin (the *logits*, as before any
+# softmax), and $B$ is the vector of all bins. So predicting a number becomes classification,
+# as in image recognition: which of 255 bins does it fall into? Let us do it with five bins,
+# to see every number.
 
 # %%
 steps = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
@@ -144,6 +189,10 @@ print("toy bins:", [round(b, 3) for b in toy_bins.tolist()])
 # neighbours $b_k \le y \le b_{k+1}$:
 #
 # $$w_{k+1} = \frac{y - b_k}{b_{k+1} - b_k} \qquad w_k = 1 - w_{k+1}$$
+#
+# First as a loop that follows these words, then the numbers, then a picture of two of them.
+# (The axis of the picture is stretched by symlog, so that the bins stand at equal
+# distances.)
 
 # %% [markdown] tags=["predict"]
 # **Predict.** What are the two-hot vectors of 1, of 0 and of 50 over the toy bins
@@ -191,11 +240,11 @@ show(
 )
 
 # %% [markdown]
-# ## 2.3 Why the bins grow
+# ## Why the bins grow
 #
 # The real head has 255 bins from symexp(-20) to symexp(20), that is up to 485 million. Near
-# 0 they are fine, far away they are coarse, but always about 17 % apart: *relative*
-# precision, just as symlog charges relative errors.
+# 0 they lie 0.17 apart. Far away they are coarse, but each is about 17 % larger than the one
+# before: *relative* precision, just as symlog charges for relative errors.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** The bins next to 0 are at -0.17 and 0.17. If all bins were that close to each
@@ -210,7 +259,7 @@ show(
 
 # %%
 real_bins = symexp(torch.linspace(-20, 20, 255))
-print("around zero:", [round(b, 2) for b in real_bins[124:131].abs().tolist()])
+print("around zero:", [round(b, 2) + 0.0 for b in real_bins[124:131].tolist()])
 print(f"the last   : {real_bins[-1].item():.3g}")
 equal = 2 * real_bins[-1].item() / 0.1706
 print(f"equally spaced bins needed: {equal:.1e}")
@@ -218,8 +267,8 @@ print(f"equally spaced bins needed: {equal:.1e}")
 
 # %% [markdown]
 # Move the number and watch the weight walk from bin to bin. (The axis is stretched by
-# symlog, so that the bins stand at equal distances.) Between two bins the weight is
-# shared; on a bin it is all there.
+# symlog again.) Between two bins the weight is shared; when the number hits a bin, that bin
+# has all of it.
 
 # %%
 def draw_bins(y):
@@ -247,7 +296,8 @@ _ = explore(
 
 
 # %% [markdown]
-# The loop above is a good specification and a bad program. Write the fast version.
+# The loop `two_hot_slow` is a good specification and a slow program: it takes one number and
+# one bin at a time. Write the fast version.
 
 # %% [markdown]
 # ### Exercise 2.1: Two-hot without a loop
@@ -271,7 +321,7 @@ check("2.1", two_hot)
 # solution("2.1")
 
 # %% [markdown]
-# ## 2.4 The loss
+# ## The loss
 #
 # > **The paper says** (equation 11): the loss is the cross entropy between the two-hot
 # > target and the predicted distribution,
@@ -282,7 +332,9 @@ check("2.1", two_hot)
 # > It depends on the probabilities of the bins but not on where the bins lie, and so the
 # > size of the gradient no longer depends on the size of the target.
 #
-# The code of the equation:
+# The code of the equation. Its result is in *nats*, the unit of losses made of natural
+# logarithms: a loss of $n$ nats means that what came had been given the probability
+# $e^{-n}$ (with base 2 the unit would be bits).
 
 # %%
 def two_hot_loss_slow(logits, y, bins):
@@ -305,8 +357,8 @@ for target in (1.0, 1_000_000.0):
     print(f"target {target:>9g}   two-hot {size:.2f}   squared error {raw:g}")
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Before the first update, all logits are 0 (we shall see how that is arranged).
-# What is the loss of the head, for any target?
+# **Predict.** Before the first update, all logits are 0 (our experiment arranges that, and
+# "What breaks" shows what happens without). What is the loss of the head, for any target?
 #
 # <details><summary>Answer</summary>
 #
@@ -322,14 +374,14 @@ print("initial loss:", [round(v, 3) for v in start.tolist()])
 print("ln 255      :", round(math.log(255), 3))
 
 # %% [markdown]
-# And the *lowest* loss? Not 0. The target itself is spread over two bins, and no
-# prediction beats the target. What remains is the entropy of the two weights,
+# And the *lowest* loss? Not 0. The target itself is spread over two bins, and the best
+# prediction is the target. What remains is the entropy of its two weights, $w$ and $1 - w$,
 #
 # $$H = -w \ln w - (1 - w) \ln(1 - w),$$
 #
-# 0 if the number sits on a bin and up to $\ln 2 = 0.693$ in the middle between two. This
-# has cost people days: their reward loss stopped at 0.66, with rewards of 1 and -1, and
-# they looked for a bug.
+# 0 if the number sits on a bin and up to $\ln 2 = 0.693$ in the middle between two. This is
+# easily taken for a bug: with rewards of 1 and -1 the reward loss stops at 0.665, and no
+# training gets it lower.
 
 # %%
 rewards = torch.tensor([0.0, 0.1, 0.5, 1.0, -1.0, 2.0, 10.0, 100.0])
@@ -353,7 +405,7 @@ ax.legend(loc="upper right", ncols=3)
 show(fig, alt="The lowest loss is zero on every bin and arches up to ln 2 between two.")
 
 # %% [markdown]
-# ## 2.5 Reading it out: a value from nothing
+# ## Reading it out: a value from nothing
 #
 # The prediction is the mean of the bins under the probabilities. With equal probabilities
 # it should be 0, because for each bin there is its mirror image with the other sign. Here
@@ -374,8 +426,9 @@ print("left to right:", total)
 # %% [markdown]
 # 0.625, from a network that has learnt nothing. The reason is in the middle of the sum:
 # after the 127 negative bins it stands at -13 million, where float32 numbers are a whole 1
-# apart. Everything that is added there is rounded to whole numbers, and the small bins at
-# the end cannot repair it. NumPy's own sum, which adds in another order, makes another
+# apart. Everything that is added there is rounded to a whole number, and the small bins
+# around 0, which come just then, drop out altogether. What the large bins add afterwards
+# cannot repair it. NumPy's own sum, which adds in another order, makes another
 # error (-1.0 where this was written).
 
 # %%
@@ -384,14 +437,15 @@ print("distance of neighbouring numbers there:", np.spacing(np.abs(lowest)))
 compare("NumPy's sum", products.sum(), 0.0, expect="different")
 
 # %% [markdown] tags=["predict"]
-# **Predict.** A reward head that invents 0.625 per step: how large is the return that the
-# agent believes in, if the future is discounted by $\gamma = 1 - 1/333$ per step (so that
-# $1 + \gamma + \gamma^2 + \ldots = 333$)?
+# **Predict.** Later rewards will count a little less: a reward $n$ steps ahead is multiplied
+# by $\gamma^n$, with the *discount* $\gamma = 1 - 1/333$ (notebook 07), so that
+# $1 + \gamma + \gamma^2 + \ldots = 333$. How large is the return that an agent believes in
+# whose reward head invents 0.625 per step?
 #
 # <details><summary>Answer</summary>
 #
-# $0.625 \cdot 333 = 208$. Dying costs -2 in our Mario. The first thing such an agent
-# learns is a hallucination.
+# $0.625 \cdot 333 = 208$. For comparison: in our Mario dying costs 2. The first thing that
+# such an agent learns from is a hallucination.
 #
 # </details>
 
@@ -415,9 +469,10 @@ print(
 )
 
 # %% [markdown]
-# ## 2.6 The module
+# ## The module
 #
-# Everything together, in its final form. Two things are new. The loss needs only two
+# Everything together, in its final form: the mirrored bins, the two-hot vector without a
+# loop, the loss, and the mean in mirrored pairs. Two things are new. The loss needs only two
 # log-probabilities for each number, so it gathers those two and never builds the
 # 255-wide target. And the target is detached: the loss trains the prediction, never the
 # number that is to be predicted (which matters in notebook 08, where the target is itself
@@ -449,7 +504,7 @@ class TwoHot(nn.Module):
         bins: number of bins, odd, so that one bin is exactly 0.
         low, high: the range in symlog space; symmetric, so that the bins mirror.
     Raises: ValueError where the bins could not mirror around 0.
-    Source: DreamerV3, equation 10 and section "Critic learning" (symexp two-hot).
+    Source: DreamerV3, equations 10 and 11 (symexp two-hot).
     """
 
     def __init__(self, bins=255, low=-20.0, high=20.0):
@@ -515,7 +570,7 @@ class TwoHot(nn.Module):
 
 
 # %% [markdown]
-# ## 2.7 Check it
+# ## Check it
 #
 # Against the loops above, against the hand calculation, and the two promises: exactly 0 for
 # equal probabilities, and no gradient into the target.
@@ -545,13 +600,13 @@ print(
 )
 
 # %% [markdown]
-# ## 2.8 The old form and the new one
+# ## The old form and the new one
 #
 # The first version of the paper (arXiv v1), and the PyTorch ports that follow it, space the
 # bins *equally in symlog space*, encode symlog(y), take the mean there and apply symexp
 # to the mean. The published form takes the mean of the numbers themselves. The old one has
-# the flaw of section 2.1: it is right for a certain outcome and far too low for a random
-# one.
+# the flaw that we met at the pit: it is right for a certain outcome and far too low for a
+# random one.
 
 # %%
 mixture = head.encode(returns).mean(0)  # what a perfect head predicts: [255]
@@ -597,14 +652,15 @@ _ = explore(
 )
 
 # %% [markdown]
-# ## 2.9 The real experiment: flag or pit, three sizes, four heads
+# ## The real experiment: flag or pit, three sizes, four heads
 #
 # Now with learning. The input is the chance $x$ of reaching the flag, between 0 and 1 (for
 # the real agent it would be hidden in the state); the return is the flag's points with
 # probability $x$ and otherwise 0, drawn anew for every sample. Four heads, everything else
 # equal: squared error, squared error after symlog, a Normal fitted by its likelihood, and
-# two-hot. And three games that pay 1, 1,000 and 1,000,000 for the flag. All start at 0:
-# weights and bias of the last layer are 0, as in DreamerV3 for rewards and values.
+# two-hot. And three games that pay 1, 1,000 and 1,000,000 for the flag: twelve short
+# trainings. All outputs start at 0: weights and bias of the last layer are 0, as in
+# DreamerV3 for rewards and values.
 
 # %%
 HEADS = {"squared": 1, "symlog": 1, "Normal": 2, "two-hot": 255}
@@ -630,19 +686,55 @@ def read_out(kind, output):
 
 
 # %%
-def train(kind, flag, steps=1000, batch=128, lr=3e-3):
-    """Train one head on a game that pays `flag` points with probability x."""
+def new_network(kind):
+    """A small network with one kind of head; all its outputs are 0 at first."""
     torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
     layers = [nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU()]
     network = nn.Sequential(*layers, nn.Linear(64, HEADS[kind]))
     nn.init.zeros_(network[-1].weight)
     nn.init.zeros_(network[-1].bias)
+    return network
+
+
+def play(flag, count, generator):
+    """Chances x [count], evenly drawn, and what came of them: returns y [count]."""
+    x = torch.rand(count, generator=generator)
+    return x, flag * (torch.rand(count, generator=generator) < x).float()
+
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Take the game of 1,000 points. Since all chances $x$ are equally likely, half
+# of the tries reach the flag. All outputs are 0; for the Normal that means mean 0 and
+# width $e^0 = 1$. What is the first loss of each head?
+#
+# <details><summary>Answer</summary>
+#
+# Squared error: $1000^2$ in half of the tries, $500{,}000$ on average. After symlog:
+# $6.909^2 / 2 = 23.9$. Normal: half the squared error, and $\ln 1 = 0$ for the width,
+# $250{,}000$. Two-hot: $\ln 255 = 5.5$, in this game as in any other.
+#
+# </details>
+
+# %%
+expected = {"squared": 1000**2 / 2, "symlog": symlog(1000.0).item() ** 2 / 2}
+expected |= {"Normal": 1000**2 / 4, "two-hot": math.log(255)}
+x, y = play(1000.0, 100_000, torch.Generator().manual_seed(0))
+with torch.no_grad():
+    for kind, paper in expected.items():
+        measured = head_loss(kind, new_network(kind)(x[:, None]), y).item()
+        paper, measured = float(f"{paper:.2g}"), float(f"{measured:.2g}")
+        print(f"{kind:8} by hand {paper:>9,g}   first loss {measured:>9,g}")
+
+
+# %%
+def train(kind, flag, steps=1000, batch=128, lr=3e-3):
+    """Train one head on a game that pays `flag` points with probability x."""
+    network = new_network(kind)
+    generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(network.parameters(), lr)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     for _ in range(steps):
-        x = torch.rand(batch, generator=generator)
-        y = flag * (torch.rand(batch, generator=generator) < x).float()
+        x, y = play(flag, batch, generator)
         loss = head_loss(kind, network(x[:, None]), y)
         optimizer.zero_grad()
         loss.backward()
@@ -657,10 +749,10 @@ def train(kind, flag, steps=1000, batch=128, lr=3e-3):
 #
 # <details><summary>Answer</summary>
 #
-# (a) Squared error, Normal and two-hot; symlog is a little low, since near 1 it is
-# nearly straight. (b) Squared error and two-hot. The Normal drowns: its gradient for
-# the mean is divided by the squared width, which it first makes huge. (c) Only two-hot,
-# for which the three games are the same problem with other bins.
+# (a) Squared error, Normal and two-hot; symlog is only a little low, since up to 1 the
+# curve is nearly straight. (b) Squared error and two-hot. The Normal drowns: its gradient
+# for the mean is divided by the squared width, which it first makes huge. (c) Only
+# two-hot, for which the three games are the same problem with other bins.
 #
 # </details>
 
@@ -676,6 +768,13 @@ with torch.no_grad():
         value = read_out(kind, network(chance[:, None]))
         error[kind, flag] = ((value - flag * chance).abs().mean() / flag).item()
 
+print("the value, to 10 % of what the flag pays:")
+for kind in HEADS:
+    found = ["found" if error[kind, flag] < 0.1 else "missed" for flag in games]
+    row = [f"{flag:>11,.0f} {word}" for flag, word in zip(games, found)]
+    print(f"{kind:8}", *row)
+
+# %%
 fig, ax = plt.subplots(figsize=(6.8, 3.2))
 looks = {"squared": "naive", "symlog": "neutral", "Normal": "random", "two-hot": "ours"}
 for (kind, quantity), marker in zip(looks.items(), "xdso"):
@@ -698,9 +797,10 @@ claim("Normal: over 30 % at a thousand", error["Normal", 1e3] > 0.3)
 claim("symlog: over 20 % at a thousand", error["symlog", 1e3] > 0.2)
 
 # %% [markdown]
-# To be fair: in the game of 1 point, squared error and Normal have the *smaller* error of the
-# mean. Where the scale is known and fits the learning rate, there is nothing wrong with
-# them. Two-hot is not the sharpest tool for one game, but the one that works in all.
+# To be fair: in the game of 1 point squared error and Normal have the *smaller* error of the
+# mean, and in the game of 1,000 squared error still has. Where the scale is known and fits
+# the learning rate, there is nothing wrong with them. Two-hot is not the sharpest tool for
+# one game, but the one that works in all.
 #
 # And the outcomes? Here is what the Normal and the two-hot head of the 1-point game believe
 # where the chance is one half. The Normal's probability is collected in the same bins.
@@ -742,15 +842,15 @@ claim(
 
 
 # %% [markdown]
-# ## 2.10 Exercises
+# ## Exercises
 
 # %% [markdown]
 # ### Exercise 2.2: A value from nothing
 #
 # *medium, about 10 minutes, one planted bug*
 #
-# An agent with this read-out believes in returns before its first update, as in section
-# 2.5. Find out why, and mend it.
+# An agent with this read-out believes in returns before its first update, as in "Reading
+# it out": equal probabilities do not give 0. Find out why, and mend it.
 
 # %% tags=["exercise-2.2"]
 def read_mean(probs, bins):
@@ -773,13 +873,14 @@ check("2.2", read_mean)
 #
 # *medium, about 15 minutes*
 #
-# In a game, half of the rewards are 0 and half are 1. A colleague's reward loss has stopped
-# at 0.34. Is the network as good as it can be? Write the function that answers such
-# questions: the lowest loss that *any* prediction can reach if it does not know which of the
-# given rewards comes next. Then compare `lowest_loss([0, 1])`, for a network that cannot
-# tell, with the mean of `lowest_loss([0])` and `lowest_loss([1])`, for one that can.
+# In a game, half of the rewards are 0 and half are 1. The reward loss has stopped at 0.34.
+# Is the network as good as it can be? Write the function that answers such questions: the
+# lowest loss that *any* prediction can reach if it does not know which of the given rewards
+# comes next. Then compare its result for the rewards 0 and 1 together, for a network that
+# cannot tell which comes, with the mean of its results for 0 alone and for 1 alone, for one
+# that can.
 #
-# <details><summary>Answer for the colleague</summary>
+# <details><summary>Answer: bug or floor?</summary>
 #
 # Not knowing costs at least 1.03 nats. Knowing costs $(0 + 0.665) / 2 = 0.33$. With 0.34 the
 # network tells the rewards apart almost perfectly; there is no bug.
@@ -802,12 +903,12 @@ check("2.3", lowest_loss)
 # solution("2.3")
 
 # %% [markdown]
-# ## 2.11 What breaks
+# ## What breaks
 #
 # * **The last layer does not start at 0.** The bins reach 485 million, so a tiny surplus on
 #   one far bin is a fortune: a probability of one in a million on the last bin alone is 485
-#   points. With PyTorch's usual initialisation the first prediction is in the thousands or
-#   worse. Weights *and* bias must be 0; then the first prediction is exactly 0.
+#   points. With PyTorch's usual initialisation the first prediction is far beyond 1,000.
+#   Weights *and* bias must be 0; then the first prediction is exactly 0.
 
 # %%
 print("one in a million on the last bin:", round(1e-6 * head.bins[-1].item()))
@@ -822,8 +923,10 @@ claim("usual initialisation: the first prediction is beyond 1,000", first > 1000
 #   test the round trip, encode then mean.
 # * **The floor is taken for a bug**, or a bug for the floor: with rewards of 1 and -1 the
 #   loss ends at 0.665. Compare with the entropy of the targets, not with 0.
-# * **A plain sum** in the read-out, as in section 2.5. It shows as a value that is not 0 at
-#   the very first step of training.
+# * **A plain sum** in the read-out, as in "Reading it out". It shows as a value that is not
+#   0 at the very first step of training.
+#
+# The number of the second point, the swapped weights:
 
 # %%
 swapped = head.encode(1.0)
@@ -833,7 +936,7 @@ swapped[pair] = swapped[pair].flip(0)
 print(f"1 read back with swapped weights: {(swapped * head.bins).sum().item():.3f}")
 
 # %% [markdown]
-# ## 2.12 What we built
+# ## What we built
 #
 # `TwoHot`, with four members: `bins`, `encode`, `loss` and `mean`. The reward head (notebook
 # 06) and the critic (notebook 08) are each a small network with 255 outputs and one

@@ -4,9 +4,9 @@
 # **The question.** What does the agent remember, and which action goes with which frame?
 #
 # Dreamer plays a little and learns a lot: every frame that Mario sees is replayed dozens
-# of times. Between playing and learning stands a memory, the *replay*. It is the
-# simplest part of Dreamer, and the one in which most re-implementations have lost days:
-# a frame paired with the wrong action still gives a loss that falls.
+# of times. Between playing and learning stands a memory, the *replay*. It is a simple part
+# of Dreamer, and one in which mistakes hide well: a frame paired with the wrong action
+# still gives a loss that falls.
 #
 # **At the end** a file of recorded Mario play lies in memory, one call returns batches of
 # sequences from it, and you can say for every number in them where it came from.
@@ -63,6 +63,7 @@ for problem in problems(root)[:1]:
 
 # %%
 import tempfile
+import textwrap
 import tracemalloc
 
 import matplotlib.pyplot as plt
@@ -96,6 +97,9 @@ import numpy as np
 # %% [markdown]
 # ## Mario on the screen
 #
+# (The cell above begins the module: cells marked `#| export` are collected, in order, into
+# `dreamer_lite/replay.py`.)
+#
 # The file `data/mario_episodes.npz` holds recorded play. It is a plain archive of arrays,
 # so we can open it before we have written a single line of the replay. The first two
 # dimensions count *streams* (each is one way of playing) and *rows* (moments in time).
@@ -125,8 +129,8 @@ show_gif(
 # ## Which action goes with which frame?
 #
 # Here are the last six rows of that episode. Below each frame stands what the file says
-# about it: the reward and the action of the *same* row. (A row rewards progress, costs
-# 0.02, and the end costs 2.)
+# about it: the reward and the action of the *same* row. (A step pays for the way to the
+# right and costs 0.02; losing Mario costs 2, the flag pays 5.)
 
 # %%
 NAMES = ["wait", "right", "right+jump", "right+run", "run+jump"]
@@ -149,7 +153,7 @@ show(fig, alt="Six frames to the end of an episode, each with its reward and act
 # published code, and both are fine. Mixing them is not: then the model learns what a
 # button does from frames that the button did not cause.
 #
-# Would we notice? Let us measure how often the wrong action, the one of the row before,
+# Would we notice? Let us measure how often the wrong action, the one of a neighbouring row,
 # happens to be the right one.
 
 # %% [markdown] tags=["predict"]
@@ -169,7 +173,10 @@ choice = recorded["action"].argmax(-1)
 played = recorded["action"].any(-1)  # not on a last row, which has no action
 both = played[:, 1:] & played[:, :-1]
 agree = [(choice[i, 1:] == choice[i, :-1])[both[i]].mean() for i in range(len(choice))]
+for player, share in zip(PLAYERS, agree):
+    print(f"{player:15} {share:.1f}")
 
+# %%
 fig, ax = plt.subplots(figsize=(6.4, 2.6))
 ax.barh(range(len(agree)), agree, color=COLORS["action"])
 ax.axvline(0.2, color=COLORS["threshold"], linestyle=":", label="chance: 1 of 5")
@@ -195,7 +202,7 @@ claim("the other two repeat themselves in more than 80 %", min(agree[1:]) > 0.8)
 # > **The paper says.** Experience is a sequence of sensory inputs $x_t$, actions $a_t$,
 # > rewards $r_t$ and continuation flags $c_t$. The state at time $t$ is computed from the
 # > state and the action at time $t-1$ and from the input $x_t$; reward and continuation
-# > at time $t$ are predicted from that state ("World model learning").
+# > at time $t$ are predicted from that state ("World model learning", equation 1).
 #
 # **What that means for a row.** Row $t$ holds the frame $x_t$, the reward $r_t$ that
 # arrived *with* this frame, and the action $a_t$ that was chosen *after* seeing it. The
@@ -203,11 +210,13 @@ claim("the other two repeat themselves in more than 80 %", min(agree[1:]) > 0.8)
 #
 # * `is_first`: the frame comes from a reset. No action led to it and its reward is 0.
 # * `is_last`: the episode ends with this frame. No action follows; it is stored as zeros.
-# * `is_terminal`: the game itself ended here (pit, Goomba, flag), not only our patience.
-#   A last row that is not terminal was cut off by a time limit: life would have gone on.
+# * `is_terminal`: the game itself ended here (pit, Goomba, flag), not only our patience;
+#   the paper's $c_t$ is 0 here and 1 everywhere else. A last row that is not terminal was
+#   cut off, by a time limit for example: life would have gone on.
 #
-# The smallest world in which this can be checked is Mario on a line. A step goes one
-# field to the right, a jump two. There is a pit at 3 and a flag at 6.
+# A very small world in which this can be checked is Mario on a line. A walk goes one field
+# to the right, a jump two, and every field pays 1. There is a pit at 3, which costs 4, and a
+# flag at 6, which pays 5; both end the episode.
 
 # %%
 class Line(gym.Env):
@@ -275,9 +284,9 @@ show(*alignment(drawn))
 
 
 # %% [markdown]
-# **Older code.** DreamerV2 and several ports to PyTorch store the action that *led to* a
-# frame in the frame's row, and shift nothing later. If you read their code, shift in your
-# head.
+# **Older code.** DreamerV2, and ports to PyTorch that follow it, store the action that
+# *led to* a frame in the frame's row, and shift nothing later. If you read their code,
+# shift in your head.
 #
 # ## What a row weighs
 #
@@ -300,7 +309,7 @@ show(*alignment(drawn))
 # %% [markdown]
 # So frames stay `uint8` until the moment they are used, each is stored once, and its
 # successor is simply the next row. What a row consists of follows from the environment's
-# two spaces:
+# two spaces, the one of observations and the one of actions:
 
 # %%
 #| export
@@ -385,13 +394,11 @@ buttons = gym.spaces.Discrete(5)
 for name, (shape, dtype) in row_columns(screen, buttons).items():
     print(f"{name:12} {dtype!s:8} {shape}")
 
-row = replay_bytes(1, screen, buttons)
-print("bytes in a row:", row)
-print(f"a million rows: {replay_bytes(1_000_000, screen, buttons) / 1e9:.1f} GB")
+row, transition = replay_bytes(1, screen, buttons), 2 * 64 * 64 * 3 * 4
+print(f"a transition's frames: {transition:,} bytes, a row: {row:,} bytes")
+print(f"a million of each: {transition / 1000:.1f} GB and {row / 1000:.1f} GB")
 compare("one row", row, 12_288 + 5 * 4 + 4 + 3, tolerance=0)
-claim(
-    "a float32 transition weighs almost eight times as much", 2 * 4 * 12_288 > 7.9 * row
-)
+claim("a float32 transition weighs almost eight times as much", transition > 7.9 * row)
 
 # %% [markdown]
 # An action is stored as a vector for every kind of space, because that is what the model
@@ -405,8 +412,8 @@ print(encode_action(gym.spaces.Box(-1, 1, (2,)), [0.5, -1.0]))
 # %% [markdown]
 # ## A ring and its seam
 #
-# The memory is full one day. Then the newest row takes the place of the oldest: the array
-# becomes a *ring*. Its `head` is the place where the next row goes. Let us write the
+# One day the memory is full. From then on the newest row takes the place of the oldest: the
+# array becomes a *ring*. Its `head` is the place where the next row goes. Let us write the
 # numbers 0 to 12 into a ring of 8 places.
 
 # %%
@@ -419,8 +426,8 @@ print("places:", ring, " head:", head)
 # %% [markdown]
 # Between place 4 (row 12, the newest) and place 5 (row 5, the oldest) is a *seam*: these
 # two rows are neighbours in memory, but seven steps apart in life. A window of
-# consecutive rows must not run across it, for nothing in the window would tell the model
-# that Mario was teleported.
+# consecutive rows must not run across it: nothing in the window would tell the model that
+# Mario was teleported.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** Somebody draws the first place of a window of 3 at random from all 8 places
@@ -443,7 +450,8 @@ print("broken windows:", broken.sum(), "of", len(windows))
 # %% [markdown]
 # The way out is to count from the oldest row and not from place 0. The oldest row lies at
 # `head - size`, where `size` is the number of rows stored. Windows begin 0, 1, ...,
-# `size - length` rows after it, and only at the end do we go around the ring:
+# `size - length` rows after it (the *offset*), and only at the end do we go around the ring.
+# With $T$ for the length of a window:
 #
 # $$\text{place} = (\text{head} - \text{size} + \text{offset} + [0, 1, \dots, T-1])
 # \bmod \text{rows}$$
@@ -496,7 +504,7 @@ claim("each window has its share within 10 %", (abs(counts / 2500 - 1) < 0.1).al
 
 # %% [markdown]
 # Move the sliders: more rows written, longer windows, another start. Above you see the
-# places in memory, below the same rows in the order of life.
+# places in memory, below the same rows in the order in which they were lived.
 
 # %%
 def draw_ring(written, length, start):
@@ -550,12 +558,13 @@ explore(
 #
 # Two flags are therefore corrected in the *copy* that `sample` returns:
 #
-# * `is_first[:, 0] = True`, because the model must forget what it was thinking of before;
+# * `is_first[:, 0] = True`, because there the model starts from the zero state;
 # * `is_last |= next is_first`, because what comes before a first row was the end of
-#   something, even when a crash cut the episode off and nobody wrote `is_last`.
+#   something, even when a crash cut the episode off and `is_last` was never written.
 #
 # Everything else is bookkeeping: one preallocated array per column, a ring for each
-# environment.
+# environment. The methods `save` and `load` call three small functions that are written
+# further down, in "On disk".
 
 # %%
 #| export
@@ -734,8 +743,8 @@ print("action of the last row:", batch["action"][one, 1])
 
 # %% [markdown]
 # The rule of the arrows, checked in every sampled window: inside an episode the next x is
-# x + 1 + (the jump stored in *this* row). With the action of the next row, the mistake we
-# began with, it is not.
+# x + 1 + (the jump stored in *this* row, 0 or 1). With the action of the neighbouring row,
+# the mistake we began with, it is not.
 
 # %%
 inside = ~batch["is_last"][:, :-1]
@@ -746,8 +755,9 @@ compare("action of this row leads on", this_row, step, tolerance=0)
 compare("action of the next row leads on", next_row, step, expect="different")
 
 # %% [markdown]
-# Memory was predicted before anything existed. Now it is measured, for 20,000 Mario rows,
-# once as the sum of the arrays and once by Python's own bookkeeping of allocations:
+# `replay_bytes` predicted the memory before any array existed. Now we measure it, for 20,000
+# Mario rows, once as the sum of the arrays and once by Python's own bookkeeping of
+# allocations:
 
 # %%
 predicted = replay_bytes(20_000, screen, buttons)
@@ -773,7 +783,8 @@ del big
 # `SAME_STEP` the step that ends an episode returns the first frame of the *next* one, and
 # the last frame is gone from the observations (it hides in `info`). With `NEXT_STEP` the
 # last frame is returned as it is, and the following step does nothing but reset. Let us
-# play the same nine rows with both.
+# play the same two episodes with both and print the first nine rows of each, as (x, reward,
+# end).
 
 # %%
 def collect(mode, actions):
@@ -788,19 +799,20 @@ def collect(mode, actions):
 
 
 Mode = gym.vector.AutoresetMode
-print("same step:", collect(Mode.SAME_STEP, [0, 0, 1, 0, 0, 0, 1, 0, 0]))
-print("next step:", collect(Mode.NEXT_STEP, [0, 0, 1, 0, 0, 0, 0, 1, 0]))
+lost = collect(Mode.SAME_STEP, [0, 0, 1, 0, 0, 0, 1, 0, 0])
+kept = collect(Mode.NEXT_STEP, [0, 0, 1, 0, 0, 0, 0, 1, 0])
+print("same step          next step")
+for one, other in zip(lost, kept):
+    print(f"{one!s:18} {other}")
 
 # %% [markdown]
 # With `SAME_STEP` the reward of 6 for the flag stands beside x = 0, the *start*. A model
 # that is trained on this learns that the start is worth a lot, and never sees the flag.
-# With `NEXT_STEP` we get exactly the L + 1 rows of an episode: x = 6 with its reward, then
-# a fresh row with x = 0. The action given between the two is ignored by the environment,
-# and stored as zeros by us, because it stands on a last row.
+# With `NEXT_STEP` we get exactly the L + 1 rows of an episode of L steps: x = 6 with its
+# reward, then a fresh row with x = 0. The action given between the two is ignored by the
+# environment, and stored as zeros by us, because it stands on a last row.
 
 # %%
-lost = collect(Mode.SAME_STEP, [0, 0, 1, 0, 0, 0, 1, 0, 0])
-kept = collect(Mode.NEXT_STEP, [0, 0, 1, 0, 0, 0, 0, 1, 0])
 claim("same step never shows the flag at x = 6", all(x != 6 for x, _, _ in lost))
 claim("next step shows it, with its reward of 6", (6, 6.0, True) in kept)
 
@@ -808,9 +820,9 @@ claim("next step shows it, with its reward of 6", (6, 6.0, True) in kept)
 # %% [markdown]
 # ## On disk
 #
-# A run that is killed should continue, so the memory must go to disk, with its position
-# and its random numbers. Python's `pickle` would do that in one line, and would execute
-# whatever a file from somebody else contains. We store plain arrays and a little JSON.
+# A run that was killed should be able to continue, so the memory must go to disk, with its
+# position and its random numbers. Python's `pickle` would do that in one line, but reading
+# such a file executes whatever code it contains. We store plain arrays and a little JSON.
 #
 # One more habit: write under another name first, and rename at the end. A file is either
 # the old one or the new one, never half of each, even if the disk fills up in between.
@@ -903,7 +915,7 @@ for obs, action in (
     try:
         replay.add(0, obs, action, 0.0, True, False, False)
     except ValueError as error:
-        print(error)
+        print(textwrap.fill(str(error), 88))
 claim("the replay is as it was", len(replay) == full and replay.head[0] == 0)
 
 # %% [markdown]
@@ -932,10 +944,12 @@ show(fig, alt="Four sampled windows, eight frames each: Mario at different place
 
 # %%
 fig, ax = plt.subplots(figsize=(7.2, 3.2))
-marks = {"is_first": "posterior", "is_last": "neutral", "is_terminal": "error"}
-for (flag, color), marker in zip(marks.items(), (">", "s", "x")):
+marks = {"is_first": ">", "is_last": "s", "is_terminal": "x"}
+for flag, marker in marks.items():
     window, t = np.nonzero(batch[flag])
-    ax.scatter(t, window, marker=marker, color=COLORS[color], label=flag, zorder=3)
+    size = 90 if flag == "is_last" else 36  # the cross is drawn on top of the square
+    look = {"marker": marker, "color": COLORS[flag], "s": size, "label": flag}
+    ax.scatter(t, window, zorder=3 if flag == "is_last" else 4, **look)
 for window in range(16):
     ax.axhline(window, color=COLORS["mist"], zorder=1)
 ax.set(xlabel="row of the window [steps]", ylabel="window")
@@ -970,7 +984,7 @@ claim("fewer than 2 rows in 100 are terminal", terminal < 0.02)
 # %% [markdown]
 # Two lessons for the coming notebooks. Windows with a reset inside are common, so a model
 # that ignores `is_first` learns from teleportations in many of its sequences. And the
-# rows that teach what *ends* an episode are rare: a batch of 1,024 rows holds a handful.
+# rows that teach what *ends* an episode are rare: of the 1,024 rows of a batch, a handful.
 
 # %% [markdown]
 # ## Exercises
@@ -1038,8 +1052,8 @@ check("3.2", episode_rows)
 #
 # *medium, about 10 minutes, one planted bug*
 #
-# This sampler worked for a day. Since the memory is full, the loss jumps from time to
-# time. Find the bug.
+# This sampler worked for a day. Then the memory was full, and ever since the loss jumps
+# from time to time. Find the bug.
 
 # %% tags=["exercise-3.3"]
 def random_window(ring, head, size, length, rng):
@@ -1058,19 +1072,23 @@ check("3.3", random_window)
 # %% [markdown]
 # ## What breaks
 #
-# | what people did | how it looked | how it was found |
+# | mistake | how it looks | what finds it |
 # |---|---|---|
 # | actions shifted by one row | losses fall, dreams look fine, the agent stays poor | an environment whose frame *is* the last action: the next frame must be predictable |
 # | reward stored with the frame it was earned *in* | the reward loss stays high at sudden rewards | the six rows above, by hand |
 # | windows across the seam | rare spikes of the loss, only after the memory is full | row numbers as observations, as in our check |
 # | last frame lost by the autoreset | `is_terminal` never comes with the frame of the end | `collect` above |
-# | the actions shifted in place, on memory that overlaps | a few per cent of actions are wrong | copy first, compare with the stored column |
-# | first row of an episode with the action of the last one before | wrong predictions right after each reset | notebook 05 masks it; its test sets that action to nonsense |
+# | the actions shifted in place, on memory that overlaps | one or two actions in a hundred are wrong | copy first, compare with the stored column |
+# | first row of an episode with the action of the last one before | wrong predictions right after each reset | notebook 05 masks it; its test puts a random action there |
 #
 # The replay never shifts anything. It returns rows as they were lived, and the shift
 # happens once, in `WorldModel.loss` (notebook 06), where it can be tested.
 #
 # ## What we built
+#
+# `Replay`, with `add`, `sample`, `save` and `load`, and the functions it is made of. One
+# rule holds in all of it: a row is a frame, the reward that came with it, and the action
+# that was chosen after it.
 
 # %%
 what_we_built("03_replay")

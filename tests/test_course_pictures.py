@@ -137,6 +137,7 @@ SEEN_TOGETHER = [
     ("reward", "continue", "value", "return"),
     ("actor", "critic"),
     ("memory", "latent", "action", "embedding"),
+    ("is_first", "is_last", "is_terminal"),
     ("naive", "ours", "target"),
     ("random", "ours", "threshold"),
 ]

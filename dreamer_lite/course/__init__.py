@@ -3,7 +3,7 @@
 from dreamer_lite.course.cells import rssm_cell
 from dreamer_lite.course.checks import claim, compare
 from dreamer_lite.course.diagrams import dreamer_map
-from dreamer_lite.course.display import show, show_gif, show_image
+from dreamer_lite.course.display import read_gif, show, show_gif, show_image
 from dreamer_lite.course.dream import action_pad, scrub
 from dreamer_lite.course.exercises import check, solution
 from dreamer_lite.course.figures import error_frames, frames_grid, side_by_side, strip
@@ -33,6 +33,7 @@ __all__ = [
     "frames_grid",
     "lambda_recursion",
     "line",
+    "read_gif",
     "reexport",
     "rssm_cell",
     "scrub",

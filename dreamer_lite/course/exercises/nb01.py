@@ -74,53 +74,64 @@ exercise(
 )
 
 
-def symlog_loss(prediction, target):
-    """The mean squared error of a network that predicts in symlog space."""
-    return ((prediction - torch.sign(target) * torch.log1p(target.abs())) ** 2).mean()
+def value_of_dreams(predicted):
+    """Mean return, in points, of dreams with symlog returns [..., N] -> [...]."""
+    average = symexp(predicted).mean(-1)
+    return average
 
 
-def check_loss(symlog_loss):
-    """Check the loss on targets that one can square by hand."""
-    target = torch.tensor([0.0, -1.0, 999.0])
-    perfect = torch.tensor([0.0, -0.693147, 6.907755])
-    loss = symlog_loss(perfect, target)
-    require(loss.shape == (), "the loss is one number: take the mean")
-    off = symlog_loss(perfect + 1, target)
+def check_value(value_of_dreams):
+    """Check dreams that agree, a rare treasure, and losses."""
+    alike = value_of_dreams(symlog(torch.full((2, 4), 7.0)))
+    require(alike.shape == (2,), "return one number per moment: average over dim -1")
     require(
-        not loss.isnan(), "a target of 0 gives nan: the logarithm must see 1 + |target|"
+        abs(alike[0] - 28) > 1e-3, "four dreams of 7 are worth 7, not 28: take the mean"
     )
-    require(loss < 1e9, "the error is infinite: was the target squashed, or blown up?")
     require(
-        loss < 1e4, "errors near a million come from raw targets: squash the target"
+        abs(alike[0] - 2.0794) > 1e-3,
+        "2.08 is still squashed: points come out of symexp",
     )
-    negative = symlog_loss(torch.tensor([-0.693147]), torch.tensor([-1.0]))
-    require(negative < 1e-6, "a target of -1 is -0.693 after symlog: the sign was lost")
-    require(loss < 1e-6, "a perfect prediction, symlog(target), must cost nothing")
+    require((alike - 7).abs().max() < 1e-3, "dreams that all return 7 are worth 7")
+    treasure = torch.zeros(100)
+    treasure[3] = 10_000.0
+    value = value_of_dreams(symlog(treasure))
     require(
-        abs(off - 1) < 1e-3,
-        "predictions that are all off by 1 cost 1: square, then average",
+        abs(value - 0.0965) > 1e-2,
+        "0.096 is a mean of logarithms: go back to points first, then average",
     )
+    require(value > 1, "one dream in a hundred must count: the mean, not the median")
+    require(
+        abs(value - 100) < 0.1,
+        "10,000 in one dream of a hundred is worth 100 on average",
+    )
+    mixed = value_of_dreams(symlog(torch.tensor([-30.0, 10.0])))
+    require(abs(mixed + 10) < 1e-3, "a dream can lose points: keep its sign")
 
 
 exercise(
     "1.2",
-    "A loss that explodes",
+    "The treasure that does not count",
     difficulty="easy",
     minutes=5,
     kind="bug",
-    solution=[symlog_loss],
-    bug=Edit("torch.log1p(target.abs())", "torch.expm1(target.abs())"),
-    check=check_loss,
-    example=lambda loss: loss(torch.zeros(4), torch.ones(4)),
+    solution=[value_of_dreams],
+    bug=Edit("symexp(predicted).mean(-1)", "symexp(predicted.mean(-1))"),
+    check=check_value,
+    example=lambda value: value(torch.ones(3, 4)),
     wrongs=[
+        Edit("symexp(predicted).mean(-1)", "predicted.mean(-1)", "still squashed"),
+        Edit("symexp(predicted).mean(-1)", "symexp(predicted).sum(-1)", "not 28"),
         Edit(
-            "torch.sign(target) * torch.log1p(target.abs())",
-            "target",
-            "come from raw targets",
+            "symexp(predicted).mean(-1)",
+            "symexp(predicted).median(-1).values",
+            "not the median",
         ),
-        Edit("torch.log1p(target", "torch.log(target", "a target of 0 gives nan"),
-        Edit("** 2).mean()", "** 2).sum()", "square, then average"),
-        Edit("torch.sign(target) * ", "", "the sign was lost"),
+        Edit("symexp(predicted)", "symexp(predicted.abs())", "keep its sign"),
+        Edit(
+            "symexp(predicted).mean(-1)",
+            "symexp(predicted).amax(-1)",
+            "worth 100 on average",
+        ),
     ],
 )
 
