@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import textwrap
 
 from dreamer_lite.course import export
 from dreamer_lite.course.paths import ROOT
@@ -18,13 +19,11 @@ def what_we_built(notebook: str) -> None:
             for n, v in vars(module).items()
             if getattr(v, "__module__", "") == module.__name__
         ]
-        print(
-            f"dreamer_lite.{name}: {', '.join(n for n in own if not n.startswith('_'))}"
-        )
+        print(_listed(name, [n for n in own if not n.startswith("_")]))
         print("installed without its notebook: nothing to compare")
         return
     module = export.build(path)
-    print(f"dreamer_lite.{module.name}: {', '.join(module.names)}")
+    print(_listed(module.name, module.names))
     problem = export.compare(ROOT, path)
     if problem:
         print(f'{problem} or reexport("{notebook}")')
@@ -46,6 +45,11 @@ def reexport(notebook: str) -> None:
         importlib.reload(loaded)
     state = "written anew" if changed else "already up to date"
     print(f"dreamer_lite/{module.name}.py: {state}")
+
+
+def _listed(module, names):
+    line = f"dreamer_lite.{module}: {', '.join(names)}"
+    return textwrap.fill(line, 88, subsequent_indent="  ")
 
 
 def _notebook(notebook: str):
