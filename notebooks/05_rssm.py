@@ -5,14 +5,15 @@
 #
 # Notebook 04 turns one frame into one embedding. A frame does not say where Mario is
 # going, whether he holds the jump button, or what lies beyond the right edge. The world
-# model needs a state that remembers the past, and that can say "I do not know yet" about
-# the future. The **recurrent state-space model** has both: a memory $h$ that follows
-# rules, and a latent $z$ that is drawn from a distribution.
+# model needs a state that remembers the past, and that can say "I do not know yet"
+# about the future. The **recurrent state-space model** has both: a memory $h$ that is
+# computed, and a latent $z$ that is drawn from a distribution.
 #
 # At the end we let a trained model watch Mario play and read, frame by frame, how much
 # it was surprised.
 #
-# *You need:* notebooks 03 (rows, resets) and 04 (`MLP`, `BlockLinear`); what a GRU is for.
+# *You need:* notebooks 03 (rows, resets) and 04 (`MLP`, `BlockLinear`); a rough idea of
+# what a recurrent network is.
 #
 # *Measured: not yet.*
 
@@ -64,21 +65,50 @@ for problem in problems(root)[:1]:
 # %%
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 
 from dreamer_lite.course import COLORS, Slider, check, claim, compare, data_path
 from dreamer_lite.course import dreamer_map, explore, frames_grid, line, rssm_cell, show
 from dreamer_lite.course import solution, use_style, what_we_built
+from dreamer_lite.course.train_world_model import hold_out, load_world_model
 from dreamer_lite.replay import Replay
 
 use_style()
 show(*dreamer_map("rssm"))
 
 # %% [markdown]
-# This is where we are going: one time step, with the sizes that play Mario. Every box
-# will be built below.
+# This is where we are going. A trained model watches rows that it has never seen. In
+# every row its guess and what it then sees are compared: their distance, the **KL**, is
+# its surprise. Below are the four frames that surprised it most. (The very first row is
+# left out: nothing led to it, so any frame is a surprise.)
 
 # %%
-show(*rssm_cell())
+replay = Replay.load(data_path("mario_episodes.npz"))
+world = load_world_model()
+unseen = {key: torch.as_tensor(value) for key, value in hold_out(replay).items()}
+torch.manual_seed(0)
+with torch.no_grad():
+    _, posterior, prior = world.observe(unseen)
+surprise = (posterior.exp() * (posterior - prior)).sum((-1, -2))[1]  # built below
+peaks = surprise[1:].topk(4).indices.sort().values + 1
+rows_of_figure = [["KL"] * 4, list("ABCD")]
+fig, axes = plt.subplot_mosaic(rows_of_figure, figsize=(8, 3.6), height_ratios=(1, 1.4))
+axes["KL"].plot(range(1, len(surprise)), surprise[1:], **line("kl"), linewidth=1.2)
+axes["KL"].set(xlabel="row t [1]", ylabel="KL [nats]")
+axes["KL"].set_ylim(0, 1.3 * surprise[peaks].max())
+for letter, t in zip("ABCD", peaks.tolist()):
+    axes["KL"].annotate(letter, (t, surprise[t]), ha="center", va="bottom")
+    axes[letter].imshow(unseen["obs"][1, t])
+    axes[letter].set(title=f"{letter}, t = {t}", xticks=[], yticks=[])
+    axes[letter].grid(False)
+show(fig, alt="A trained model's surprise over time, and the frames of four peaks.")
+
+# %% [markdown]
+# And this is the machine that does it: one time step, with the sizes that play Mario.
+# Every box will be built below.
+
+# %%
+show(*rssm_cell(embed_size=2048))
 
 # %% [markdown]
 # The first cell of the module holds its docstring and its imports.
@@ -102,14 +132,13 @@ from torch.nn import functional as F
 from dreamer_lite.networks import MLP, BlockLinear, Linear, RMSNorm
 
 # %% [markdown]
-# ## 1. A model that must be sure draws ghosts
+# ## A model that must be sure draws ghosts
 #
 # Here are two recorded moments, both the same number of steps after the start. In one
 # Mario jumped, in the other he did not. A model that sees the start and must name *one*
 # picture minimises its squared error with the mean of the two.
 
 # %%
-replay = Replay.load(data_path("mario_episodes.npz"))
 streams, rows = replay.data["reward"].shape
 starts = np.argwhere(replay.data["is_first"])
 starts = starts[starts[:, 1] + 8 < rows]
@@ -133,6 +162,8 @@ def mean_error(picture):
 
 
 apart = (later[a] - later[b]).square().sum()
+for name, picture in {"the mean": ghost, "one of the two": later[a]}.items():
+    print(f"squared error of {name}: {mean_error(picture).item():.1f}")
 compare("error of the mean", mean_error(ghost), apart / 4, tolerance=1e-3)
 compare("error of a guess", mean_error(later[a]), apart / 2, tolerance=1e-3)
 
@@ -152,8 +183,11 @@ compare("error of a guess", mean_error(later[a]), apart / 2, tolerance=1e-3)
 #
 # We call $q$ the **posterior** (after seeing the frame $x_t$) and $p$ the **prior**
 # (before seeing it). While the model watches, $z$ comes from the posterior. While it
-# dreams, there is no frame, and $z$ comes from the prior. Memory and latent together are
-# the model's state, and everything else reads them side by side.
+# dreams, there is no frame, and $z$ comes from the prior. Memory and latent together
+# are the model's state, and everything else reads them side by side. In the code, $h$
+# has $D$ numbers; $z$ is made of one-hot vectors ("The guess: 32 dice" says why), for
+# Mario 32 of them with 8 entries each. Written in one row those are $S = 32 \cdot 8 = 256$ numbers,
+# the *flat* $z$.
 
 # %%
 #| export
@@ -179,11 +213,12 @@ print("feature:", list(state.feature.shape))
 
 
 # %% [markdown]
-# ## 2. The memory: a GRU
+# ## The memory: a GRU
 #
-# A gated recurrent unit mixes its old memory with a candidate for a new one. An *update*
-# gate between 0 and 1 says how much of the new, a *reset* gate how strongly the candidate
-# is pronounced. From the raw numbers $r, c, u$:
+# A gated recurrent unit mixes its old memory with a candidate for a new one. An
+# *update* gate between 0 and 1 says how much of the new one enters, a *reset* gate how
+# strongly the candidate comes out. From three raw numbers $r, c, u$, with the sigmoid
+# $\sigma$:
 #
 # $$\tilde h = \tanh(\sigma(r) \cdot c), \qquad g = \sigma(u - 1), \qquad
 # h_t = g \cdot \tilde h + (1 - g) \cdot h_{t-1}$$
@@ -216,8 +251,9 @@ print(f"new memory: {gru_mix(torch.tensor(1.0), zero, zero + 2, zero).item():.4f
 
 # %% [markdown]
 # The raw numbers come from a network that sees all three inputs. Memory, latent and
-# action first go through a layer each, so that all three have the same width; together
-# they go through one more layer. With dense layers that is a plain GRU cell:
+# action first go through a layer each, so that all three have the same width; side by
+# side with the old memory itself they go through one more layer. With dense layers that
+# is a plain GRU cell:
 
 # %%
 class PlainGRU(nn.Module):
@@ -239,18 +275,23 @@ class PlainGRU(nn.Module):
 
 
 # %% [markdown]
-# Its last layer alone has $1024 \cdot 3072$, three million weights. Notebook 04 built the
-# way out: `BlockLinear`. The memory is cut into 8 blocks; each block of the next layer
-# sees *its own* slice of the memory and *all* of the three inputs. So the blocks can
-# talk to each other, but only through the narrow layer `from_h`.
+# The last layer, `gates`, alone has $1024 \cdot 3072$, three million weights. Notebook
+# 04 built the way out: `BlockLinear`. The memory is cut into 8 blocks; each block of
+# the next layer sees *its own* slice of the memory, and *all* of what the three input
+# layers return. So the blocks can talk to each other, but only through the narrow layer
+# `from_h`.
 #
 # > **The paper says** (Methods, "Networks"): the recurrent model is a GRU with
 # > block-diagonal weights of 8 blocks; its input is the previous latent, the action and
 # > the recurrent state, each embedded linearly, so that blocks can mix.
 #
-# One more detail: a continuous action may lie outside $[-1, 1]$, since the policy samples
-# from a normal distribution. Divided by its size, it counts as the border; one-hot
-# actions are unchanged. The divisor gets no gradient.
+# (In the first version the memory was one dense GRU with LayerNorm on its gates, and a
+# latent had 32 classes whatever the size of the model.)
+#
+# One more detail: a continuous action may lie outside $[-1, 1]$, since the policy
+# samples from a normal distribution. Dividing it by its size puts it on the border, -1
+# or 1; whatever lies inside, and so every one-hot action, stays unchanged. The divisor
+# gets no gradient.
 
 # %%
 #| export
@@ -294,6 +335,7 @@ class SequenceModel(nn.Module):
 
 # %% [markdown]
 # With one block the two must be the same function. We copy the weights and compare.
+# Then we count the weights of the two large layers, dense and in 8 blocks.
 
 # %%
 torch.manual_seed(0)
@@ -319,8 +361,9 @@ print("8 blocks:", weights_of(blocks.core) + weights_of(blocks.gates))
 
 
 # %% [markdown]
-# The gate's $-1$ decides how long a memory lasts before anything is learnt. We write a
-# random memory, then feed zeros as latent and action, and watch what is left.
+# The gate's $-1$ decides how long a memory lasts before anything is learnt. We start
+# from a random memory, feed zeros as latent and action, and watch how much of it is
+# left.
 
 # %%
 def left_after(model, steps=20):
@@ -346,7 +389,7 @@ claim("after five steps a tenth of it is left, or more", kept[5] > 0.1)
 
 
 # %% [markdown]
-# ## 3. The guess: 32 dice
+# ## The guess: 32 dice
 #
 # The latent $z$ is 32 dice with 8 faces each (the number of faces grows with the model).
 # A throw is a one-hot vector for each die. Dice can say "one of these two" without a
@@ -407,7 +450,7 @@ print("naive throw needs a gradient:", naive.requires_grad)
 # The throw itself is a race: every face draws a waiting time from an exponential
 # distribution and divides it by its probability; the first to arrive wins. The winner
 # has exactly the right distribution, and the waiting times of all steps can be drawn in
-# one call before the scan starts.
+# one call before the loop over time (the *scan*) begins.
 
 # %%
 #| export
@@ -422,6 +465,9 @@ def sample_one_hot(logits, noise):
     one_hot = F.one_hot(winner, logits.shape[-1]).to(probs.dtype)
     return one_hot + (probs - probs.detach())
 
+
+# %% [markdown]
+# One die with four faces, thrown 100,000 times:
 
 # %%
 torch.manual_seed(0)
@@ -461,10 +507,10 @@ compare("straight-through", raw.grad, 0.99 * p * (worth - (p * worth).sum()), 1e
 
 
 # %% [markdown]
-# ## 4. How far two guesses are apart
+# ## How far two guesses are apart
 #
-# The Kullback-Leibler divergence says how surprised the prior $p$ is by what the
-# posterior $q$ knows, in nats:
+# The Kullback-Leibler divergence (**KL**) says how surprised the prior $p$ is by what
+# the posterior $q$ knows, in nats, the unit of natural logarithms:
 #
 # $$\mathrm{KL}[q \,\|\, p] = \sum_{\text{dice}} \sum_{\text{faces } i} q_i \ln \frac{q_i}{p_i}$$
 
@@ -507,9 +553,9 @@ for classes in (4, 8, 16):
 
 
 # %% [markdown]
-# ## 5. The RSSM
+# ## The RSSM
 #
-# Now everything together: the memory of section 2, a prior and a posterior. Three things
+# Now everything together: the gated memory, a prior and a posterior. Three things
 # in `observe` deserve a second look.
 #
 # * **Resets.** A window from the replay may contain the end of one episode and the start
@@ -520,6 +566,10 @@ for classes in (4, 8, 16):
 #   linear layer on two parts is a sum of two linear layers, and the embedding's part
 #   needs no memory. So it is computed for all rows in one product before the loop.
 # * **Noise** is drawn once for all steps.
+#
+# `imagine` is the same loop without frames: the latent comes from the prior, and a
+# policy says which action comes next. The last method, `kl_loss`, is explained below,
+# in "One number, two gradients".
 
 # %%
 #| export
@@ -691,12 +741,13 @@ compare("it starts where it was told", dream.h[:, 0], state.h, tolerance=0)
 
 
 # %% [markdown]
-# ## 6. What must be true before the first update
+# ## What must be true before the first update
 #
 # At the start all weights are random. In the first row memory, latent and action are
-# zero, zero layers (no bias yet, no shift in the norm) give zero, and so the prior is
-# uniform. After that its raw numbers have the variance 0.356 of a normed signal after
-# SiLU (notebook 04), and so have the posterior's.
+# zero. The biases are still 0 and the norm has no shift, so all layers up to the prior
+# turn zeros into zeros, and the prior is uniform. From the second row on its raw
+# numbers have the variance 0.356, the mean square of a normed signal after SiLU
+# (notebook 04), and so have the posterior's.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** What is the entropy of the prior in the first row, for 32 dice with 8
@@ -739,7 +790,7 @@ spread = entropy(prior)[:, 1:].mean() / entropy(guess[0]).mean()
 claim("the prior's entropy is within 5 % of it", abs(spread - 1) < 0.05)
 
 # %% [markdown]
-# ## 7. One number, two gradients
+# ## One number, two gradients
 #
 # The KL can shrink in two ways. The prior can learn to foresee (good), or the posterior
 # can say less about the frame (bad, beyond a point).
@@ -778,11 +829,12 @@ for name, loss in zip(("dyn", "rep"), losses):
 
 
 # %% [markdown]
-# Move the sliders. 32 dice with two faces each, all alike; the posterior starts at 0.95
-# for face 0, the prior at 0.5; both follow the gradient of the KL loss only. Without
-# free nats the teacher is dragged towards the student, the more the larger `rep` is. With
-# free nats both stop as soon as the KL is below. Try `dyn` 0.1 and `rep` 1: now the
-# teacher follows the student, and ends where neither knows much.
+# Move the sliders. There are 32 dice with two faces each, all alike; the posterior
+# starts at 0.95 for face 0, the prior at 0.5; both follow the gradient of the KL loss
+# only. Without free nats the teacher is dragged towards the student, and the further
+# the larger `rep` is. With free nats both stop as soon as the KL is below them. Try 0
+# free nats, `dyn` 0.1 and `rep` 1: now the teacher follows the student, and both end
+# where neither knows much. (The next cell checks that.)
 
 # %%
 def descend(free_nats, dyn, rep, updates=120, rate=0.02):
@@ -850,18 +902,15 @@ for name, loss in {"clip the sum": right, "clip each die": wrong}.items():
     print(f"{name}: loss {loss.item():.1f}, gradient {gradient:.0f}")
 
 # %% [markdown]
-# ## 8. The real experiment: what surprises the model?
+# ## The real experiment: what surprises the model?
 #
-# We take a model that was trained for longer on the recorded episodes (notebook 06 shows
-# how; `data/README.md` says with which command) and let it watch rows that it has never
-# seen. In every row prior and posterior are compared. The first row of a window is left
-# out of the statistics: there the prior knows nothing.
+# Back to the trained model of the first picture (notebook 06 shows how it was trained;
+# `data/README.md` says with which command), which watches rows that it has never seen.
+# In every row prior and posterior are compared. We look for surprises from
+# the second row on: in the first row of a window the prior knows nothing yet. To begin
+# with, one thing must be true: after a reset the prior is unsure.
 
 # %%
-from dreamer_lite.course.train_world_model import hold_out, load_world_model
-
-world = load_world_model()
-unseen = {key: torch.as_tensor(value) for key, value in hold_out(replay).items()}
 torch.manual_seed(0)
 with torch.no_grad():
     _, posterior, prior = world.observe(unseen)
@@ -911,15 +960,17 @@ show(
 
 
 # %% [markdown]
-# Look at the pairs. A pipe or a block comes into the picture at the right edge: the
-# memory may know *that* something comes, but not at which step. The question blocks
-# blink at their own rhythm. Between the peaks Mario walks and jumps under buttons that
-# the model knows, and the KL is low. The entropy of the prior tells another story: it
-# jumps where a new episode begins, since an empty memory says "it could be anywhere".
-# Being unsure is expected there; being surprised means to have been sure of something
+# Look at the pairs. In some of them a pipe or a block comes into the picture at the
+# right edge: the memory may know *that* it comes, but not at which step. In others the
+# question blocks blink, at a rhythm of their own. Between the peaks Mario walks and
+# jumps under buttons that the model knows, and the KL is low. The entropy of the prior
+# tells another story: its peaks are the rows where a new episode begins. An empty
+# memory says "it could be anywhere", for windows of the replay begin anywhere, and
+# always with a reset. The KL rises there as well, but not above that of the six
+# letters. To be unsure is one thing; to be surprised is to have been sure of something
 # else.
 #
-# To be sure that the KL means surprise, we make one. The film is cut: forty rows of one
+# To test that the KL means surprise, we make one. The film is cut: forty rows of one
 # stream, then forty of another, as if Mario had been teleported, and nobody tells the
 # model (no `is_first` at the cut).
 
@@ -969,28 +1020,31 @@ claim(
 
 
 # %% [markdown]
-# The last claim is the memory at work: after one look the posterior carries the new
-# scene into $h$, and from then on the prior foresees it.
+# The last claim is the memory at work: with every look the posterior carries more of
+# the new scene into $h$, and after a few rows the prior foresees it.
 
 # %% [markdown]
-# ## 9. Exercises
+# ## Exercises
 #
-# ### Exercise 5.1: A new episode inside a window
+# ### Exercise 5.1: No two beginnings are alike
 #
-# *easy, about 8 minutes*
+# *easy, about 8 minutes, one planted bug*
 #
-# A window goes on, but in some of its rows a new episode starts. Clear what belongs to
-# the old one, before the step.
+# All episodes begin with the same frame. With this step the model's memory of that
+# first frame is a different one each time, in the middle of a window, and while acting.
+# The losses hardly show it. Find the bug.
 
 # %% tags=["exercise-5.1"]
-def clear(h, z, prev_action, is_first):
-    """Zero h [B, D], z [B, L, C] and prev_action [B, A] where is_first [B] is True."""
-    raise NotImplementedError("exercise 5.1")
-    return h, z, prev_action
+def step(model, state, prev_action, is_first):
+    """The next memory h [B, D]; a row whose is_first [B] is True forgets what was."""
+    keep = 1.0 - is_first.float()
+    state = State(state.h * keep[:, None], state.z * keep[:, None, None])
+    action_part = model.embed_action(prev_action)
+    return model.advance(state, action_part)
 
 
 # %%
-check("5.1", clear)
+check("5.1", step)
 
 
 # %%
@@ -1044,18 +1098,21 @@ check("5.3", most_surprised)
 # solution("5.3")
 
 # %% [markdown]
-# ## 10. What breaks
+# ## What breaks
 #
 # * **The previous action is not reset.** Memory and latent start at zero, but the action
 #   that ended the last episode still enters. The loss hardly shows it; acting suffers.
-# * **Resets are missing** inside windows: the KL at first rows is as large as at our cut.
+# * **Resets are missing** inside windows: the KL jumps at first rows, as it did at our
+#   cut.
 # * **The KL is clipped per die**: it never reads below 32, and the prior learns nothing.
-# * **No 1 % uniform**: single KL values above the bound of section 4, and rare explosions.
-# * **dyn and rep differ** in the logs: a stop-gradient is in the wrong place.
+# * **No 1 % uniform**: single KL values above the largest possible one, and rare explosions.
+# * **dyn and rep differ** in the logs: one of them is clipped differently, or has its
+#   arguments swapped. A stop-gradient in the wrong place does *not* show in the
+#   numbers; ask for the gradients, as in "One number, two gradients".
 # * **The KL sits at 1.0** from early on while the pictures are poor: the posterior says
 #   nothing. Look at the image loss first (notebook 04: summed, not averaged).
 #
-# ## 11. What we built
+# ## What we built
 #
 # `RSSM` with `observe` (watch) and `imagine` (dream), the block GRU `SequenceModel`, and
 # the pieces that the actor will use again: `categorical_logits` and `sample_one_hot`.

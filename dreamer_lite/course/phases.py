@@ -90,12 +90,14 @@ def _guesses(sheet, x):
     teacher = _tinted("posterior", note="has seen the frame")
     box(x + 212, 72, 168, 58, "prior: the student", **student)
     box(x + 212, 252, 168, 58, "posterior: the teacher", **teacher)
+    sheet.text(x + 140, 140, "[B, T, D]", size=7.8, color=QUIET, ha="right")
     arrow((x + 146, 152), (x + 146, 101), (x + 212, 101))
     arrow((x + 146, 230), (x + 146, 270), (x + 212, 270))
     arrow((x + 184, 356), (x + 198, 356), (x + 198, 292), (x + 212, 292))
     box(x + 268, 332, 56, 40, r"$z_t$", size=12, **_tinted("latent"))
     arrow((x + 296, 310), (x + 296, 332))
     sheet.text(x + 304, 321, "sample", size=8, color=QUIET, ha="left")
+    sheet.text(x + 262, 353, "[B, T, L, C]", size=7.8, color=QUIET, ha="right")
 
 
 def _kl(sheet, x):
@@ -201,6 +203,7 @@ def _dreamed_states(sheet, columns):
         sheet.box(
             middle - 30, 204, 60, 50, rf"$s_{name}$", note="dreamed", size=12, **dashed
         )
+    sheet.text(columns[3] + 34, 264, "[BT, H+1, F]", size=7.8, color=QUIET, ha="right")
     sheet.arrow((first + 34, 229), (columns[1] - 30, 229))
     sheet.arrow((columns[1] + 30, 229), (columns[2] - 30, 229))
     sheet.arrow((columns[2] + 30, 229), (columns[3] - 30, 229), style=(0, (1, 1.5)))

@@ -26,6 +26,7 @@ ROWS = (
     ("action read", "memory"),
     ("flags", "neutral"),
 )
+SHAPES = ("[B, T, ...]", "[B, T]", "[B, T, A]", "[B, T, A]", "[B, T] each")
 
 
 def alignment(rows: Sequence[dict] | None = None):
@@ -46,6 +47,7 @@ def alignment(rows: Sequence[dict] | None = None):
         sheet.text(
             112, y, name, size=9.5, ha="right", weight="bold", color=COLORS[quantity]
         )
+        sheet.text(112, y + 16, SHAPES[level], size=7.8, ha="right", color=QUIET)
     for index in range(len(rows)):
         _column(sheet, rows, index, 124 + wide * index, wide)
     sheet.text(126, 348, _EXPLAINED, size=8.5, color=QUIET, ha="left", linespacing=1.5)

@@ -3,54 +3,82 @@
 import torch
 
 from dreamer_lite.course.exercises import Edit, exercise, require
+from dreamer_lite.rssm import RSSM, State
 
 
-def clear(h, z, prev_action, is_first):
-    """Zero h [B, D], z [B, L, C] and prev_action [B, A] where is_first [B] is True."""
-    # solution
+def step(model, state, prev_action, is_first):
+    """The next memory h [B, D]; a row whose is_first [B] is True forgets what was."""
     keep = 1.0 - is_first.float()
-    h = h * keep[:, None]
-    z = z * keep[:, None, None]
-    prev_action = prev_action * keep[:, None]
-    # end of solution
-    return h, z, prev_action
+    state = State(state.h * keep[:, None], state.z * keep[:, None, None])
+    action_part = model.embed_action(prev_action * keep[:, None])
+    return model.advance(state, action_part)
 
 
-def check_clear(clear):
+def check_step(step):
     """Check a batch in which the middle row starts an episode."""
+    torch.manual_seed(0)
+    model = RSSM(8, 5, deter=16, hidden=8, latents=2, classes=4, blocks=2)
+    state = State(torch.randn(3, 16), torch.rand(3, 2, 4))
+    action = torch.eye(5)[:3]
     first = torch.tensor([False, True, False])
-    given = torch.full((3, 6), 2.0), torch.full((3, 2, 4), 3.0), torch.full((3, 5), 4.0)
-    h, z, action = clear(*given, first)
-    same = [new.shape == old.shape for new, old in zip((h, z, action), given)]
-    require(all(same), "every part keeps its shape")
-    require(h[0].abs().sum() > 0, "the other way round: rows that go on must be kept")
-    require(not h[1].any(), "the memory h must be zero where an episode starts")
-    require(not z[1].any(), "z must be zero as well: all zeros, not a one-hot")
-    require(not action[1].any(), "the previous action belongs to another episode too")
-    kept = [torch.equal(new[[0, 2]], old[[0, 2]]) for new, old in zip((h, z), given)]
-    require(all(kept) and torch.equal(action[0], given[2][0]), "keep the other rows")
+
+    def h(state=state, action=action):
+        return step(model, state, action, first).detach()
+
+    require(h().shape == (3, 16), "return h of every row: [B, D]")
+    going = model.advance(state, model.embed_action(action))[::2].detach()
+    require(
+        not torch.allclose(h()[::2], model.advance(*_nothing(model, 2))),
+        "the other way round: rows that go on must be kept",
+    )
+    require(torch.allclose(h()[::2], going, atol=1e-6), "change nothing in other rows")
+    other = State(state.h + 1, state.z)
+    require(torch.equal(h(other)[1], h()[1]), "an old memory reaches the new episode")
+    other = State(state.h, state.z.flip(-1))
+    require(torch.equal(h(other)[1], h()[1]), "an old latent reaches the new episode")
+    require(
+        torch.equal(h(action=action.roll(1, 1))[1], h()[1]),
+        "the last action of the old episode still reaches the first row of the new one",
+    )
+    require(
+        torch.allclose(h()[1:2], model.advance(*_nothing(model, 1)), atol=1e-6),
+        "nothing means zeros, for the action as well, and not button 0",
+    )
+
+
+def _nothing(model, batch):
+    """A state of zeros and the embedding of an action of zeros."""
+    return model.initial(batch), model.embed_action(torch.zeros(batch, 5))
 
 
 exercise(
     "5.1",
-    "A new episode inside a window",
+    "No two beginnings are alike",
     difficulty="easy",
     minutes=8,
-    solution=[clear],
-    check=check_clear,
+    kind="bug",
+    solution=[step],
+    bug=Edit(
+        "model.embed_action(prev_action * keep[:, None])",
+        "model.embed_action(prev_action)",
+    ),
+    check=check_step,
     example=lambda fn: fn(
-        torch.ones(3, 6), torch.ones(3, 2, 4), torch.ones(3, 5), torch.zeros(3).bool()
+        RSSM(8, 5, deter=16, hidden=8, latents=2, classes=4, blocks=2),
+        State(torch.ones(3, 16), torch.ones(3, 2, 4)),
+        torch.ones(3, 5),
+        torch.zeros(3).bool(),
     ),
     wrongs=[
         Edit("1.0 - is_first.float()", "is_first.float()", "the other way round"),
-        Edit("h * keep[:, None]", "h * 1.0", "the memory h must be zero"),
-        Edit("z * keep[:, None, None]", "z * 1.0", "all zeros, not a one-hot"),
-        Edit("prev_action * keep[:, None]", "prev_action * 1.0", "another episode too"),
+        Edit("state.h * keep[:, None]", "state.h", "an old memory"),
+        Edit("state.z * keep[:, None, None]", "state.z", "an old latent"),
         Edit(
-            "1.0 - is_first.float()",
-            "0.5 * (1.0 - is_first.float())",
-            "keep the other rows",
+            "prev_action * keep[:, None]",
+            "prev_action * keep[:, None] + torch.eye(5)[0] * (1 - keep)[:, None]",
+            "not button 0",
         ),
+        Edit("prev_action * keep", "prev_action * keep.mean() * keep", "other rows"),
     ],
 )
 
