@@ -2,7 +2,7 @@
 # Edit the notebook, not this file.
 """Dreamer: one configuration, one agent, one training loop.
 
-Built in notebook 09. Source: DreamerV3, Algorithm 1 in the Methods.
+Built in notebook 09. Source: DreamerV3, section "Learning algorithm".
 """
 
 from contextlib import closing
@@ -33,7 +33,7 @@ class Dreamer(nn.Module):
     """World model, actor and critic: seven modules and the slow critic.
 
     Args: obs_space and action_space of the environment (a plain observation space is
-    taken as Dict(obs=...)); config. Source: DreamerV3, Algorithm 1.
+    taken as Dict(obs=...)); config. Source: DreamerV3, section "Learning algorithm".
     """
 
     def __init__(self, obs_space, action_space, config):
@@ -247,7 +247,7 @@ def train(
     callback=None,
     progress=True,
 ):
-    """Algorithm 1: collect experience, learn the model from it, learn to act in dreams.
+    """The loop: collect experience, learn the model from it, learn to act in dreams.
 
     A run lives in its folder: started again with the same arguments it continues from
     the last checkpoint. On the CPU with one environment a continued run equals an
@@ -256,7 +256,7 @@ def train(
     this call; track, names in `info` to record at the end of an episode; start_from,
     an agent file whose weights a new run begins with; callback(agent, run), called with
     every video; progress, show a bar.
-    Returns: the agent. Source: DreamerV3, Algorithm 1.
+    Returns: the agent. Source: DreamerV3, section "Learning algorithm".
     """
     speed.reuse_memory()
     with runs.Run(logdir, config, minutes, progress) as run:

@@ -228,7 +228,7 @@ PROFILES = {
         preset="1m", minutes=2.0, envs=4, parallel=True, prefill=600, batch=8,
         warmup=50, capacity=20_000, log_every=5, video_minutes=60.0,
     ),
-    # An evening on a laptop without a GPU; learns to reach the flag.
+    # An evening on a laptop without a GPU.
     "evening": dict(
         preset="3m", minutes=240.0, envs=4, parallel=True, prefill=3_000,
         ratio=64.0, steps=400_000, capacity=200_000, video_minutes=20.0,

@@ -4,9 +4,10 @@
 # **The question.** Eight notebooks built the parts. Does an agent made of them learn, from
 # nothing, in a world that it has never seen?
 #
-# **At the end** an agent has taught itself to balance a pole while you watched, with the
-# same numbers in its configuration that also swing up a pendulum; and you know every line
-# of the loop that did it.
+# **At the end** an agent has taught itself, while you watched, to keep a pole up more than
+# twice as long as chance does; you have seen how far the same configuration gets on two
+# tasks when it is given more time, seed by seed; and you know every line of the loop that
+# did it.
 #
 # **You need** all parts: the replay (03), the world model (06), the lambda-return (07),
 # actor and critic (08).
@@ -64,12 +65,13 @@ import csv
 import dataclasses
 import json
 import tempfile
+import textwrap
 from collections import Counter
 
 import matplotlib.pyplot as plt
 
-from dreamer_lite.course import COLORS, check, claim, compare, data_path, dreamer_map
-from dreamer_lite.course import line, show, solution, two_phases, use_style
+from dreamer_lite.course import COLORS, alignment, check, claim, compare, data_path
+from dreamer_lite.course import dreamer_map, line, show, solution, two_phases, use_style
 from dreamer_lite.course import what_we_built
 
 use_style()
@@ -79,7 +81,7 @@ show(*dreamer_map("dreamer"))
 #| export
 """Dreamer: one configuration, one agent, one training loop.
 
-Built in notebook 09. Source: DreamerV3, Algorithm 1 in the Methods.
+Built in notebook 09. Source: DreamerV3, section "Learning algorithm".
 """
 
 from contextlib import closing
@@ -97,6 +99,58 @@ from dreamer_lite.envs import make_vector, random_policy
 from dreamer_lite.replay import Replay
 from dreamer_lite.rssm import State
 from dreamer_lite.world_model import LaProp, WorldModel, check_batch
+
+
+# %% [markdown]
+# ## The end first
+#
+# This is where the notebook leads: two tasks, one set of numbers for both, and an agent
+# that begins with nothing. The runs are stored in `data/curves/`. Every thousand steps a
+# run paused for 20 evaluation episodes; the line is the mean of the runs that are stored,
+# the band reaches from the worst of them to the best. Towards the end of the notebook we
+# read them one by one, for a mean hides a lot.
+
+# %%
+def read(path):
+    """Return a CSV file as {column: float array}."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {
+        key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]
+    }
+
+
+def stored_runs(name):
+    """The stored runs of a task: (about, evaluations) of each seed."""
+    paths = sorted(data_path("curves").glob(f"{name}_seed*.json"))
+    abouts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    tables = [read(str(path).replace(".json", "_evaluations.csv")) for path in paths]
+    return list(zip(abouts, tables))
+
+
+# %%
+def draw(ax, name, goal):
+    """Mean and range of the stored runs, between chance and the goal."""
+    found = stored_runs(name)
+    ax.axhline(goal, **line("threshold"), label=f"goal {goal}")
+    ax.set(xlabel="agent steps [1]", ylabel="return, 20 episodes [1]")
+    ax.set(title=name if found else f"{name}: no run is stored yet")
+    if found:
+        steps = found[0][1]["step"]
+        curves = np.stack([table["return"] for _, table in found])
+        low, high = curves.min(0), curves.max(0)
+        ax.fill_between(steps, low, high, color=COLORS["ours"], alpha=0.15)
+        ax.plot(steps, curves.mean(0), **line("ours"), label="mean of the runs, range")
+        ax.axhline(found[0][0]["random_return"], **line("random"), label="random")
+    ax.legend()
+
+
+GOALS = {"cartpole": 475, "pendulum": -200}
+fig, axes = plt.subplots(1, 2, figsize=(8, 3.2))
+for ax, (name, goal) in zip(axes, GOALS.items()):
+    draw(ax, name, goal)
+alt = "Returns of CartPole and Pendulum over agent steps, between random and the goal."
+show(fig, alt=alt)
 
 # %% [markdown]
 # ## Why a loop at all?
@@ -120,8 +174,6 @@ from dreamer_lite.world_model import LaProp, WorldModel, check_batch
 # </details>
 
 # %%
-from dreamer_lite.envs import make_vector
-
 envs = make_vector("CartPole-v1", 1, seed=0)
 spaces = envs.single_observation_space, envs.single_action_space
 obs, _ = envs.reset()
@@ -146,12 +198,12 @@ claim("no random episode sees the outer quarter of the track", max(places) < 1.8
 # matters *next*, someone has to go there, and the only one who can is the agent itself,
 # as good as it is by now. So collecting and learning must take turns.
 #
-# > **The paper says** (Methods, Algorithm 1): while the agent acts, each step is added to
-# > the replay; at a fixed rate a batch is drawn from the replay, the world model learns
-# > from it, and actor and critic learn in what the model imagines from the batch.
+# > **The paper says** (section "Learning algorithm"; Methods, "Experience replay"): world
+# > model, actor and critic are trained at the same time, from replayed experience, while the
+# > agent goes on acting. A fixed *replay ratio* says how much is learnt for each step played.
 #
-# All three learn at once, from the first update on. The picture shows what one update
-# does; the loop around it is short.
+# So all three learn from the first update on. The picture shows what one update does; the
+# loop around it is short.
 
 # %%
 show(*two_phases())
@@ -175,17 +227,17 @@ for name in SIZES:
 # %% [markdown]
 # The sizes follow the paper's table: everything grows with one width. Our "3m" is a little
 # size between its rows. One column is ours. The paper learns everywhere with a rate of
-# 4e-5 after 1,000 updates of warm-up, because it can afford a million updates. A laptop
-# makes a few thousand, and the smaller the model, the faster a rate it stands; critic and
+# 4e-5 after 1,000 updates of warm-up, and most of its runs make hundreds of thousands of
+# updates. A laptop makes a few thousand, and a small model stands a faster rate; critic and
 # actor take a half and a fifth of it. The rates belong to the *size*, not to the task.
 #
-# Two tasks have to show that: CartPole, with two buttons, and Pendulum, with a continuous
-# torque. They get this configuration, and no other.
+# Two tasks put that to the test: CartPole, with two buttons, and Pendulum, with a
+# continuous torque. They get this configuration, and no other.
 
 # %%
 config = Config.preset("1m", ratio=32.0, steps=20_000)
 own = {k: v for k, v in vars(config).items() if v != getattr(Config, k)}
-print(", ".join(f"{key}={value}" for key, value in own.items()))
+print(textwrap.fill(", ".join(f"{key}={value}" for key, value in own.items()), 76))
 
 # %% [markdown]
 # A configuration is kept beside everything that was made with it. It goes to YAML and back,
@@ -226,8 +278,9 @@ class ActState(NamedTuple):
 #
 # * *Nothing waits.* A metric stays a tensor on the device. If every update asked for the
 #   number behind its loss, a GPU would idle while Python reads.
-# * *`act` and `train_step` use the same encoder call.* The projects whose agents decayed
-#   after 20,000 steps with healthy losses had scaled the picture in one of the two only.
+# * *`act` and `train_step` use the same encoder call.* In one published port only the
+#   acting half skipped the division by 255: all losses stayed healthy, and the agent decayed
+#   after some 20,000 steps.
 # * *Low precision is a context*, not a rewrite: parameters stay float32, and where the
 #   processor multiplies bf16 faster, `autocast` lets it.
 #
@@ -240,7 +293,7 @@ class Dreamer(nn.Module):
     """World model, actor and critic: seven modules and the slow critic.
 
     Args: obs_space and action_space of the environment (a plain observation space is
-    taken as Dict(obs=...)); config. Source: DreamerV3, Algorithm 1.
+    taken as Dict(obs=...)); config. Source: DreamerV3, section "Learning algorithm".
     """
 
     def __init__(self, obs_space, action_space, config):
@@ -368,8 +421,8 @@ class Dreamer(nn.Module):
 # %% [markdown]
 # ### Check: does it have the parts, and the right size?
 #
-# The reference implementation, in another framework, reports 640,867 parameters for its
-# smallest model on a walking robot (24 numbers seen, 6 motors), without the slow critic. If
+# The authors' implementation, in another framework, has 640,867 parameters in its smallest
+# model on a walking robot (24 numbers seen, 6 motors), the slow critic not counted. If
 # one bias, one norm or one layer of ours differed, so would this number.
 
 # %%
@@ -468,8 +521,8 @@ compare(
 # A row of the replay holds what was seen, the reward that arrived *with* it and the action
 # chosen *after* it (notebook 03). `Collector` makes rows from environments that run side
 # by side. The delicate moment is the end of an episode: the last observation and the last
-# reward must become a row as well, since the flag's reward lives there, and the
-# continue head's only zero.
+# reward must become a row as well. The flag's reward lives there, and so does the only 0
+# from which the continue head can learn what an end looks like.
 #
 # Gymnasium's vector environments can reset themselves in two ways. In `SAME_STEP` the final
 # observation is replaced at once by the first one of the next episode and hidden in `info`.
@@ -562,6 +615,18 @@ for i in range(6):
     )
 print("ended:", ended)
 
+# %% [markdown]
+# The same six rows, drawn. Four of them are one episode, and no action leads from its last
+# row to the first one of the next:
+
+# %%
+cards = []
+for i in range(6):
+    o, _, r, *flags = (column[0, i] for column in stored.data.values())
+    names = dict(zip(("is_first", "is_last", "is_terminal"), flags))
+    cards.append({"obs": f"obs {o[0]:g}", "action": "button 1", "reward": r} | names)
+show(*alignment(cards))
+
 
 # %% [markdown]
 # Anything that maps observations to actions is a policy for the collector. The agent's has
@@ -625,12 +690,12 @@ random_return = np.mean([e["return"] for e in episodes])
 claim("a random policy earns between 15 and 30", 15 < random_return < 30)
 
 # %% [markdown]
-# ## Algorithm 1
+# ## The loop
 #
 # How often should it learn? The *replay ratio* counts rows that are replayed for each row
 # that is collected. With a ratio of 32 and 16 sequences of 32 rows in a batch, an update
 # replays 512 rows and is due every 16 steps. A higher ratio makes more of each step and
-# costs more time per step. The paper uses 32 for Minecraft and up to 1,024 for robots.
+# costs more time per step. The paper uses 32 for Minecraft and 1,024 for simulated robots.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** The configuration above plays 20,000 steps, the first 1,000 of them at random
@@ -655,7 +720,7 @@ print("updates:", updates)
 
 # %% [markdown]
 # Now the loop. What `runs.Run` does is bookkeeping: it counts, writes and saves. What is
-# left is the algorithm, and it fits in seven lines.
+# left is the algorithm, the seven lines from `while` on.
 
 # %%
 #| export
@@ -669,7 +734,7 @@ def train(
     callback=None,
     progress=True,
 ):
-    """Algorithm 1: collect experience, learn the model from it, learn to act in dreams.
+    """The loop: collect experience, learn the model from it, learn to act in dreams.
 
     A run lives in its folder: started again with the same arguments it continues from
     the last checkpoint. On the CPU with one environment a continued run equals an
@@ -678,7 +743,7 @@ def train(
     this call; track, names in `info` to record at the end of an episode; start_from,
     an agent file whose weights a new run begins with; callback(agent, run), called with
     every video; progress, show a bar.
-    Returns: the agent. Source: DreamerV3, Algorithm 1.
+    Returns: the agent. Source: DreamerV3, section "Learning algorithm".
     """
     speed.reuse_memory()
     with runs.Run(logdir, config, minutes, progress) as run:
@@ -776,11 +841,55 @@ for name in ("world_model.rssm.gates.weight", "actor_critic.critic.0.weight"):
 #
 # ## The real experiment: CartPole, live
 #
-# The first 6,200 steps of the configuration from above, from nothing: 325 updates. This is
-# the longest cell of the notebook.
+# The first 6,200 steps of the configuration from above, from nothing: 325 updates. It is
+# worth a minute to say beforehand how such a run must begin. What is off in the first
+# line is off for a reason, and later nobody finds it.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** The first batch holds rows of random play. An output layer that does not
+# start at 0 gives numbers around 0 whose square is 0.36 on average (notebook 04: the mean
+# square of SiLU behind a norm). What are, before the first update, the losses of the
+# observation, of the continue head, of the dynamics, of the critic and of the actor?
+#
+# <details><summary>Answer</summary>
+#
+# * Observation: four numbers, $4 \times 0.36$ from the decoder, plus the mean square of
+#   what it should have said, about 0.5: 1.9.
+# * Continue: logits around 0, so about $\ln 2 = 0.69$.
+# * Dynamics: two unrelated guesses in each of 32 latents with 4 classes. For small logits
+#   the KL is half the variance of their difference, $\tfrac12 (0.36 + 0.36) \cdot
+#   \tfrac34 = 0.27$ for each latent: 8.6 nats in all, and a little less, as the 1 % of
+#   uniform share brings the two together.
+# * Critic: again $2 \ln 255$, but weighted. If each step goes on with probability one half,
+#   the 15 weights are $\tfrac12, \tfrac14, \ldots$ and their mean is $1/15$:
+#   $11.08 / 15 = 0.74$.
+# * Actor: returns and values are 0, so there is no advantage. What is left is the entropy:
+#   $-3 \cdot 10^{-4} \cdot 0.693 / 15 = -1.4 \cdot 10^{-5}$.
+#
+# </details>
+
+# %% tags=["nbval-ignore-output"]
+# Not compared: processors round differently, which shows in the digits of these losses.
+live_config = dataclasses.replace(config, steps=6_200, log_every=10)
+by_hand = {"obs": 1.9, "continue": 0.69, "dyn": 8.6, "critic": 0.74, "actor": -1.4e-5}
+by_chance = random_policy(spaces[1], np.random.default_rng(0))
+first_rows = Replay(1000, *spaces)
+collector = Collector(make_vector("CartPole-v1", 1, seed=0), first_rows)
+for _ in range(1000):
+    collector.tick(by_chance)
+torch.manual_seed(0)
+newborn = Dreamer(*spaces, live_config)
+found = newborn.train_step(first_rows.sample(16, 32, np.random.default_rng(0)))
+measured = {name: float(found[f"loss/{name}"]) for name in by_hand}
+for name, guess in by_hand.items():
+    print(f"{name:9} by hand {guess:8.2g}    measured {measured[name]:8.2g}")
+ratios = [measured[name] / guess for name, guess in by_hand.items()]
+claim("each is within a factor of two", 0.5 < min(ratios) <= max(ratios) < 2)
+
+# %% [markdown]
+# And now the run itself, the longest cell of the notebook:
 
 # %%
-live_config = dataclasses.replace(config, steps=6_200, log_every=10)
 live = train("CartPole-v1", live_config, runs_here / "live", progress=False)
 
 # %%
@@ -788,17 +897,7 @@ after = evaluate(live, "CartPole-v1", 20, envs=10, seed=1)
 live_return = np.mean([e["return"] for e in after])
 claim("the return is more than twice that of random", live_return > 2 * random_return)
 
-
 # %%
-def read(path):
-    """Return a CSV file as {column: float array}."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {
-        key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]
-    }
-
-
 episodes = read(runs_here / "live" / "episodes.csv")
 metrics = read(runs_here / "live" / "metrics.csv")
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3))
@@ -810,12 +909,11 @@ left.axhline(random_return, **line("random"), label="random")
 left.axhline(475, **line("threshold"), label="solved")
 left.set(xlabel="agent steps [1]", ylabel="return [1]")
 left.legend()
-right.plot(
-    metrics["step"], metrics["actor/entropy"], **line("entropy"), label="entropy"
+step, entropy, goes_on = (
+    metrics[key] for key in ("step", "actor/entropy", "loss/continue")
 )
-right.plot(
-    metrics["step"], metrics["loss/continue"], **line("continue"), label="continue"
-)
+right.plot(step, entropy, **line("entropy"), label="entropy")
+right.plot(step, goes_on, **line("continue"), label="loss of continue")
 right.set(xlabel="agent steps [1]", ylabel="entropy, loss [nats]")
 right.legend()
 show(fig, alt="Returns of CartPole rise from random far up within minutes while the "
@@ -824,8 +922,8 @@ show(fig, alt="Returns of CartPole rise from random far up within minutes while 
 
 # %% [markdown]
 # Read the right half together with the left. First the world model finds out when episodes
-# end: the continue loss falls. Only then the actor commits itself, and its entropy falls.
-# An entropy that falls *first* is a warning: the actor believes in an immature model.
+# end: the continue loss falls. Only then does the actor commit itself, and its entropy
+# falls. An entropy that falls *first* is a warning: the actor believes in an immature model.
 #
 # One run proves little: agents that learn from what they do themselves differ from seed to
 # seed. What follows was measured beforehand.
@@ -834,18 +932,11 @@ show(fig, alt="Returns of CartPole rise from random far up within minutes while 
 #
 # The full runs of `config`, with seeds 0, 1 and 2, for both tasks. The files in
 # `data/curves/` hold every run that was started with it and is finished, good or bad, and
-# `python tools/curves.py cartpole 0` makes one of them again. Every thousand steps the
-# run paused for 20 evaluation episodes.
+# `python tools/curves.py cartpole 0` makes one of them again. The goals are a mean return of
+# 475 for CartPole, of 500 that are possible, and -200 for Pendulum, where 0 would be a
+# pendulum that stands upright from the first step on.
 
 # %%
-def stored_runs(name):
-    """The stored runs of a task: (about, evaluations) of each seed."""
-    paths = sorted(data_path("curves").glob(f"{name}_seed*.json"))
-    abouts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    tables = [read(str(path).replace(".json", "_evaluations.csv")) for path in paths]
-    return list(zip(abouts, tables))
-
-
 def same_settings(about):
     """Whether a stored run had the configuration above, but for seed and machine."""
     stored = Config.from_dict(about["config"])
@@ -853,69 +944,108 @@ def same_settings(about):
     return stored == dataclasses.replace(config, **free)
 
 
-GOALS = {"cartpole": 475, "pendulum": -200}
 for name in GOALS:
     found = stored_runs(name)
     print(f"{name}, stored seeds: {[about['seed'] for about, _ in found]}")
     claim("  with the configuration above", all(same_settings(a) for a, _ in found))
 
+# %% [markdown]
+# Each run by itself. The band now reaches from the worst of the 20 episodes to the best.
 
 # %%
-def draw(ax, name, goal):
-    """Mean and range over the seeds, one thin line for each, random and threshold."""
-    found = stored_runs(name)
-    ax.axhline(goal, **line("threshold"), label=f"threshold {goal}")
-    ax.set(xlabel="agent steps [1]", ylabel="return, 20 episodes [1]", title=name)
-    if found:
-        grid = found[0][1]["step"]
-        curves = np.stack([np.interp(grid, t["step"], t["return"]) for _, t in found])
-        low, high = curves.min(0), curves.max(0)
-        ax.fill_between(grid, low, high, color=COLORS["ours"], alpha=0.15)
-        ax.plot(grid, curves.T, color=COLORS["ours"], alpha=0.35, lw=1)
-        ax.plot(grid, curves.mean(0), **line("ours"), label="mean of the seeds, range")
-        ax.axhline(found[0][0]["random_return"], **line("random"), label="random")
-    ax.legend()
+columns = max(1, *(len(stored_runs(name)) for name in GOALS))
+shape = dict(nrows=2, ncols=columns, sharex=True, sharey="row", squeeze=False)
+fig, axes = plt.subplots(**shape, figsize=(8, 4.4))
+for ax in axes.flat:
+    ax.axis("off")
+for row, (name, goal) in zip(axes, GOALS.items()):
+    for ax, (about, table) in zip(row, stored_runs(name)):
+        low, high = table["lowest"], table["highest"]
+        ax.axis("on")
+        ax.fill_between(table["step"], low, high, color=COLORS["ours"], alpha=0.15)
+        ax.plot(table["step"], table["return"], **line("ours"))
+        ax.axhline(goal, **line("threshold"))
+        ax.set(title=f"{name}, seed {about['seed']}", xticks=range(0, 20_001, 10_000))
+    row[0].set(ylabel="return [1]")
+for ax in axes[-1]:
+    ax.set(xlabel="agent steps [1]")
+show(fig, alt="Every stored run: mean, worst and best of 20 episodes, and the goal.")
 
-
-fig, axes = plt.subplots(1, 2, figsize=(8, 3.2))
-for ax, (name, goal) in zip(axes, GOALS.items()):
-    draw(ax, name, goal)
-show(fig, alt="Evaluation returns of CartPole and Pendulum over steps: mean and range of "
-     "the stored seeds between the random line and the threshold.")  # fmt: skip
 
 # %%
-for name, goal in GOALS.items():
-    for about, table in stored_runs(name):
-        reached = np.flatnonzero(table["return"] >= goal)
-        word = "reached" if len(reached) else "did not reach"
-        last = "holds" if table["return"][-1] >= goal else "is below"
-        print(f"{name}, seed {about['seed']}: {word} {goal}, the last one {last} it")
+def story(about, table, goal):
+    """When a run first reached the goal, and how it went on, in one line."""
+    returns, who = table["return"], f"{about['environment']}, seed {about['seed']}"
+    if returns.max() < goal:
+        return f"{who}: never at {goal}, {returns.max():.0f} at best"
+    first = np.argmax(returns >= goal)
+    steps, minutes = table["step"][first], table["cpu_minutes"][first]
+    return (
+        f"{who}: at {goal} after {steps:,.0f} steps, {minutes:.0f} CPU minutes;\n"
+        f"    lowest later {returns[first:].min():.0f}, at the end {returns[-1]:.0f}"
+    )
 
+
+everything = [(*run, goal) for name, goal in GOALS.items() for run in stored_runs(name)]
+for run in everything:
+    print(story(*run))
+
+# %%
+if len(everything) < 6:
+    print("Not all six runs are stored yet: nothing is claimed of them.")
+else:
+    for name, goal in GOALS.items():
+        found = stored_runs(name)
+        seeds = [about["seed"] for about, _ in found]
+        reached = [table["return"].max() >= goal for _, table in found]
+        claim(f"{name}: seeds 0, 1, 2 are there", seeds == [0, 1, 2])
+        claim(f"{name}: each was at {goal} in some evaluation", all(reached))
+
+
+# %% [markdown]
+# Reaching a goal is not holding it. Look at CartPole with seed 0: 495 after 6,000 steps,
+# 500 two evaluations later, 160 after 10,000 steps, 500 again at 14,000, and so on to the
+# end. And look at the band between 10,000 and 13,000 steps: the best episode there is
+# hardly better than the worst. That is not bad luck in a few episodes. The policy itself has
+# changed, within a thousand steps, and all its episodes now end in about the same way.
+# An agent goes on learning after it has succeeded, and nothing in the algorithm keeps the
+# best policy of the past. (160 is still eight times what chance earns.) So a number
+# like "solved after 6,000 steps" says when an agent *first* got there, and no more; who
+# needs the good policy stores it when it has been measured.
 
 # %% [markdown]
 # ## What older code does differently
 #
 # This series builds the final form of DreamerV3, that of the Nature article (the second
-# version on arXiv). Much published code follows the first version, or DreamerV2. If you
-# compare, these are the lines over which one stumbles:
+# version on arXiv). Much published code follows the first version of 2023, DreamerV2 or
+# DreamerV1. If you compare, these are the lines over which one stumbles:
 #
-# | | here | DreamerV3, first version | DreamerV2 |
-# |---|---|---|---|
-# | memory | block GRU, 8 blocks, RMSNorm | one GRU, LayerNorm | one GRU, LayerNorm |
-# | start of an episode | zeros | learnt | zeros |
-# | KL, weights of prior and posterior | 1.0 and 0.1, 1 nat free | 0.5 and 0.1, 1 nat free | 0.8 and 0.2 of one KL |
-# | reward and value | two-hot, bins spaced by symexp | two-hot of the symlog | a normal, squared error |
-# | continue | soft label, holds the discount | hard label, discount apart | as the first version |
-# | scale of returns | 5th to 95th percentile | the same | none; entropy tuned per domain |
-# | continuous actor | log-probability times advantage | gradient through the dream | gradient through the dream |
-# | returns use | the critic itself | the critic itself | a target network |
-# | slow critic | what the critic stays close to | the same | is that target |
-# | critic on real rows | weight 0.3 | no | no |
-# | optimizer | LaProp, adaptive clipping | Adam, clipped norm | Adam, clipped norm |
+# | | here: final form | V3, first version | DreamerV2 | DreamerV1 |
+# |---|---|---|---|---|
+# | latent | 32 categoricals, classes by size | 32 categoricals of 32 | 32 categoricals of 32 | 30 normals |
+# | 1 % uniform mixed in | yes | yes | no | no |
+# | memory | block GRU, 8 blocks, RMSNorm | one GRU, LayerNorm | one GRU, LayerNorm | one GRU, no norm |
+# | start of an episode | zeros | learnt | zeros | zeros |
+# | KL, weights of prior and posterior | 1.0 and 0.1, 1 nat free | 0.5 and 0.1, 1 nat free | 0.8 and 0.2 of one KL | one KL, not split, 3 nats free |
+# | reward and value | two-hot, bins spaced by symexp | two-hot of the symlog | a normal, squared error | a normal, squared error |
+# | continue | soft label, holds the discount | hard label, discount apart | soft label, as here (Atari) | none: a constant discount |
+# | scale of returns | 5th to 95th percentile | the same | none | none |
+# | exploration by | entropy, one weight | entropy, one weight | entropy, a weight per domain | noise on the action |
+# | continuous actor | log-probability times advantage | gradient through the dream | gradient through the dream | gradient through the dream |
+# | returns use | the critic itself | the critic itself | a target network | the critic itself |
+# | slow critic | what the critic stays close to | the same | is that target | none |
+# | critic on real rows | weight 0.3 | no | no | no |
+# | optimizer | LaProp, adaptive clipping | Adam, clipped norm | Adam, clipped norm | Adam, clipped norm |
 #
-# And where *we* differ from the paper: smaller convolutions, faster learning rates for
-# small models, windows of the replay that start from a zero state, and some random steps
-# before learning begins.
+# The paper and its authors' published code differ too, in small things. There we take the
+# paper's 1 % uniform share in an actor with buttons (the latest code leaves it out) and its
+# convolutions with stride 2 (the code pools); but the code's decay of 0.999 in the optimizer
+# (the paper prints 0.99) and its squared error without the factor 1/2.
+#
+# And where *we* differ from both: convolutions as in the first version, faster learning
+# rates for small models, shorter sequences (32 rows, not 64), windows of the replay that
+# start from a zero state instead of a stored one, and some random steps before learning
+# begins.
 #
 # ## Exercises
 
@@ -949,7 +1079,8 @@ check("9.1", updates_due)
 #
 # *medium, about 15 minutes, one planted bug*
 #
-# Find the bug.
+# This evaluation is meant to be fair. Yet an agent whose good episodes are the long ones
+# looks worse in it than it is. Find the bug.
 
 # %% tags=["exercise-9.2"]
 def mean_of_episodes(lengths, returns, count):
@@ -1003,17 +1134,18 @@ check("9.3", value_at)
 #   actor has settled on the dreams of a model that knew nothing. Keep its rate at a fifth
 #   of the model's, and look at the entropy first.
 # * **A high ratio on little data.** We first replayed four times as often (ratio 128). The
-#   agent earned a mean of 466 after 3,500 steps of experience, then fell back to 130 for as
-#   long as we watched. Our guess: it now failed in ways of which the replay held only a
-#   handful of examples. CartPole is cheap to play; with a ratio of 32 the same number of
-#   updates sees four times the experience.
-# * **Believing one seed.** See the range in the figure above.
+#   agent came close to the goal early and then lost most of it again. Our guess: it now
+#   failed in ways of which the replay held only a handful of examples. CartPole is cheap to
+#   play; with a ratio of 32 the same number of updates sees four times the experience.
+#   The swings have not vanished with it, as the stored curves show.
+# * **Believing one seed, or one evaluation.** In the stored curves of CartPole, two
+#   evaluations of the same run, a thousand steps apart, differ by 340.
 # * **A checkpoint in the middle of an episode.** The run continues, nothing crashes, but
 #   the half-played episode has no end in the replay: after a hundred restarts the model
 #   has seen a hundred episodes that stop for no reason.
 # * **Counting the wrong thing.** Steps of the agent, frames of the game and updates differ
-#   by the action repeat and the ratio. Most "DreamerV3 does not learn" reports are ratios
-#   that were meant otherwise.
+#   by the action repeat and the ratio. In one public report a robot that should earn more
+#   than 900 stayed between 200 and 300; the replay ratio was meant otherwise.
 #
 # ## What we built
 
@@ -1022,5 +1154,6 @@ what_we_built("09_dreamer")
 folder.cleanup()
 
 # %% [markdown]
-# The agent is complete. It has learnt two small worlds of numbers. The last notebook gives
-# it 12,288 pixels, five buttons and a plumber: [10 Mario](10_mario.ipynb).
+# **Next.** The agent is complete, and so far it has met small worlds of a few numbers. The
+# last notebook gives it pictures of 12,288 numbers, five buttons and a plumber:
+# [10 Mario](10_mario.ipynb).

@@ -58,6 +58,7 @@ SECTIONS = [
     "The world model",
     "Behaviour",
     "Fixed numbers",
+    "Symbols of single notebooks",
 ]
 
 
@@ -132,6 +133,7 @@ def world_model_values(agent, batch):
         "first": rows["is_first"],
         "last": rows["is_last"],
         "terminal": rows["is_terminal"],
+        "$c_t$ (of rows)": 1 - rows["is_terminal"].float(),
         "$a_{t-1}$": previous_actions(rows["action"]),
         "$e_t$": model.encoder(rows),
         "$h_t$": states.h,
@@ -163,16 +165,22 @@ def behaviour_values(agent, states):
     value = model.two_hot.mean(logits)
     reward, cont = model.predict_reward(feature), model.predict_continue(feature)
     number = torch.full((SMALL["B"], SMALL["T"]), 0.605)
+    returns = lambda_return(reward, value, cont, agent.config.lam)
+    scale = behaviour.normalizer.scale
     return {
         r"$s_\tau$": feature,
         r"$a_\tau$": actions,
+        r"$r_\tau$": reward,
+        r"$c_\tau$ (dreamed)": cont,
+        r"$w_\tau$": cont.cumprod(1)[:, :-1],
         r"$\pi_\theta(a \mid s)$": behaviour.actor.sample(feature[:, 0]),
         r"$\ln \pi_\theta(a_\tau \mid s_\tau)$": log_prob,
         r"$\text{H}[\pi_\theta]$": entropy,
         r"$v_\psi(s)$": logits,
         r"$v_\tau$": value,
-        r"$R^\lambda_\tau$": lambda_return(reward, value, cont, agent.config.lam),
-        "$S$ (of returns)": behaviour.normalizer.scale,
+        r"$R^\lambda_\tau$": returns,
+        "$S$ (of returns)": scale,
+        "advantage": (returns - value[:, :-1]) / scale,
         "$b$": model.two_hot.bins,
         r"$\text{twohot}(y)$": model.two_hot.encode(number),
         r"$\text{symlog}(x)$": symlog(number),

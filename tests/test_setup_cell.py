@@ -1,6 +1,7 @@
 """The setup cell, run as a notebook runs it: locally, installed, on Colab, lost."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 import types
@@ -10,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CELL = (ROOT / "tools" / "setup_cell.py").read_text(encoding="utf-8")
+NOTEBOOK = json.loads((ROOT / "notebooks" / "10_mario.ipynb").read_text("utf-8"))
 ADDRESS = "https://github.com/someone/course"
 
 
@@ -110,3 +112,35 @@ def test_one_line_about_a_stale_module(machine, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
     start(monkeypatch, stale=["05_rssm: stale", "06_world_model: stale"])
     assert capsys.readouterr().out == "05_rssm: stale\n"
+
+
+def fetch_emulator(root):
+    """Run the cell of notebook 10 that follows the setup cell."""
+    code = [c for c in NOTEBOOK["cells"] if c["cell_type"] == "code"]
+    assert "setup" in code[0]["metadata"]["tags"]
+    names = dict(importlib=importlib, subprocess=subprocess, sys=sys, root=str(root))
+    exec(compile("".join(code[1]["source"]), "emulator cell", "exec"), names)
+
+
+def test_notebook_10_fetches_the_emulator_on_colab(machine, monkeypatch):
+    root = start(monkeypatch, colab=True)
+    machine.commands.clear()
+    fetch_emulator(root)
+    (install,) = machine.commands
+    assert install[0] == sys.executable
+    assert install[1:] == f"-m pip install -q -e {root}[mario]".split()
+
+
+def test_notebook_10_fetches_no_emulator_twice_and_none_elsewhere(machine, monkeypatch):
+    fetch_emulator(machine.work)  # not on Colab
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("colab"))
+    machine.spec = types.SimpleNamespace(origin="gym_super_mario_bros/__init__.py")
+    fetch_emulator(machine.work)  # already there
+    assert machine.commands == []
+
+
+def test_notebook_10_says_when_the_emulator_cannot_be_fetched(machine, monkeypatch):
+    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("colab"))
+    machine.status = 1
+    with pytest.raises(SystemExit, match="This command failed, see above: .*mario"):
+        fetch_emulator(machine.work)

@@ -43,7 +43,8 @@ def train(names):
         print(f"trained {name}", flush=True)
 
 
-# What each picture shows: (column, axis label) on a grid, and the runs drawn in it.
+# What each picture shows: (column, axis label) on a grid, and the runs drawn in it. A
+# third entry names the sick run of one panel.
 PICTURES = {
     "world_model": (
         [("loss/obs", "1"), ("loss/reward", "nats")]
@@ -65,6 +66,12 @@ PICTURES = {
         + [("return/mean", "1"), ("value/mean", "1")],
         ["healthy", "slow"],
     ),
+    "others": (
+        [("loss/rep", "nats", "collapse"), ("loss/actor", "1", "actor")]
+        + [("return/scale", "1"), ("imagined/reward", "1", "slow")]
+        + [("length", "steps", "actor"), ("speed/replayed", "rows/s", "slow")],
+        ["healthy"],
+    ),
     "mario": (
         [("loss/obs", "1"), ("loss/dyn", "nats"), ("actor/entropy", "nats")]
         + [("return/scale", "1"), ("return", "1"), ("x_pos", "pixels")],
@@ -79,6 +86,11 @@ LABELS = {
     "mario": ("Mario, seed 0", "ours"),
 }
 IN_EPISODES = {"return", "x_pos", "length"}
+LOGARITHMIC = {
+    ("world_model", "loss/obs"),
+    ("world_model", "loss/dyn"),
+    ("others", "imagined/reward"),
+}
 
 
 def column(run, name):
@@ -112,19 +124,22 @@ def picture(name):
     metrics, runs = PICTURES[name]
     rows = len(metrics) // 2
     fig, axes = plt.subplots(rows, 2, figsize=(7.2, 2.2 * rows), sharex=True)
-    for ax, (metric, unit) in zip(axes.flat, metrics):
-        for run in runs:
+    for ax, (metric, unit, *sick) in zip(axes.flat, metrics):
+        for run in [*runs, *sick]:
             steps, values = column(run, metric)
             values = smooth(values, 10) if metric in IN_EPISODES else values
             label, quantity = LABELS[run]
             ax.plot(steps, values, **line(quantity), label=label)
         many = " (mean of 10 episodes)" if metric in IN_EPISODES else ""
         ax.set(title=metric + many, ylabel=f"[{unit}]")
-        if name == "world_model" and metric in ("loss/obs", "loss/dyn"):
+        if (name, metric) in LOGARITHMIC:
             ax.set_yscale("log")
+        if sick:
+            ax.legend(fontsize=8)
     for ax in axes[-1]:
         ax.set_xlabel("agent steps")
-    axes.flat[0].legend()
+    if axes.flat[0].get_legend() is None:
+        axes.flat[0].legend()
     return fig
 
 
