@@ -1138,8 +1138,8 @@ check("9.3", value_at)
 #   failed in ways of which the replay held only a handful of examples. CartPole is cheap to
 #   play; with a ratio of 32 the same number of updates sees four times the experience.
 #   The swings have not vanished with it, as the stored curves show.
-# * **Believing one seed, or one evaluation.** In the stored curves of CartPole, two
-#   evaluations of the same run, a thousand steps apart, differ by 340.
+# * **Believing one seed, or one evaluation.** In the stored run of CartPole with
+#   seed 0, two evaluations that are a thousand steps apart gave 500 and 160.
 # * **A checkpoint in the middle of an episode.** The run continues, nothing crashes, but
 #   the half-played episode has no end in the replay: after a hundred restarts the model
 #   has seen a hundred episodes that stop for no reason.
