@@ -411,7 +411,9 @@ class MarioOptions:
     def _require(self, name, fine, expected):
         if not fine:
             got = getattr(self, name)
-            raise ValueError(f"make_mario expects {name}: {expected}, but got {got!r}.")
+            raise ValueError(
+                f"make_mario expects {name}: {expected}, but got {got!r}; correct it."
+            )
 
 
 # %%
