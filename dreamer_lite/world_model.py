@@ -30,7 +30,8 @@ def check_batch(batch, columns):
     """Return `batch` as tensors, or say in one sentence what is wrong with it.
 
     Args: batch, {key: [B, T, ...]} of tensors or arrays; columns, {key: (shape,
-    dtype)} as `row_columns` gives. Raises: ValueError for a missing key or wrong shape.
+    dtype)} as `row_columns` gives. Floats come back in float32.
+    Raises: ValueError for a missing key, a wrong shape or a wrong kind of number.
     """
     missing = sorted(set(columns) - set(batch))
     if missing:
@@ -38,22 +39,35 @@ def check_batch(batch, columns):
             f"A batch needs the keys {sorted(columns)}, but {missing} is missing; "
             "sample it from a Replay that was made for the same spaces."
         )
-    batch = {key: torch.as_tensor(batch[key]) for key in columns}
-    lead = tuple(batch["reward"].shape[:2])
+    tensors = {}
+    for key in columns:
+        try:
+            tensors[key] = torch.as_tensor(batch[key])
+        except (TypeError, ValueError, RuntimeError):
+            kind = getattr(batch[key], "dtype", type(batch[key]).__name__)
+            raise ValueError(
+                f"A batch needs numbers in {key!r}, but got {kind}; pass tensors or "
+                "arrays that PyTorch can read."
+            ) from None
+    lead = tuple(tensors["reward"].shape[:2])
     for key, (shape, dtype) in columns.items():
-        got = batch[key]
+        got = tensors[key]
         if tuple(got.shape) != (*lead, *shape) or len(lead) != 2:
             raise ValueError(
                 f"A batch needs {key!r} of shape [B, T] + {list(shape)} with the "
                 f"reward's [B, T], but got {list(got.shape)} beside a reward of shape "
-                f"{list(batch['reward'].shape)}; keep batch first and time second."
+                f"{list(tensors['reward'].shape)}; keep batch first and time second."
             )
-        if dtype.kind in "bu" and got.is_floating_point():
+        bytes_wanted = dtype == "uint8" and got.dtype != torch.uint8
+        flags_wanted = dtype.kind == "b" and got.is_floating_point()
+        if bytes_wanted or flags_wanted or got.is_complex():
             raise ValueError(
                 f"A batch needs {key!r} as {dtype}, but got {got.dtype}; pass images "
                 "as bytes and flags as booleans, the model scales them itself."
             )
-    return batch
+        if dtype.kind == "f":
+            tensors[key] = got.float()
+    return tensors
 
 
 class WorldModel(nn.Module):

@@ -1,8 +1,11 @@
 """Exercises of notebook 06: the world model."""
 
 import torch
+from torch.nn import functional as F
 
 from dreamer_lite.course.exercises import Edit, exercise, require
+from dreamer_lite.symlog import symlog
+from dreamer_lite.two_hot import TwoHot
 
 
 def dream_actions(action, context):
@@ -140,54 +143,78 @@ exercise(
 )
 
 
-def frame_loss(recon, obs):
-    """Frame loss of every row: recon [B, T, H, W, C] in 0..1, obs bytes -> [B, T]."""
-    error = recon - obs.float() / 255
-    return error.square().sum((-1, -2, -3))
+def reward_loss(logits, reward):
+    """Mean loss of the reward head over all rows: logits [B, T, 255], reward [B, T].
+
+    Both stand in the rows of the replay: logits[:, t] are read from the state of row t.
+    """
+    losses = TwoHot().loss(logits, reward)
+    return losses.mean()
 
 
-def check_frame_loss(frame_loss):
-    """Check on frames whose loss one can say without a computer."""
-    grey = torch.full((2, 3, 64, 64, 3), 0.5)
-    black = torch.zeros(2, 3, 64, 64, 3, dtype=torch.uint8)
-    loss = frame_loss(grey, black)
-    require(loss.shape == (2, 3), "one number for every row: [B, T]")
-    require(
-        (loss > 1).all(),
-        "grey against black costs 0.25 in each of 12,288 numbers. Beside a KL of about "
-        "10 nats the frame must weigh 3,072: add up the pixels, do not average them",
+def check_reward_loss(reward_loss):
+    """Check with heads that are sure of one bin in every row."""
+    bins = TwoHot().bins
+    index = torch.tensor(
+        [[127, 140, 110, 150, 127, 132], [127, 120, 133, 100, 155, 90]]
     )
-    bright = torch.full_like(black, 255)
+    reward = bins[index]
+
+    def sure(index):
+        return 50.0 * F.one_hot(index, 255).float()
+
+    def loss(logits, reward=reward):
+        return float(reward_loss(logits, reward))
+
+    zero = torch.zeros(2, 6, 255)
+    require(reward_loss(zero, reward).shape == (), "return one number, the mean")
+    require(loss(zero) < 30, "one number for all rows is their mean, not their sum")
+    early, late = sure(index.roll(-1, 1)), sure(index.roll(1, 1))
     require(
-        torch.allclose(frame_loss(torch.ones_like(grey), bright), torch.zeros(2, 3)),
-        "a perfect white frame costs nothing: bring the bytes to 0..1",
+        loss(early) > 1,
+        "a head that names the reward of the *next* row costs nothing here: the reward "
+        "of row t came with the frame of row t",
     )
+    require(loss(late) > 1, "a head that names the reward of the row before is right")
+    nearest = (bins - symlog(reward)[..., None]).abs().argmin(-1)
     require(
-        not torch.allclose(loss, torch.full((2, 3), 6144.0)),
-        "the paper's frame loss squares the error; this adds up its size",
+        loss(sure(index)) < loss(sure(nearest)),
+        "the bins are rewards, not their symlog: the reward goes in as it is",
     )
-    require(
-        not torch.allclose(loss, torch.full((2, 3), 1024.0)),
-        "all three colours count: sum over H, W and C",
-    )
-    require(torch.allclose(loss, torch.full((2, 3), 3072.0)), "12,288 x 0.25 = 3,072")
+    require(loss(sure(index)) < 0.01, "a head that is right in every row costs nothing")
+    wrong = index.clone()
+    wrong[:, 0] += 1
+    require(loss(sure(wrong)) > 1, "the first row counts as well, with a reward of 0")
 
 
 exercise(
     "6.3",
-    "The model that will not look",
+    "Punished before the fall",
     difficulty="medium",
     minutes=10,
     kind="bug",
-    bug=Edit(".sum((-1, -2, -3))", ".mean((-1, -2, -3))"),
-    solution=[frame_loss],
-    check=check_frame_loss,
-    example=lambda fn: fn(
-        torch.zeros(2, 3, 4, 4, 3), torch.zeros(2, 3, 4, 4, 3, dtype=torch.uint8)
+    bug=Edit(
+        "TwoHot().loss(logits, reward)", "TwoHot().loss(logits[:, :-1], reward[:, 1:])"
     ),
+    solution=[reward_loss],
+    check=check_reward_loss,
+    example=lambda fn: fn(torch.zeros(2, 3, 255), torch.zeros(2, 3)),
     wrongs=[
-        Edit("obs.float() / 255", "obs.float()", "bring the bytes to 0..1"),
-        Edit("error.square()", "error.abs()", "squares the error"),
-        Edit(".sum((-1, -2, -3))", ".sum((-2, -3)).mean(-1)", "all three colours"),
+        Edit(
+            "(logits, reward)\n    return",
+            "(logits[:, 1:], reward[:, :-1])\n    return",
+            "of the row before",
+        ),
+        Edit("losses.mean()", "losses.sum()", "not their sum"),
+        Edit(
+            "(logits, reward)\n    return",
+            "(logits, symlog(reward))\n    return",
+            "not their symlog",
+        ),
+        Edit(
+            "(logits, reward)\n    return",
+            "(logits[:, 1:], reward[:, 1:])\n    return",
+            "the first row counts",
+        ),
     ],
 )
