@@ -18,7 +18,7 @@
 # **You need** PyTorch tensors. From notebook 06: a dream is a sequence of states, and the
 # world model predicts a reward and a probability of going on for each of them.
 #
-# *Measured: not yet.*
+# *Measured: 0.1 minutes on two CPU cores, 0.4 GB memory, no GPU.*
 
 # %% [markdown] tags=["badge"]
 # *To open this notebook in Colab, put the repository on GitHub and run `python tools/nb.py stamp` in it: that writes the link here.*
