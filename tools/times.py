@@ -37,6 +37,12 @@ def sentence(figures):
     )
 
 
+def share(process):
+    """Bytes of a process; what several share (forked emulators do) counts once."""
+    found = process.memory_full_info()
+    return getattr(found, "pss", found.rss)
+
+
 class Watch(threading.Thread):
     """Follows the memory of all processes below this one and keeps the peak."""
 
@@ -51,7 +57,7 @@ class Watch(threading.Thread):
             total = 0
             for child in me.children(recursive=True):
                 try:
-                    total += child.memory_info().rss
+                    total += share(child)
                 except psutil.Error:  # it has just ended
                     continue
             self.peak = max(self.peak, total)
