@@ -51,8 +51,10 @@ style: .venv/ok
 unit: .venv/ok
 	$(BIN)/pytest tests
 
+# One thread for each of the two workers: two kernels whose threads share the cores wait
+# for each other at every small product, and a cell of seconds takes minutes.
 stored: .venv/ok
-	$(HEADLESS) $(BIN)/pytest -q --nbval --nbval-current-env --nbval-cell-timeout 600 \
+	$(HEADLESS) OMP_NUM_THREADS=1 $(BIN)/pytest -q --nbval --nbval-current-env --nbval-cell-timeout 600 \
 	    --nbval-sanitize-with tools/nbval.cfg -n 2 --dist loadfile notebooks
 
 site: .venv/ok
