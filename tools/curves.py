@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 TASKS = {"cartpole": ("CartPole-v1", 475), "pendulum": ("Pendulum-v1", -200)}
-SETTINGS = dict(ratio=32.0, steps=20_000)
+SETTINGS = dict(ratio=32.0, steps=30_000)
 EVERY, EPISODES = 1000, 20
 TABLES = ("episodes", "metrics", "evaluations")
 
