@@ -618,3 +618,7 @@ def test_bench_block_shows_what_was_measured(course):
     assert "| 3m, bf16 | 3.5 | 0.500 | 1,024 | 2,000 |" in text
     assert text.startswith("Some CPU, 2 threads; Python 3.11, torch 2.13.0;")
     assert "998 emulator frames per second, the bare emulator 1,041" in text
+    assert "(overhead 4.3%)" in text
+    report["environment"]["overhead"] = -0.01
+    (course / "data/bench/cpu.json").write_text(json.dumps(report))
+    assert "(an overhead too small to see)" in readme.BLOCKS["bench"](course)

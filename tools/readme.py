@@ -202,10 +202,11 @@ def environment_line(report):
     found = report.get("environment")
     if not found:
         return ""
+    share = found["overhead"]
+    overhead = f"overhead {share:.1%}" if share > 0 else "an overhead too small to see"
     return (
         f"\n\n`make_mario` plays {found['make_mario']:,.0f} emulator frames per "
-        f"second, the bare emulator {found['bare']:,.0f} (overhead "
-        f"{found['overhead']:.1%})."
+        f"second, the bare emulator {found['bare']:,.0f} ({overhead})."
     )
 
 
