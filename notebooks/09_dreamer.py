@@ -235,7 +235,7 @@ for name in SIZES:
 # continuous torque. They get this configuration, and no other.
 
 # %%
-config = Config.preset("1m", ratio=32.0, steps=20_000)
+config = Config.preset("1m", ratio=32.0, steps=30_000)
 own = {k: v for k, v in vars(config).items() if v != getattr(Config, k)}
 print(textwrap.fill(", ".join(f"{key}={value}" for key, value in own.items()), 76))
 
@@ -698,13 +698,13 @@ claim("a random policy earns between 15 and 30", 15 < random_return < 30)
 # costs more time per step. The paper uses 32 for Minecraft and 1,024 for simulated robots.
 
 # %% [markdown] tags=["predict"]
-# **Predict.** The configuration above plays 20,000 steps, the first 1,000 of them at random
+# **Predict.** The configuration above plays 30,000 steps, the first 1,000 of them at random
 # and without learning. How many updates does the run make?
 #
 # <details><summary>Answer</summary>
 #
-# 19,001 steps are paid for, the one that completes the first 1,000 included: 19,001 x 32 /
-# 512 = 1187.6, so 1,187 updates. The remainder is carried from tick to tick and never lost.
+# 29,001 steps are paid for, the one that completes the first 1,000 included: 29,001 x 32 /
+# 512 = 1812.6, so 1,812 updates. The remainder is carried from tick to tick and never lost.
 #
 # </details>
 
@@ -965,7 +965,7 @@ for row, (name, goal) in zip(axes, GOALS.items()):
         ax.fill_between(table["step"], low, high, color=COLORS["ours"], alpha=0.15)
         ax.plot(table["step"], table["return"], **line("ours"))
         ax.axhline(goal, **line("threshold"))
-        ax.set(title=f"{name}, seed {about['seed']}", xticks=range(0, 20_001, 10_000))
+        ax.set(title=f"{name}, seed {about['seed']}", xticks=range(0, 30_001, 15_000))
     row[0].set(ylabel="return [1]")
 for ax in axes[-1]:
     ax.set(xlabel="agent steps [1]")
@@ -998,24 +998,44 @@ else:
         found = stored_runs(name)
         seeds = [about["seed"] for about, _ in found]
         best = [table["return"].max() for _, table in found]
-        base = [about["random_return"] for about, _ in found]
-        share = [(b - r) / (goal - r) for b, r in zip(best, base)]
         claim(f"{name}: seeds 0, 1, 2 are there", seeds == [0, 1, 2])
-        claim("  each came nine tenths of the way from random", min(share) > 0.9)
-        print(f"  at {goal} in some evaluation: {sum(b >= goal for b in best)} of 3")
+        claim(f"  each was at {goal} in some evaluation", min(best) >= goal)
 
 
 # %% [markdown]
-# A seed that missed its goal stays in the list: whether more steps would have helped it
-# was not measured. And reaching a goal is not holding it. Look at CartPole with seed 0: 495 after 6,000 steps,
+# The six runs first ended after 20,000 steps. One seed of Pendulum had come to -219 by then
+# and no further, so all six were continued: at 21,000 steps it was there.
+#
+# And reaching a goal is not holding it. Look at CartPole with seed 0: 495 after 6,000 steps,
 # 500 two evaluations later, 160 after 10,000 steps, 500 again at 14,000, and so on to the
 # end. And look at the band between 10,000 and 13,000 steps: the best episode there is
 # hardly better than the worst. That is not bad luck in a few episodes. The policy itself has
-# changed, within a thousand steps, and all its episodes now end in about the same way.
-# An agent goes on learning after it has succeeded, and nothing in the algorithm keeps the
-# best policy of the past. (160 is still eight times what chance earns.) So a number
-# like "solved after 6,000 steps" says when an agent *first* got there, and no more; who
-# needs the good policy stores it when it has been measured.
+# changed, within a thousand steps, and all its episodes now end in about the same way. (160
+# is still eight times what chance earns.) So a number like "solved after 6,000 steps" says
+# when an agent *first* got there, and no more; who needs the good policy stores it when it
+# has been measured.
+#
+# ### Why does it swing?
+#
+# We opened one agent in a bad phase: seed 1 after 20,000 steps, 171 on average. Not one
+# pole fell. All its episodes ended with the cart at the edge of the track, 2.4 from the
+# middle, and so the questions are those of this course, in order:
+#
+# * *Does the decoder see it?* On the replay, beyond 2.0, it puts the cart 0.6 too near to
+#   the middle on average. The angle is right to 0.03.
+# * *Does the continue head see the end?* In the last 0.4 of the track an episode has 8
+#   steps left on average. The head gives 0.986 for each step, which with the discount in
+#   it means 90 steps.
+# * *Then what does the critic say?* 42 there, and 45 in the middle of the track. Where the
+#   value is flat, there is no advantage in turning round, and the actor drifts off the
+#   track in good conscience.
+#
+# What would help? 400 more updates on the same replay changed nothing, so it is not a
+# lack of training. 200 updates with a tenth of the world model's learning rate cut the
+# error at the edge from 0.64 to 0.26. The rate of this small preset is fast and coarse: it
+# reaches 475 within minutes and does not hold still enough to draw the edge. A third of
+# the rate of actor and critic alone did not help. (These are measurements of one agent;
+# change the rates in `config` and see for yourself.)
 
 # %% [markdown]
 # ## What older code does differently

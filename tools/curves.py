@@ -4,7 +4,7 @@
     python tools/curves.py pendulum 0     the same configuration
 
 The run lives in runs/curves/. When its steps are done, its tables go to data/curves/,
-together with a JSON file that says what was run, and on what. One run is 20,000 steps.
+together with a JSON file that says what was run, and on what. One run is 30,000 steps.
 """
 
 import argparse
