@@ -59,7 +59,7 @@ def read_json(root, name):
 
 
 GIF = (
-    "The trained agent plays Super Mario Bros. 1-1: the real frames, the frames that "
+    "The trained agent plays Super Mario Bros. 1-1 to the flag: real frames, the frames that "
     "its world model dreams from the buttons alone, and their difference, side by side."
 )
 
