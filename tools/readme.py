@@ -59,9 +59,9 @@ def read_json(root, name):
 
 
 GIF = (
-    "The trained agent plays Super Mario Bros. 1-1 to the flag: real frames, the frames "
-    "that its world model dreams from the buttons alone, and their difference, side by "
-    "side."
+    "The trained agent plays Super Mario Bros. 1-1 to the flag: real frames, the "
+    "frames that its world model dreams from the buttons alone, and their difference, "
+    "side by side."
 )
 
 
