@@ -82,8 +82,8 @@ def pick_precision(device, name="auto"):
     """The dtype to compute in: bf16 where the device has it natively, else fp32.
 
     A T4 reports bf16 although it only emulates it: there auto means fp16. On a CPU with
-    native bf16 images gain; "1m" gains on one core (0.36 s instead of 0.45 s per update
-    of 16 x 32 rows) and nothing on two (data/bench/cpu.json).
+    native bf16 presets for images gain, and "1m" takes about as long as in fp32: see
+    data/bench/cpu.json.
     """
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if name in dtypes:
