@@ -333,6 +333,36 @@ def test_loss_compiles_as_one_graph(obs_space):
     assert agent.world_model.reward[-1].weight.grad.abs().sum() > 0
 
 
+def test_compiled_parts_change_no_update(monkeypatch):
+    # Only the tracing is tested: writing and compiling C++ would take a minute.
+    compiled = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(speed.shutil, "which", lambda name: name)
+    before = {name: owner_of(agent_for(MIXED), name) for name in speed.COMPILED}
+    agents = [agent_for(MIXED, speed=how, device="cpu") for how in ("eager", "compile")]
+    for agent in agents:
+        torch.manual_seed(3)
+        agent.train_step(batch_for(agent))
+    eager, compiled = (agent.state_dict() for agent in agents)
+    assert list(eager) == list(compiled)  # a saved agent stays readable
+    for name in eager:
+        assert torch.allclose(eager[name], compiled[name], atol=1e-5), name
+    for name, function in before.items():
+        assert owner_of(agents[1], name).__wrapped__.__func__ is function.__func__
+
+
+def owner_of(agent, path):
+    """The bound method a path like `world_model.encoder.forward` means."""
+    owner, name = path.rsplit(".", 1)
+    return getattr(agent.get_submodule(owner), name)
+
+
+def test_speed_compile_needs_a_compiler(monkeypatch):
+    monkeypatch.setattr(speed.shutil, "which", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler .* speed='eager'"):
+        agent_for(speed="compile", device="cpu")
+
+
 def test_speed_graph_needs_cuda():
     if torch.cuda.is_available():
         pytest.skip("CUDA is there")

@@ -237,7 +237,7 @@ def main():
         return
     names = [n for n in CASES if not options.quick or n.split()[0] in ("1m", "3m")]
     repeat = 3 if options.quick else options.repeat
-    speeds = ["eager", "compile", "graph"] if options.device == "cuda" else ["eager"]
+    speeds = ["eager", "compile"] + ["graph"] * (options.device == "cuda")
     cases = []
     for name in names:
         for precision in ("fp32", "bf16"):
