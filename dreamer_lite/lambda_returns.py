@@ -19,7 +19,7 @@ def lambda_return(reward, value, cont, lam=0.95):
     Args:
         reward, value, cont: [B, H+1], aligned with states s_0..s_H; the reward arrives
             with its state, and `cont` already contains the discount.
-        lam: a number, or a tensor [B, H+1] (0 cuts the trace at that state).
+        lam: a number, or a tensor [B, H+1] (0 stops the look ahead there).
     Returns: [B, H]. Raises: ValueError for shapes that differ or have no future.
     Source: DreamerV3, equation 5; with `lam` as a tensor also the critic's replay loss.
     """

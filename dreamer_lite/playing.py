@@ -98,8 +98,9 @@ def play_episode(agent, seed=0, max_steps=3000, show=False, **options):
 def dream_beside(agent, rows, context=5, horizon=30):
     """What the agent would have dreamed: [T+1, H, W, C] uint8, beside `rows["obs"]`.
 
-    The model watches the first `context` rows. From then on it is told the actions
-    only, and looks at the game once in `horizon` steps.
+    The model watches the first `context` rows. From then on it dreams `horizon` steps
+    at a time from the actions alone, each time from a state that has watched all rows
+    before.
     """
     batch = {key: torch.as_tensor(column)[None] for key, column in rows.items()}
     batch = agent._on_device(batch)

@@ -81,8 +81,8 @@ def categorical_logits(raw, unimix=0.01):
 def sample_one_hot(logits, noise):
     """Exact sample as a one-hot with a straight-through gradient, same shape.
 
-    `noise` is exponential with rate 1 and of the logits' shape: the class that divides
-    the smallest noise by its probability wins. A whole scan can draw it at once.
+    `noise` is exponential with rate 1 and of the logits' shape: the class whose noise
+    divided by its probability is smallest wins. A whole scan can draw it at once.
     """
     probs = logits.exp()
     winner = (logits - noise.log()).argmax(-1)

@@ -96,9 +96,10 @@ show(*dreamer_map("symlog"))
 # %% [markdown]
 # And this is what the map is for. Below plays the agent that comes with this course. The
 # left picture is the real game. The middle one is the agent's **dream** of the same
-# moments: once in two seconds its world model may look at the game, and in between its
-# eyes are closed and it is told only which buttons are pressed. All that it draws then it
-# invents. The right picture is the difference, black where the dream is right.
+# moments. Every two seconds the dream starts anew, from what the world model remembers
+# after watching all frames up to then; from there its eyes are closed, and it is told only
+# which buttons are pressed. All that it draws then it invents. The right picture is the
+# difference, black where the dream is right.
 #
 # The film lies ready in `data/mario.gif`; we thin it out, so that this page stays small.
 # In notebook 10 the agent plays while you watch.
@@ -120,8 +121,8 @@ show_gif(
 
 # %% [markdown]
 # The same as a strip, for a closer look. What does the dream keep, and what does it lose?
-# When the model has not looked for a while, dream and game drift apart: what comes next is
-# the model's guess, one of many. Small things are the last that a world model learns, and
+# Late in such a dream, model and game drift apart: what comes next is the model's guess,
+# one of many. Small things are the last that a world model learns, and
 # Mario is small. Notebook 06 measures it.
 
 # %%
@@ -139,7 +140,7 @@ show(
 # | 03 replay | What does the agent remember? | the memory of everything it lived through |
 # | 04 networks | How do pixels become an embedding, and back? | the eyes, and the painter |
 # | 05 rssm | How can a model remember and be unsure at once? | the heart of the world model |
-# | 06 world_model | Can it dream the game? | dreams of Mario, trained in two minutes |
+# | 06 world_model | Can it dream the game? | dreams of Mario, from one short training |
 # | 07 lambda_returns | How far should the agent look ahead? | the judge of an imagined future |
 # | 08 actor_critic | How does one learn to act without acting? | an agent trained inside a dream |
 # | 09 dreamer | Does the whole loop learn? | CartPole, learnt live |
@@ -340,7 +341,8 @@ _ = explore(
 #
 # Write both functions for tensors of any shape. One hidden difficulty: a float32 number
 # has about seven digits, so $1 + 10^{-9}$ is rounded to 1 and the small reward is lost
-# before the logarithm sees it. PyTorch has a function for exactly that.
+# before the logarithm sees it. PyTorch has a function for exactly that, and
+# one for the way back.
 
 # %% tags=["exercise-1.1"]
 def my_symlog(x):
@@ -710,8 +712,8 @@ print(f"read out of symlog space : {symexp(symlog(outcomes).mean()).item():.1f}"
 #
 # *easy, about 5 minutes, one planted bug*
 #
-# An agent dreams the same moment many times, and a network predicts, in symlog space, what
-# each dream returns. The function below says what the moment is worth. It was right as
+# An agent dreams the same moment many times, and a network predicts, in symlog space, the
+# sum of rewards in each dream (its *return*). The function below says what the moment is worth. It was right as
 # long as all dreams ended alike. Then one dream in a hundred found a treasure of 10,000,
 # which is worth 100 on average, and the agent walked past it. Find the bug.
 

@@ -78,7 +78,8 @@ use_style()
 # %% [markdown]
 # ## Where we are going
 #
-# A game pays 1,000 points in three of ten tries, and otherwise nothing. The finished head,
+# A game pays 1,000 points in three of ten tries, and otherwise nothing. The finished *head*
+# (the end of a network, which makes one prediction from all that the network has computed),
 # which you will build here, has watched it 50,000 times. The bars are what it believes,
 # and the line is the number that it gives when it is asked for one. (Do not mind the code
 # yet; the axis of the picture is stretched by symlog.)
@@ -107,7 +108,7 @@ ax.bar(symlog(finished.bins), belief, 0.13, color=COLORS["ours"], label="probabi
 ax.axvline(symlog(answer), **line("target"), label=f"mean: {answer:.0f}")
 ticks = [0, 1, 10, 100, 1000]
 ax.set_xticks([symlog(t).item() for t in ticks], ticks)
-ax.set(xlim=(-0.5, 7.4), ylim=(0, 1), xlabel="return [points]")
+ax.set(xlim=(-0.5, 7.4), ylim=(0, 1), xlabel="what the game pays [points]")
 ax.set(ylabel="probability [1]")
 ax.legend(loc="upper center")
 show(fig, alt="The bars stand at nothing and around 1,000 points, the mean in between.")
@@ -130,8 +131,7 @@ returns = torch.tensor([1000.0] * 3 + [0.0] * 7)
 print("value:", returns.mean().item())
 
 # %% [markdown] tags=["predict"]
-# **Predict.** A *head* is the end of a network: it turns what the network has computed into
-# one prediction. Three heads learn from these ten returns: one with the squared error; one
+# **Predict.** Three heads learn from these ten returns: one with the squared error; one
 # with the squared error after symlog, as in notebook 01; one that fits a Normal distribution
 # (mean and width). Which number does each give for the value? And how likely does the
 # Normal think a *negative* return is?
@@ -398,10 +398,10 @@ ax.plot(y, curve, **line("entropy"), label="lowest loss")
 ax.plot(1.0, floor[3], "o", color=COLORS["target"], label="reward 1")
 near = real_bins[(real_bins >= -0.2) & (real_bins <= 3)]
 ax.plot(near, 0 * near, "|", markersize=14, color=COLORS["ink"], label="bins")
-ax.axhline(math.log(2), **line("threshold"))
+ax.axhline(math.log(2), **line("threshold"), label="ln 2")
 ax.set(xlabel="reward that is always the same [1]", ylabel="loss [nats]")
 ax.set(ylim=(-0.05, 0.95))
-ax.legend(loc="upper right", ncols=3)
+ax.legend(loc="upper right", ncols=4)
 show(fig, alt="The lowest loss is zero on every bin and arches up to ln 2 between two.")
 
 # %% [markdown]
@@ -749,8 +749,8 @@ def train(kind, flag, steps=1000, batch=128, lr=3e-3):
 #
 # <details><summary>Answer</summary>
 #
-# (a) Squared error, Normal and two-hot; symlog is only a little low, since up to 1 the
-# curve is nearly straight. (b) Squared error and two-hot. The Normal drowns: its gradient
+# (a) All four, to within a tenth of what the flag pays; symlog is a little low even here,
+# because between 0 and 1 its slope falls from 1 to 1/2 already. (b) Squared error and two-hot. The Normal drowns: its gradient
 # for the mean is divided by the squared width, which it first makes huge. (c) Only
 # two-hot, for which the three games are the same problem with other bins.
 #

@@ -130,7 +130,8 @@ show_gif(
 #
 # Here are the last six rows of that episode. Below each frame stands what the file says
 # about it: the reward and the action of the *same* row. (A step pays for the way to the
-# right and costs 0.02; losing Mario costs 2, the flag pays 5.)
+# right and costs 0.02; losing Mario, or 120 steps without progress, costs 2; the flag pays
+# 5.)
 
 # %%
 NAMES = ["wait", "right", "right+jump", "right+run", "run+jump"]
@@ -210,9 +211,10 @@ claim("the other two repeat themselves in more than 80 %", min(agree[1:]) > 0.8)
 #
 # * `is_first`: the frame comes from a reset. No action led to it and its reward is 0.
 # * `is_last`: the episode ends with this frame. No action follows; it is stored as zeros.
-# * `is_terminal`: the game itself ended here (pit, Goomba, flag), not only our patience;
-#   the paper's $c_t$ is 0 here and 1 everywhere else. A last row that is not terminal was
-#   cut off, by a time limit for example: life would have gone on.
+# * `is_terminal`: this life ended here and nothing more is to come (pit, Goomba, flag; our
+#   Mario environment also counts 120 steps without progress as lost). The paper's $c_t$ is
+#   0 here and 1 everywhere else. A last row that is not terminal was cut off, by a time
+#   limit for example: life would have gone on.
 #
 # A very small world in which this can be checked is Mario on a line. A walk goes one field
 # to the right, a jump two, and every field pays 1. There is a pit at 3, which costs 4, and a
@@ -1079,7 +1081,7 @@ check("3.3", random_window)
 # | windows across the seam | rare spikes of the loss, only after the memory is full | row numbers as observations, as in our check |
 # | last frame lost by the autoreset | `is_terminal` never comes with the frame of the end | `collect` above |
 # | the actions shifted in place, on memory that overlaps | one or two actions in a hundred are wrong | copy first, compare with the stored column |
-# | first row of an episode with the action of the last one before | wrong predictions right after each reset | notebook 05 masks it; its test puts a random action there |
+# | after a reset the model still reads the last action of the episode before (while it acts, or where a crash left no last row with its zeros) | wrong predictions right after such a reset | notebook 05 masks it; its test puts a random action there |
 #
 # The replay never shifts anything. It returns rows as they were lived, and the shift
 # happens once, in `WorldModel.loss` (notebook 06), where it can be tested.

@@ -105,7 +105,8 @@ from dreamer_lite.symlog import symlog
 # This is where we are going. The frames of the upper row come from the recording of
 # notebook 03 (who played is written in `data/README.md`). Below them is how a decoder
 # redraws them from a vector of 768 numbers. It belongs to a trained world model that
-# ships with this course, and was not trained on these frames.
+# ships with this course, and was not trained on these frames. (The third row is the error:
+# white where the drawing is right, dark red where it is wrong.)
 
 # %%
 replay = Replay.load(data_path("mario_episodes.npz"))
@@ -306,14 +307,14 @@ axes[0].hist(
     label="normal",
 )
 axes[0].hist(
-    layer.weight.detach().flatten().numpy() * 32,
+    layer.weight.detach().flatten().numpy() * 1024**0.5,
     bins,
     density=True,
     histtype="step",
     **line("ours"),
     label="ours, unit variance",
 )
-axes[0].set(xlabel="weight [1]", ylabel="density [1]", ylim=(0, 0.6))
+axes[0].set(xlabel=r"weight [$1/\sqrt{n}$]", ylabel="density [1]", ylim=(0, 0.6))
 axes[0].legend(loc="upper center")
 blocks = [nn.Sequential(Linear(256, 256), nn.SiLU()) for _ in range(20)]
 normed = [nn.Sequential(Linear(256, 256), RMSNorm(256), nn.SiLU()) for _ in range(20)]
@@ -859,10 +860,12 @@ claim("the position's is near symlog(1000)^2 = 47.7", 25 < first["position"] < 7
 # to a factor of 12,288, and an optimizer like Adam does not care about factors. So why
 # does it matter?
 #
-# Because there is a second loss. Notebook 05 adds a price on information: every nat
-# that the latent carries about the picture costs about one unit of loss. (A nat is the
-# unit of information that belongs to the natural logarithm: to name one of $n$ equally
-# likely things takes $\ln n$ nats.) The model will only describe what saves more error
+# Because there is a second loss. Notebook 05 adds a price on information: beyond a
+# first nat, which is free, every nat that the latent carries about the picture and that could
+# not be foreseen costs about one unit of loss. (A nat is the unit of information that
+# belongs to the natural logarithm: to name one of $n$ equally likely things takes $\ln n$
+# nats. Only a tenth of the price pulls at the latent itself, so take one unit as the upper
+# end.) The model will only describe what saves more error
 # than it costs to tell. Let us compute that for Mario himself. To say in which of the
 # 64 columns he stands takes up to $\ln 64 = 4.16$ nats. What does it save to draw him?
 # We need a frame without Mario: eight steps after the start he has moved on and the
@@ -1087,7 +1090,7 @@ show(fig, alt="Both losses fall, the screen's below that of the best constant pi
 # %%
 x = torch.linspace(0, len(test["screen"]) - 1, 8).long()
 show(
-    strip(test["screen"][x], recon["screen"][x], label="redrawn"),
+    strip(test["screen"], recon["screen"], times=x.tolist(), label="redrawn", unit="frame"),
     alt="Frames that were never trained on, redrawn from 256 numbers, and the error.",
 )
 claim(
@@ -1097,6 +1100,7 @@ claim(
 found = symexp(recon["position"])[:, 0]
 off = ((found - test["position"]).abs() / test["position"]).median()
 claim("the position is off by less than 20 % in the median", off < 0.2)
+print(f"drawing Mario saves {in_colour:.0f} of {constant / 10:.0f}0")
 
 
 # %% [markdown]
@@ -1113,13 +1117,14 @@ claim("the position is off by less than 20 % in the median", off < 0.2)
 #
 # *easy, about 8 minutes*
 #
-# An initialisation must know how many inputs one output sees. Say it for the four kinds
-# of layers of this notebook. The two kinds of convolution have a kernel of 4 x 4 and
-# stride 2.
+# Say which fan-in Dreamer's initialisation counts for the four kinds of layers of this
+# notebook. For three of them it is the number of inputs that one output sees; for the block
+# layer see the paragraph below its picture. The two kinds of convolution have a kernel of
+# 4 x 4 and stride 2.
 
 # %% tags=["exercise-4.1"]
 def fan_in(layer):
-    """How many inputs one output of the layer sees; stride 2 where it convolves."""
+    """The fan-in that Dreamer's initialisation counts; stride 2 where it convolves."""
     if isinstance(layer, nn.ConvTranspose2d):
         height, width = layer.kernel_size
         raise NotImplementedError("exercise 4.1")

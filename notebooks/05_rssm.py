@@ -252,8 +252,8 @@ print(f"new memory: {gru_mix(torch.tensor(1.0), zero, zero + 2, zero).item():.4f
 # %% [markdown]
 # The raw numbers come from a network that sees all three inputs. Memory, latent and
 # action first go through a layer each, so that all three have the same width; side by
-# side with the old memory itself they go through one more layer. With dense layers that
-# is a plain GRU cell:
+# side with the old memory itself they go through two more, `core` and `gates`, and the
+# second returns the raw numbers. With dense layers that is a plain GRU cell:
 
 # %%
 class PlainGRU(nn.Module):
@@ -457,8 +457,8 @@ print("naive throw needs a gradient:", naive.requires_grad)
 def sample_one_hot(logits, noise):
     """Exact sample as a one-hot with a straight-through gradient, same shape.
 
-    `noise` is exponential with rate 1 and of the logits' shape: the class that divides
-    the smallest noise by its probability wins. A whole scan can draw it at once.
+    `noise` is exponential with rate 1 and of the logits' shape: the class whose noise
+    divided by its probability is smallest wins. A whole scan can draw it at once.
     """
     probs = logits.exp()
     winner = (logits - noise.log()).argmax(-1)
@@ -934,7 +934,7 @@ axis.plot(
     linewidth=1.2,
     label="posterior entropy",
 )
-for letter, t in zip("ABCDEF", times.tolist()):
+for letter, t in zip("PQRSTU", times.tolist()):
     axis.annotate(
         letter,
         (t, surprise[stream, t]),
@@ -952,7 +952,7 @@ show(
 
 # %%
 before, now = unseen["obs"][stream, times - 1], unseen["obs"][stream, times]
-labels = [f"before {x}" for x in "ABCDEF"] + [f"{x}" for x in "ABCDEF"]
+labels = [f"before {x}" for x in "PQRSTU"] + list("PQRSTU")
 show(
     frames_grid(torch.cat([before, now]), labels, columns=6),
     alt="The frame before each of the six peaks and the frame of the peak below it.",
@@ -960,14 +960,20 @@ show(
 
 
 # %% [markdown]
-# Look at the pairs. In some of them a pipe or a block comes into the picture at the
-# right edge: the memory may know *that* it comes, but not at which step. In others the
-# question blocks blink, at a rhythm of their own. Between the peaks Mario walks and
-# jumps under buttons that the model knows, and the KL is low. The entropy of the prior
-# tells another story: its peaks are the rows where a new episode begins. An empty
-# memory says "it could be anywhere", for windows of the replay begin anywhere, and
-# always with a reset. The KL rises there as well, but not above that of the six
-# letters. To be unsure is one thing; to be surprised is to have been sure of something
+# Look at the pairs. At P and Q a pipe comes into the picture at the right edge: the
+# memory may know *that* it comes, but not at which step. At Q, S and T the question blocks
+# change colour, at a rhythm of their own. R and U cannot be read off the pictures, and
+# after U the KL stays high for a dozen rows in which Mario only stands on the pipe: what
+# surprises a model need not be visible. In most other rows Mario walks and jumps under
+# buttons that the model knows, and the KL is low.
+#
+# The entropy of the prior tells another story: its peaks are the rows with an empty memory,
+# row 0, where the window begins, and the two rows where a new episode begins. An empty
+# memory says "it could be anywhere", for windows of the replay begin anywhere, and always
+# with a reset. How large the KL is there depends on what comes. In row 0 it is a frame from
+# the middle of a level, and the KL is the highest of the figure. At the two new episodes it
+# is the start of the level, the commonest frame after a reset, and the KL stays below the
+# six letters. To be unsure is one thing; to be surprised is to have been sure of something
 # else.
 #
 # To test that the KL means surprise, we make one. The film is cut: forty rows of one

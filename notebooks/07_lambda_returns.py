@@ -196,6 +196,8 @@ for target in (add_up, one_step):
 #
 # In words: after one step you get the reward. Then, if the game goes on, a mixture: a part
 # $1-\lambda$ trusts the critic at once, a part $\lambda$ looks one step further.
+# Where the dream stops, the critic's own guess takes the place of the rest: that is called
+# *bootstrapping*, and $v_H$ is the bootstrap.
 #
 # Does the index matter? Take $\lambda = 0$ and read only the value to the letter: reward
 # and continuation come from the next state, $v_t$ from the state in which Mario stands.
@@ -376,7 +378,7 @@ def lambda_return(reward, value, cont, lam=0.95):
     Args:
         reward, value, cont: [B, H+1], aligned with states s_0..s_H; the reward arrives
             with its state, and `cont` already contains the discount.
-        lam: a number, or a tensor [B, H+1] (0 cuts the trace at that state).
+        lam: a number, or a tensor [B, H+1] (0 stops the look ahead there).
     Returns: [B, H]. Raises: ValueError for shapes that differ or have no future.
     Source: DreamerV3, equation 5; with `lam` as a tensor also the critic's replay loss.
     """
@@ -570,7 +572,8 @@ print(lambda_return(tempting, toy_value, ended, 0.5)[:, :2])
 #
 # **So it is the same function**, with three changes of what we pass in: the rewards are
 # real; `value` is $R_0$ of the dream that began at the row; and where an episode ends, the
-# trace must be cut, since the next row belongs to another episode. Two flags of notebook 03
+# look along the rows must stop (one says: the *trace* is cut), since the next row belongs to
+# another episode. Two flags of notebook 03
 # do that:
 #
 # * `is_terminal`: nothing comes after it, so `cont` is 0;
@@ -725,8 +728,9 @@ for size in (0.01, 1.0, 100.0):
     print(f"returns around {size:<6} advantage : entropy weight = {ratio:9,.0f} : 1")
 
 # %% [markdown]
-# The same agent would explore wildly in one game and not at all in another. Normalising
-# is the cure, and there are traps on the way.
+# A weight that counts a little in the first game counts for nothing in the last. Normalising
+# is the cure for large returns (small ones are left alone on purpose, see below), and there
+# are traps on the way.
 #
 # > **The paper says** (equations 6 and 7, section "Actor learning"). Divide by the range of
 # > the returns, from the 5th to the 95th percentile, smoothed over time, and never by less
@@ -927,7 +931,7 @@ check("7.2", dream_return)
 
 # %% tags=["exercise-7.3"]
 def update_range(low_high, returns, rate=0.01):
-    """The running 5th and 95th percentile [2] after one more batch of returns."""
+    """The running 5th and 95th percentile [2] after one more batch (any shape)."""
     raise NotImplementedError("exercise 7.3")
 
 
@@ -950,7 +954,7 @@ check("7.3", update_range, normalized_advantage)
 # | the reward of step t with the value of step t + 2 | the agent never succeeds, all losses look healthy | brute force, as above |
 # | the value of the state in which one stands, as the formula is printed | with lambda 0 the critic learns from itself | the walk to the flag: one field knows, for ever |
 # | the continuation one step late | the agent hopes for rewards after its death | a 0 in the middle of a dream |
-# | no bootstrap at the end, or 0 | values too small by a constant factor | lambda 1, by hand |
+# | no bootstrap at the end, or 0 | rewards beyond the horizon count too little, with lambda 1 not at all (`add_up` above); nearer ones are right | lambda 1, by hand |
 # | normaliser computed but not applied | works for rewards near 1, fails for scores | scale rewards by 100: nothing may change |
 # | advantages divided by their own spread | exploration stops before the first reward | returns of 0.01 must stay 0.01 |
 #

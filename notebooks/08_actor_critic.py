@@ -756,7 +756,8 @@ compare("critic", metrics["loss/critic"], critic_loss_by_hand, tolerance=1e-4)
 #
 # Remember the lesson of 06: a model keeps what its loss pays for. CartPole gives angles in
 # radians, and the pole falls at 0.2. Against speeds of 2 and more, the squared error of such
-# an angle is nothing, and a model that ignores it cannot balance. So we show angles in
+# an angle is nothing, and a model that ignores it, as one trained as briefly as ours does,
+# cannot balance. So we show angles in
 # *degrees*. (In radians, when we tried, the actor trained below dropped the pole much sooner.)
 
 # %%
@@ -1180,7 +1181,8 @@ check("8.2", dream_weights)
 #
 # *easy, about 5 minutes*
 #
-# From the two halves of `raw`, make mean and deviation of the continuous actor.
+# From the two halves of `raw`, make mean and deviation of the continuous actor. (The answer
+# stands in `Actor` above. Try without it.)
 
 # %% tags=["exercise-8.3"]
 def bounded_normal(raw):

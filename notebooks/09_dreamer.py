@@ -232,7 +232,10 @@ for name in SIZES:
 # actor take a half and a fifth of it. The rates belong to the *size*, not to the task.
 #
 # Two tasks put that to the test: CartPole, with two buttons, and Pendulum, with a
-# continuous torque. They get this configuration, and no other.
+# continuous torque. They get this configuration, and no other. (Notebook 08 turned the angles
+# of CartPole into degrees, for a small model with few updates on random play. Here the task
+# stays as Gymnasium makes it, in radians. The difficulty is the same, and "Why does it
+# swing?" meets it again, with the cart's place.)
 
 # %%
 config = Config.preset("1m", ratio=32.0, steps=30_000)
@@ -1070,8 +1073,8 @@ else:
 # convolutions with stride 2 (the code pools); but the code's decay of 0.999 in the optimizer
 # (the paper prints 0.99) and its squared error without the factor 1/2.
 #
-# And where *we* differ from both: convolutions as in the first version, faster learning
-# rates for small models, shorter sequences (32 rows, not 64), windows of the replay that
+# And where *we* differ from both: convolutions with a kernel of 4 whose channels double each
+# time, as in the first version, faster learning rates for small models, shorter sequences (32 rows, not 64), windows of the replay that
 # start from a zero state instead of a stored one, and some random steps before learning
 # begins.
 #

@@ -95,14 +95,15 @@ use_style()
 #
 # On the left is the agent in `data/mario_agent.safetensors`, on the real game: the best of
 # three episodes (further down it is judged by all of its episodes, not by the best). In the
-# middle is what its world model dreams: it sees the game once in two seconds, and in
-# between it is told only which buttons are pressed. On the right is what the dream got wrong.
+# middle is what its world model dreams: every two seconds the dream starts anew, from a
+# state that has watched the game so far, and from there the model is told only which buttons
+# are pressed. On the right is what the dream got wrong.
 
 # %%
 from dreamer_lite.playing import dream_beside, load_agent, play_episode
 
 shipped = load_agent(data_path("mario_agent.safetensors"))
-episodes = [play_episode(shipped, seed=seed, max_steps=400) for seed in range(3)]
+episodes = [play_episode(shipped, seed=seed, max_steps=700) for seed in range(3)]
 played = max(episodes, key=lambda episode: episode.total)
 real, dreamed = played.rows["obs"], dream_beside(shipped, played.rows)
 few = slice(0, 90, 5)
@@ -802,9 +803,11 @@ if budget:
     print(f"This call stops after {budget:.0f} minutes.")
 rest = budget and max(budget - 1, 0)
 agent = train_mario(LOGDIR, settings, minutes=rest, start=START, progress=not quiet)
-while (
-    len(Table(Path(LOGDIR) / "metrics.csv", float("inf")).rows) < 10
-):  # a busy machine
+def lines_of_metrics():
+    return len(Table(Path(LOGDIR) / "metrics.csv", float("inf")).rows)
+
+
+while PROFILE == "short" and lines_of_metrics() < 10:  # on a busy machine
     agent = train_mario(LOGDIR, settings, minutes=0.5, start=START, progress=not quiet)
 
 # %% [markdown]
@@ -828,13 +831,14 @@ table = Table(Path(LOGDIR) / "metrics.csv", float("inf")).rows
 metrics = {key: np.array([float(row[key]) for row in table]) for key in table[0]}
 print("by hand:", round(math.log(5), 3), round(math.log(255), 3))
 first = {key: values[0] for key, values in metrics.items()}
+scratch = START is None  # an agent that has learnt before begins elsewhere
 claim(
     "the first entropy is within 0.05 of ln 5",
-    abs(first["actor/entropy"] - 1.609) < 0.05,
+    not scratch or abs(first["actor/entropy"] - 1.609) < 0.05,
 )
 claim(
     "the first reward loss is within 0.3 of ln 255",
-    abs(first["loss/reward"] - 5.541) < 0.3,
+    not scratch or abs(first["loss/reward"] - 5.541) < 0.3,
 )
 
 # %%
@@ -846,8 +850,8 @@ for ax, (key, role) in zip(axes, panels.items()):
     ax.set(xlabel="update [1]", ylabel=units.get(key, "entropy [nats]"))
 axes[0].set(yscale="log")
 show(fig, alt="Picture loss, KL and entropy over the updates of this short run.")
-claim("the picture loss fell by more than half",
-      metrics["loss/obs"][-1] < metrics["loss/obs"][0] / 2)  # fmt: skip
+fell = metrics["loss/obs"][-1] < metrics["loss/obs"][0] / 2
+claim("the picture loss fell by more than half", fell or not scratch or PROFILE == "debug")
 
 # %% [markdown]
 # The folder has what a run needs to go on (weights, optimizer, memory, counters, random
@@ -860,7 +864,8 @@ newest = Checkpoints(LOGDIR).latest()
 print(*sorted(path.name for path in newest.iterdir()))
 state = json.loads((newest / "state.json").read_text())
 replay = Replay.load(newest / "replay.npz")
-claim("every agent step is a row of the memory", len(replay) == state["step"])
+room = replay.rows * len(replay.head)
+claim("every agent step is a row of the memory", len(replay) == min(state["step"], room))
 claim("the last metrics belong to the checkpoint", metrics["step"][-1] <= state["step"])
 for name in ("config.yaml", "episodes.csv", "metrics.csv", "metrics.html"):
     claim(f"{name} is there", (Path(LOGDIR) / name).is_file())
@@ -870,7 +875,8 @@ for name in ("config.yaml", "episodes.csv", "metrics.csv", "metrics.html"):
 # Five frames are seen, the others dreamed:
 
 # %%
-batch = replay.sample(1, 32, np.random.default_rng(0))
+draws = (replay.sample(1, 32, np.random.default_rng(seed)) for seed in range(1000))
+batch = next(draw for draw in draws if not draw["is_first"][0, 1:].any())  # one episode
 dream = agent.dream(batch, context=5)["obs"][0].float().cpu().numpy()
 fig = strip(np.asarray(batch["obs"][0]), dream, columns=8, context=5)
 alt = "Real, dreamed and wrong pixels of the agent that was trained just now."
@@ -879,8 +885,8 @@ show(fig, alt=alt, dpi=65)
 # %% [markdown]
 # ## The agent that ships
 #
-# The agent of the first picture comes from a longer run of the profile `evening`. A file
-# beside it says what it went through:
+# The agent of the first picture comes from a longer run, whose settings are in
+# `data/curves/mario_seed0_config.yaml`. A file beside it says what it went through:
 
 # %% tags=["nbval-ignore-output"]
 # Not compared: a better agent may have taken its place since these lines were stored.
@@ -890,7 +896,7 @@ for key, value in about_agent(data_path("mario_agent.safetensors")).items():
     print(f"{key:10} {str(value)[:64]}")
 
 # %% [markdown]
-# One whole episode on the screen of the console, every third step:
+# The first twelve seconds of that episode on the screen of the console, every third step:
 
 # %%
 thin = played.screens[:400:3, ::2, ::2]
@@ -1036,8 +1042,11 @@ for name, found in live.items():
 # %% [markdown]
 # The full result lies in `data/mario_evaluation.json`, written by the command `evaluate`
 # above. It holds the agent and three players that learnt nothing: random buttons, always
-# right and jump, and the fixed list of actions, which a few idle frames at the start throw
-# off. (As long as that file is missing, the figure shows the live episodes.)
+# right and jump, and the fixed list of actions. The list knows this one level by heart, and
+# the idle frames at the start decide whether it still fits: either it runs to the flag or it
+# dies, always at one place. So look at both pictures below: the list knows only two ends,
+# an agent that looks knows many, and a share of flags above the list's is the harder test.
+# (As long as that file is missing, the figure shows the live episodes.)
 
 # %%
 stored = Path(data_path()) / "mario_evaluation.json"
@@ -1131,7 +1140,8 @@ claim("at least one whole run is stored", len(curves) >= 1)
 # *easy, about 10 minutes*
 #
 # Write the reward of one step: progress, time, flag, loss, and no prize for pipes. The
-# formula stands above; check it with the numbers you know.
+# formula stands above; check it with the numbers you know. (The answer stands in the class
+# above. Try without it.)
 
 # %% tags=["exercise-10.1"]
 def progress_reward(before, after, flag=False, dead=False, stuck=False, skip=4):

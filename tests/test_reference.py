@@ -10,10 +10,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import data_readme
 import nb_check
 import readme
+import reference_figures
 from dreamer_lite import dreamer
 from dreamer_lite.lambda_returns import lambda_return
 from dreamer_lite.replay import Replay, encode_action
@@ -299,6 +301,13 @@ def test_figures_are_small_and_described():
     for alt, path in shown:
         assert (PAGES / path).stat().st_size < 60_000, path
         assert len(alt.split()) >= 8 and alt.endswith("."), path
+
+
+@pytest.mark.parametrize("name", reference_figures.PICTURES)
+def test_figures_show_the_tables_as_they_are(name):
+    with Image.open(reference_figures.FIGURES / f"{name}.png") as drawn:
+        shown = drawn.info.get("Source")
+    assert shown == reference_figures.source(name), "run reference_figures.py draw"
 
 
 def test_troubleshooting_points_to_tests_that_exist():

@@ -16,14 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamer_lite.mario import make_mario, sticky_right
+from dreamer_lite.mario import make_mario
+from dreamer_lite.recording import sticky_right
 
 FUTURES, LENGTH, KEEP, GIVE_UP = 24, 36, 12, 24
 
 
 def press(env, action):
     """One agent step on the bare emulator: `skip` frames, or fewer if it is over."""
-    for _ in range(env.skip):
+    for _ in range(env.options.skip):
         if not env.nes.done:
             env.nes.step(env.buttons[action])
 

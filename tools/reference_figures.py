@@ -8,6 +8,8 @@
 
 import argparse
 import csv
+import hashlib
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -93,11 +95,25 @@ LOGARITHMIC = {
 }
 
 
-def column(run, name):
-    """Return (steps, values) of a column of a stored run, empty before it exists."""
+def table_of(run, name):
+    """Return the path of the table that has a column of a run."""
     prefix = "mario_seed0" if run == "mario" else f"reference_{run}"
     table = "episodes" if name in IN_EPISODES else "metrics"
-    path = CURVES / f"{prefix}_{table}.csv"
+    return CURVES / f"{prefix}_{table}.csv"
+
+
+def source(name):
+    """Return one digest of all tables that a picture shows; stored in its file."""
+    metrics, runs = PICTURES[name]
+    pairs = [(run, m[0]) for m in metrics for run in [*runs, *m[2:]]]
+    paths = sorted({table_of(*pair) for pair in pairs})
+    tables = b"".join(path.read_bytes() for path in paths if path.is_file())
+    return hashlib.sha256(tables).hexdigest()
+
+
+def column(run, name):
+    """Return (steps, values) of a column of a stored run, empty before it exists."""
+    path = table_of(run, name)
     if not path.is_file():
         return [], []
     with open(path, encoding="utf-8", newline="") as file:
@@ -146,13 +162,17 @@ def picture(name):
 def draw():
     """Draw every picture from the stored tables."""
     import matplotlib.pyplot as plt
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     from dreamer_lite.course.display import figure_png
 
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name in PICTURES:
-        fig = picture(name)
-        (FIGURES / f"{name}.png").write_bytes(figure_png(fig, dpi=80))
+        fig, about = picture(name), PngInfo()
+        about.add_text("Source", source(name))
+        with Image.open(io.BytesIO(figure_png(fig, dpi=80))) as drawn:
+            drawn.save(FIGURES / f"{name}.png", optimize=True, pnginfo=about)
         plt.close(fig)
         size = (FIGURES / f"{name}.png").stat().st_size
         print(f"drawn {name}.png, {size / 1000:.0f} kB", flush=True)

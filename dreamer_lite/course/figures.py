@@ -29,6 +29,7 @@ def strip(
     title=None,
     context=0,
     label="dreamed",
+    unit="t",
 ):
     """Draw the rows ``real / dreamed / error`` over time and return the figure.
 
@@ -40,6 +41,7 @@ def strip(
         title: a line above the strip.
         context: the first so many steps were seen by the model, the rest was dreamed.
         label: the name of the second row.
+        unit: what the numbers below count: steps, or frames in any order.
     """
     rows = {"real": as_frames(real, "real")}
     if dreamed is not None:
@@ -52,10 +54,10 @@ def strip(
         times = np.unique(
             np.linspace(0, length - 1, min(columns, length)).round().astype(int)
         )
-    return _rows(rows, [int(t) for t in times], title, context)
+    return _rows(rows, [int(t) for t in times], title, context, unit)
 
 
-def _rows(rows: dict, times: list[int], title: str | None, context: int):
+def _rows(rows: dict, times: list[int], title: str | None, context: int, unit: str):
     import matplotlib.pyplot as plt
 
     first = next(iter(rows.values()))
@@ -79,7 +81,7 @@ def _rows(rows: dict, times: list[int], title: str | None, context: int):
         )
     for axis, step in zip(axes[-1], times, strict=True):
         seen = " (seen)" if step < context else ""
-        axis.set_xlabel(f"t = {step}{seen}", fontsize=8, labelpad=2)
+        axis.set_xlabel(f"{unit} = {step}{seen}", fontsize=8, labelpad=2)
     if title:
         fig.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
     return fig

@@ -40,6 +40,10 @@ def check_inverse(my_symlog, my_symexp):
     require(
         (my_symlog(tiny) / tiny - 1).abs() < 1e-3, "tiny numbers are lost: use log1p"
     )
+    require(
+        (my_symexp(my_symlog(tiny)) / tiny - 1).abs() < 1e-3,
+        "tiny numbers are lost on the way back as well: use expm1",
+    )
 
 
 exercise(
@@ -56,6 +60,11 @@ exercise(
     wrongs=[
         Edit(
             "torch.log1p(torch.abs(x))", "torch.log(torch.abs(x))", "must see 1 + |x|"
+        ),
+        Edit(
+            "torch.expm1(torch.abs(y))",
+            "(torch.exp(torch.abs(y)) - 1)",
+            "on the way back",
         ),
         Edit("torch.sign(x) * torch.log1p", "torch.log1p", "symlog is odd"),
         Edit(

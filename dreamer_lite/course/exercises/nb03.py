@@ -145,6 +145,11 @@ def check_random_window(random_window):
     )
     require((old[:, 0] == 8).any(), "the newest possible window, 8 to 10, never comes")
     require((old[:, 0] == 3).any(), "the oldest possible window, 3 to 5, never comes")
+    starts = np.bincount(old[:, 0], minlength=9)[3:]
+    require(
+        starts.max() < 2 * starts.min(),
+        "some windows come far more often than others: every start equally likely",
+    )
     young = np.array([random_window(half, 4, 4, 2, rng) for _ in range(300)])
     require((young >= 0).all(), "in a half full ring this reads an empty place")
 
@@ -165,6 +170,8 @@ exercise(
         Edit("integers(size - length", "integers(rows - length", "an empty place"),
         Edit("integers(size - length + 1)", "integers(size - length)", "8 to 10"),
         Edit("integers(size - length + 1)", "integers(1, size - length + 1)", "3 to 5"),
+        Edit("rng.integers(size - length + 1)",
+             "min(rng.integers(size), size - length)", "far more often"),
         Edit("np.arange(length)) % rows", "2 * np.arange(length)) % rows",
              "none is left out"),
     ],

@@ -8,7 +8,7 @@ from dreamer_lite.networks import BlockLinear
 
 
 def fan_in(layer):
-    """How many inputs one output of the layer sees; stride 2 where it convolves."""
+    """The fan-in that Dreamer's initialisation counts; stride 2 where it convolves."""
     if isinstance(layer, nn.ConvTranspose2d):
         height, width = layer.kernel_size
         return layer.in_channels * height * width // 4  # solution
@@ -107,6 +107,10 @@ def check_prepare(prepare):
         "the same bytes as floats, 0. to 255., must give the same: an agent that acts "
         "would see other pictures than it was trained on",
     )
+    require(
+        torch.allclose(prepare(dark.float()), prepare(dark)),
+        "a dark picture as floats, 0. and 1., holds bytes too: always divide",
+    )
     require(torch.allclose(prepare(screen.numpy()), out), "an array gives the same")
 
 
@@ -126,6 +130,11 @@ exercise(
         Edit("x / 255", "x / max(x.max(), 1)", "not by the brightest pixel"),
         Edit("x / 255", "x / 255 if x.max() > 1 else x * 1.0", "faint dots"),
         Edit("x - 0.5", "2 * x - 1", "and not less"),
+        Edit(
+            "x / 255",
+            "x / 255 if x.dtype == torch.uint8 or x.max() > 1 else x * 1.0",
+            "a dark picture as floats",
+        ),
     ],
 )
 

@@ -171,8 +171,8 @@ def check_most_surprised(most_surprised):
     """Check on three dice with different surprises."""
     q = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.1, 0.9]]).log()
     p = torch.tensor([[0.6, 0.4], [0.5, 0.5], [0.2, 0.8]]).log()
-    number, nats = most_surprised(q, p)
-    require(number.shape == nats.shape == (), "return two tensors without dimensions")
+    number, nats = (torch.as_tensor(found) for found in most_surprised(q, p))
+    require(number.shape == nats.shape == (), "return two numbers: the die, its KL")
     require(nats > 0, "the KL of a whole die is never negative: sum over its faces")
     require(abs(nats - 0.4252) > 1e-3, "0.425 is the sum of all three: one die only")
     require(

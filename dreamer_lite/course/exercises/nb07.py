@@ -127,7 +127,7 @@ exercise(
 
 
 def update_range(low_high, returns, rate=0.01):
-    """The running 5th and 95th percentile [2] after one more batch of returns."""
+    """The running 5th and 95th percentile [2] after one more batch (any shape)."""
     newest = torch.quantile(returns.flatten(), torch.tensor([0.05, 0.95]))  # solution
     return (1 - rate) * low_high + rate * newest  # solution
 
@@ -150,6 +150,14 @@ def check_normalizer(update_range, normalized_advantage):
     require(
         torch.allclose(moved, torch.tensor([-0.02, 99.08]), atol=1e-3),
         "0.99 * old + 0.01 * percentiles is -0.02 and 99.08 here",
+    )
+    require(
+        torch.allclose(update_range(start, batch.reshape(50, 2)), moved),
+        "returns may be [B, H]: percentiles of all of them, not of each row",
+    )
+    require(
+        torch.allclose(update_range(start, batch, 1.0), torch.tensor([-2.0, 8.0])),
+        "use `rate`: with 1 nothing of the old range is left",
     )
     returns, value = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 5.0]])
     large = normalized_advantage(returns, value, torch.tensor([-5.0, 5.0]))

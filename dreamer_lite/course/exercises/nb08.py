@@ -53,6 +53,20 @@ def check_actor_loss(actor_loss):
     require(abs(large - 1) < 1e-6, "divide the advantage by the scale")
     dead = actor_loss(-one, one, one, zero, zero, 1.0, 0.1).item()
     require(dead == 0, "what happens after the end counts for nothing: use the weight")
+    log_prob, returns = -torch.ones(1, 2), torch.tensor([[5.0, 1.0]])
+    log_prob.requires_grad_(True)
+    returns.requires_grad_(True)
+    rest = 2 * torch.ones(1, 2), torch.tensor([[1.0, 0.5]]), 1.0, 0.1
+    two = actor_loss(log_prob, torch.zeros(1, 2), returns, *rest)
+    found = round(two.item(), 4)
+    require(found != 2.5, "a loss must not grow with the number of steps: mean, no sum")
+    require(found != 1.75, "an advantage keeps its sign: -1 makes an action rarer")
+    require(found != 1.0, "a weight of 0.5 counts half: multiply by the weight itself")
+    require(found == 1.25, "each step has its own weight: multiply before the mean")
+    require(
+        torch.autograd.grad(two, returns, allow_unused=True)[0] is None,
+        "the returns are plain numbers here too: detach the whole advantage",
+    )
 
 
 exercise(
@@ -70,6 +84,15 @@ exercise(
         Edit("+ eta * entropy", "- eta * entropy", "more entropy"),
         Edit("max(1.0, scale)", "scale", "small returns stay small"),
         Edit(" / max(1.0, scale)", "", "divide the advantage by the scale"),
+        Edit(").mean()", ").sum()", "mean, no sum"),
+        Edit("(returns - value)", "(returns - value).abs()", "keeps its sign"),
+        Edit("weight * gain", "(weight > 0) * gain", "the weight itself"),
+        Edit("weight * gain", "weight.mean() * gain", "its own weight"),
+        Edit(
+            "((returns - value) / max(1.0, scale)).detach()",
+            "(returns - value.detach()) / max(1.0, scale)",
+            "detach the whole advantage",
+        ),
         Edit("weight * gain", "gain", "use the weight"),
     ],
 )

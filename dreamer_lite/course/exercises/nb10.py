@@ -40,6 +40,17 @@ def check_progress_reward(progress_reward):
         close(progress_reward(2600, 900), -0.02), "a pipe back is no progress either"
     )
     require(close(progress_reward(900, 2600), -0.02), "a pipe is no progress")
+    require(
+        close(progress_reward(300, 320), 20 / 16 - 0.02),
+        "20 pixels in 4 frames are still a run",
+    )
+    require(
+        close(progress_reward(300, 325), -0.02), "more than 5 pixels a frame is a pipe"
+    )
+    require(
+        close(progress_reward(300, 325, skip=8), 25 / 16 - 0.02),
+        "the limit grows with skip",
+    )
     require(close(progress_reward(300, 310, flag=True), 5.605), "the flag brings 5")
     require(close(progress_reward(300, 310, dead=True), -1.395), "death costs 2")
     require(
@@ -59,6 +70,9 @@ exercise(
         Edit("moved / 16", "moved / 1", "divide pixels by 16"),
         Edit(" - 0.02", "", "standing still costs 0.02"),
         Edit("abs(moved)", "moved", "a pipe back is no progress"),
+        Edit("5 * skip", "100", "more than 5 pixels a frame"),
+        Edit("5 * skip", "20", "the limit grows with skip"),
+        Edit("5 * skip", "4 * skip", "still a run"),
         Edit("dead or stuck", "dead", "stuck costs 2 as well"),
         Edit("moved = after - before", "moved = abs(after - before)", "walking back"),
     ],
