@@ -51,6 +51,7 @@ def _train(p):
     p.add_argument("--profile", choices=PROFILES, default="evening", help="settings")
     p.add_argument("--minutes", type=float, help="budget, in place of the profile's")
     p.add_argument("--preset", help="size of the agent, in place of the profile's")
+    p.add_argument("--speed", choices=["eager", "compile", "graph"], help="of updates")
     p.add_argument("--seed", type=int, default=0, help="of everything")
     p.add_argument("--from", dest="start", type=Path, help="agent to start a run from")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -107,7 +108,8 @@ def train(o):
     """Train, or go on training."""
     from dreamer_lite.playing import train_mario
 
-    changes = {"seed": o.seed} | ({"preset": o.preset} if o.preset else {})
+    changes = {"seed": o.seed}
+    changes |= {k: v for k in ("preset", "speed") if (v := getattr(o, k)) is not None}
     train_mario(o.logdir, o.profile, o.minutes, o.start, not o.quiet, **changes)
     print(f"the run lies in {o.logdir}; the same command goes on with it")
 

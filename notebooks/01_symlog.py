@@ -157,11 +157,11 @@ show(
 # %% [markdown]
 # ## A loss that sees only the big numbers
 #
-# The agent must predict **rewards**, the numbers with which a game says "well done". One
-# game pays 0.01 for a step in the right direction, another pays 10,000 for a treasure.
-# DreamerV3 wants one network, one loss and one learning rate for both. The obvious loss is
-# the mean squared error. Here are three rewards and a network that still predicts 0 for
-# all of them.
+# The agent must predict **rewards**, the numbers with which a game says "well done", and
+# **values**, the sums of all rewards that are still to come, on average. One game pays 0.01
+# for a step in the right direction, another pays 10,000 for a treasure. DreamerV3 wants one
+# network, one loss and one learning rate for both. The obvious loss is the mean squared
+# error. Here are three rewards and a network that still predicts 0 for all of them.
 
 # %%
 rewards = torch.tensor([0.01, 1.0, 10_000.0])

@@ -60,8 +60,8 @@ def read_json(root, name):
 
 GIF = (
     "The trained agent plays Super Mario Bros. 1-1 to the flag: real frames, the "
-    "frames that its world model dreams from the buttons alone, and their difference, "
-    "side by side."
+    "frames that its world model dreams from the buttons alone (anew every two "
+    "seconds), and their difference, side by side."
 )
 
 
