@@ -53,6 +53,11 @@ def check_actor_loss(actor_loss):
     require(abs(large - 1) < 1e-6, "divide the advantage by the scale")
     dead = actor_loss(-one, one, one, zero, zero, 1.0, 0.1).item()
     require(dead == 0, "what happens after the end counts for nothing: use the weight")
+    check_two_steps(actor_loss)
+
+
+def check_two_steps(actor_loss):
+    """Check the mean over steps that differ in sign and weight."""
     log_prob, returns = -torch.ones(1, 2), torch.tensor([[5.0, 1.0]])
     log_prob.requires_grad_(True)
     returns.requires_grad_(True)
