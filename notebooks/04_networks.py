@@ -1090,7 +1090,9 @@ show(fig, alt="Both losses fall, the screen's below that of the best constant pi
 # %%
 x = torch.linspace(0, len(test["screen"]) - 1, 8).long()
 show(
-    strip(test["screen"], recon["screen"], times=x.tolist(), label="redrawn", unit="frame"),
+    strip(
+        test["screen"], recon["screen"], times=x.tolist(), label="redrawn", unit="frame"
+    ),
     alt="Frames that were never trained on, redrawn from 256 numbers, and the error.",
 )
 claim(

@@ -791,7 +791,9 @@ ax.plot(bare, **line("neutral"), label="LaProp")
 ax.plot(clipped, **line("ours"), label="LaProp, gradient clipped at 3")
 ax.set(xlabel="update", ylabel="size of the update [lr]")
 ax.legend(loc="center right")
-show(fig, alt="After one huge opposite gradient Adam walks back; clipped LaProp recovers.")
+show(
+    fig, alt="After a huge opposite gradient Adam walks back; clipped LaProp recovers."
+)
 
 print("size of the update 30 updates after the bad one, in learning rates:")
 print(f"Adam {adam[50]:.2f}, LaProp {bare[50]:.2f}, clipped {clipped[50]:.2f}")
@@ -1420,7 +1422,10 @@ axes[1].set(xlabel="update", ylabel="KL [nats]")
 axes[2].set(xlabel="shifts", ylabel="error of the dream [1]")
 axes[0].legend()
 axes[1].legend()
-show(fig, alt="All reconstruct well; both wrong shifts dream badly, but only two keep the KL.")
+show(
+    fig,
+    alt="All reconstruct well; both wrong shifts dream badly, only two keep the KL.",
+)
 
 claim(
     "one shift: the prior foresees every observation (KL below 0.1 nats)",

@@ -803,11 +803,8 @@ if budget:
     print(f"This call stops after {budget:.0f} minutes.")
 rest = budget and max(budget - 1, 0)
 agent = train_mario(LOGDIR, settings, minutes=rest, start=START, progress=not quiet)
-def lines_of_metrics():
-    return len(Table(Path(LOGDIR) / "metrics.csv", float("inf")).rows)
-
-
-while PROFILE == "short" and lines_of_metrics() < 10:  # on a busy machine
+metrics_path = Path(LOGDIR) / "metrics.csv"
+while PROFILE == "short" and len(Table(metrics_path, math.inf).rows) < 10:  # if busy
     agent = train_mario(LOGDIR, settings, minutes=0.5, start=START, progress=not quiet)
 
 # %% [markdown]
@@ -851,7 +848,9 @@ for ax, (key, role) in zip(axes, panels.items()):
 axes[0].set(yscale="log")
 show(fig, alt="Picture loss, KL and entropy over the updates of this short run.")
 fell = metrics["loss/obs"][-1] < metrics["loss/obs"][0] / 2
-claim("the picture loss fell by more than half", fell or not scratch or PROFILE == "debug")
+claim(
+    "the picture loss fell by more than half", fell or not scratch or PROFILE == "debug"
+)
 
 # %% [markdown]
 # The folder has what a run needs to go on (weights, optimizer, memory, counters, random
@@ -865,7 +864,9 @@ print(*sorted(path.name for path in newest.iterdir()))
 state = json.loads((newest / "state.json").read_text())
 replay = Replay.load(newest / "replay.npz")
 room = replay.rows * len(replay.head)
-claim("every agent step is a row of the memory", len(replay) == min(state["step"], room))
+claim(
+    "every agent step is a row of the memory", len(replay) == min(state["step"], room)
+)
 claim("the last metrics belong to the checkpoint", metrics["step"][-1] <= state["step"])
 for name in ("config.yaml", "episodes.csv", "metrics.csv", "metrics.html"):
     claim(f"{name} is there", (Path(LOGDIR) / name).is_file())
