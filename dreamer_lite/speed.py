@@ -143,7 +143,8 @@ def compile_loss(agent):
 
     On a GPU the whole loss becomes one graph. On a CPU its parts are compiled one by
     one, about a minute in all: the scan unrolled into one graph takes six minutes and
-    is no faster. Which sizes gain stands in data/bench/cpu.json. Raises: ValueError on a CPU without a C++ compiler.
+    is no faster. Which sizes gain stands in data/bench/cpu.json.
+    Raises: ValueError on a CPU without a C++ compiler.
     """
     if agent.device.type == "cuda":
         agent.loss = torch.compile(agent.loss, fullgraph=True)
