@@ -108,8 +108,8 @@ def train(o):
     """Train, or go on training."""
     from dreamer_lite.playing import train_mario
 
-    changes = {"seed": o.seed}
-    changes |= {k: v for k in ("preset", "speed") if (v := getattr(o, k)) is not None}
+    given = {"seed": o.seed, "preset": o.preset, "speed": o.speed}
+    changes = {key: value for key, value in given.items() if value is not None}
     train_mario(o.logdir, o.profile, o.minutes, o.start, not o.quiet, **changes)
     print(f"the run lies in {o.logdir}; the same command goes on with it")
 

@@ -713,9 +713,10 @@ print(f"read out of symlog space : {symexp(symlog(outcomes).mean()).item():.1f}"
 # *easy, about 5 minutes, one planted bug*
 #
 # An agent dreams the same moment many times, and a network predicts, in symlog space, the
-# sum of rewards in each dream (its *return*). The function below says what the moment is worth. It was right as
-# long as all dreams ended alike. Then one dream in a hundred found a treasure of 10,000,
-# which is worth 100 on average, and the agent walked past it. Find the bug.
+# sum of rewards in each dream (its *return*). The function below says what the moment is
+# worth. It was right as long as all dreams ended alike. Then one dream in a hundred found a
+# treasure of 10,000, which is worth 100 on average, and the agent walked past it. Find the
+# bug.
 
 # %% tags=["exercise-1.2"]
 def value_of_dreams(predicted):

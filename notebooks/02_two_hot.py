@@ -750,9 +750,10 @@ def train(kind, flag, steps=1000, batch=128, lr=3e-3):
 # <details><summary>Answer</summary>
 #
 # (a) All four, to within a tenth of what the flag pays; symlog is a little low even here,
-# because between 0 and 1 its slope falls from 1 to 1/2 already. (b) Squared error and two-hot. The Normal drowns: its gradient
-# for the mean is divided by the squared width, which it first makes huge. (c) Only
-# two-hot, for which the three games are the same problem with other bins.
+# because between 0 and 1 its slope falls from 1 to 1/2 already. (b) Squared error and two-hot.
+# The Normal drowns: its gradient for the mean is divided by the squared width, which it
+# first makes huge. (c) Only two-hot, for which the three games are the same problem with
+# other bins.
 #
 # </details>
 

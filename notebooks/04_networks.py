@@ -1102,7 +1102,7 @@ claim(
 found = symexp(recon["position"])[:, 0]
 off = ((found - test["position"]).abs() / test["position"]).median()
 claim("the position is off by less than 20 % in the median", off < 0.2)
-print(f"drawing Mario saves {in_colour:.0f} of {constant / 10:.0f}0")
+print(f"drawing Mario saves {in_colour:.0f} of {round(constant, -1):.0f}")
 
 
 # %% [markdown]

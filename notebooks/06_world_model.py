@@ -1366,9 +1366,10 @@ check("6.3", reward_loss)
 # ### The shift: none, one, two
 #
 # The most expensive bug of this notebook does not show in the reconstruction, and in one of
-# its two forms hardly anywhere in the loss. Take the smallest world that can tell: four buttons at random, and the observation *is* the last button. We
-# train a tiny model three times: with the action column as stored (no shift), shifted once,
-# and shifted twice, as happens when the replay has already done it.
+# its two forms hardly anywhere in the loss. Take the smallest world that can tell: four
+# buttons at random, and the observation *is* the last button. We train a tiny model three
+# times: with the action column as stored (no shift), shifted once, and shifted twice, as
+# happens when the replay has already done it.
 
 # %%
 import gymnasium as gym

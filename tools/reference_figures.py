@@ -9,7 +9,6 @@
 import argparse
 import csv
 import hashlib
-import io
 import sys
 import tempfile
 from pathlib import Path
@@ -162,17 +161,14 @@ def picture(name):
 def draw():
     """Draw every picture from the stored tables."""
     import matplotlib.pyplot as plt
-    from PIL import Image
-    from PIL.PngImagePlugin import PngInfo
 
     from dreamer_lite.course.display import figure_png
 
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name in PICTURES:
-        fig, about = picture(name), PngInfo()
-        about.add_text("Source", source(name))
-        with Image.open(io.BytesIO(figure_png(fig, dpi=80))) as drawn:
-            drawn.save(FIGURES / f"{name}.png", optimize=True, pnginfo=about)
+        fig = picture(name)
+        png = figure_png(fig, dpi=80, source=source(name))
+        (FIGURES / f"{name}.png").write_bytes(png)
         plt.close(fig)
         size = (FIGURES / f"{name}.png").stat().st_size
         print(f"drawn {name}.png, {size / 1000:.0f} kB", flush=True)

@@ -3,8 +3,9 @@
     python tools/ship.py runs/mario [--commit abc1234] [--hardware "..."]
 
 Afterwards `python -m dreamer_lite.mario evaluate --baselines --out
-data/mario_evaluation.json`, `python tools/film.py`, `python tools/reference_figures.py
-draw` and `make times` bring everything that shows the agent up to date.
+data/mario_evaluation.json`, the same with `--sticky 0.25` (see data/README.md), `python
+tools/film.py`, `python tools/reference_figures.py draw` and `make times` bring all that
+shows the agent up to date.
 """
 
 import argparse

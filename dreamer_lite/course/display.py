@@ -53,17 +53,23 @@ def show_gif(frames, alt: str, caption: str | None = None, fps: float = 8, scale
     _caption(caption)
 
 
-def figure_png(fig, dpi: int = 100) -> bytes:
-    """Return the PNG of a figure; the same figure always gives the same bytes."""
+def figure_png(fig, dpi: int = 100, source: str | None = None) -> bytes:
+    """Return the PNG of a figure; the same figure always gives the same bytes.
+
+    ``source``, if given, is stored in the file as the text ``Source``.
+    """
     if not hasattr(fig, "savefig"):
         raise TypeError(f"Expected a matplotlib figure, got {type(fig).__name__}.")
-    from PIL import Image
+    from PIL import Image, PngImagePlugin
 
     drawn, buffer = io.BytesIO(), io.BytesIO()
     fig.savefig(drawn, format="png", dpi=dpi, metadata={"Software": None})
     # 256 colours are enough to look at, and make a third of the bytes.
     picture = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-    picture.save(buffer, format="PNG", optimize=True)
+    about = PngImagePlugin.PngInfo()
+    if source is not None:
+        about.add_text("Source", source)
+    picture.save(buffer, format="PNG", optimize=True, pnginfo=about)
     return buffer.getvalue()
 
 
