@@ -58,6 +58,20 @@ def test_a_run_is_shipped_up_to_its_checkpoint(tmp_path):
     assert json.loads((data / "mario_agent.json").read_text()) == about
     rows = Table(data / "curves/mario_seed5_episodes.csv", 9999).rows
     assert rows and all(int(row["step"]) <= 90 for row in rows)
+    assert json.loads((data / "curves/mario_seed5.json").read_text()) == about
+
+
+def test_the_tables_of_another_seed_leave_the_agent_alone(tmp_path):
+    config = Config.preset("1m", steps=60, prefill=40, batch=2, length=8, ratio=1.0)
+    run, data = tmp_path / "run", tmp_path / "data"
+    config = dataclasses.replace(config, seed=6, log_every=1)
+    train("CartPole-v1", config, run, progress=False)
+    data.mkdir()
+    (data / "mario_agent.json").write_text("another run's")
+    ship.ship(run, data, agent=False)
+    assert (data / "mario_agent.json").read_text() == "another run's"
+    assert not (data / "mario_agent.safetensors").exists()
+    assert (data / "curves/mario_seed6_metrics.csv").is_file()
 
 
 def test_ship_refuses_a_folder_without_a_checkpoint(tmp_path):

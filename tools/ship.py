@@ -2,10 +2,11 @@
 
     python tools/ship.py runs/mario [--commit abc1234] [--hardware "..."]
 
-Afterwards `python -m dreamer_lite.mario evaluate --baselines --out
+With `--tables-only` the agent in data/ stays: so other seeds get their curves. After a
+new agent `python -m dreamer_lite.mario evaluate --baselines --out
 data/mario_evaluation.json`, the same with `--sticky 0.25` (see data/README.md), `python
 tools/film.py`, `python tools/reference_figures.py draw` and `make times` bring all that
-shows the agent up to date.
+shows it up to date.
 """
 
 import argparse
@@ -31,8 +32,10 @@ def rows_until(path, step):
     return "".join([header, *kept]).encode()
 
 
-def ship(run, data, trained_with=None, hardware=None):
+def ship(run, data, trained_with=None, hardware=None, agent=True):
     """Copy the newest checkpoint's agent and the tables up to it; return what it is.
+
+    Args: agent, False leaves the agent in data/ as it is and copies the tables alone.
 
     Raises: FileNotFoundError for a folder without a checkpoint.
     """
@@ -58,12 +61,15 @@ def ship(run, data, trained_with=None, hardware=None):
         "torch": torch.__version__.partition("+")[0],
         "date": time.strftime("%Y-%m-%d"),
     }
-    files = {
-        data / "mario_agent.safetensors": (newest / "agent.safetensors").read_bytes(),
-        data / "mario_agent.json": (json.dumps(about, indent=1) + "\n").encode(),
-    }
+    text = (json.dumps(about, indent=1) + "\n").encode()
+    files = {}
+    if agent:
+        weights = (newest / "agent.safetensors").read_bytes()
+        files[data / "mario_agent.safetensors"] = weights
+        files[data / "mario_agent.json"] = text
     stem = data / "curves" / f"mario_seed{config.seed}"
     stem.parent.mkdir(parents=True, exist_ok=True)
+    files[Path(f"{stem}.json")] = text
     files[Path(f"{stem}_config.yaml")] = (run / "config.yaml").read_bytes()
     for kind in ("metrics", "episodes"):
         # Rows after the checkpoint belong to an agent that is not the shipped one.
@@ -80,8 +86,17 @@ def main():
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("--commit", help="that trained it (default: what is here)")
     parser.add_argument("--hardware", help="that trained it (default: this machine)")
+    parser.add_argument(
+        "--tables-only", action="store_true", help="leave the agent in data/ alone"
+    )
     options = parser.parse_args()
-    about = ship(options.run, ROOT / "data", options.commit, options.hardware)
+    about = ship(
+        options.run,
+        ROOT / "data",
+        options.commit,
+        options.hardware,
+        agent=not options.tables_only,
+    )
     print(json.dumps(about, indent=1))
 
 
