@@ -606,6 +606,10 @@ def test_bench_block_shows_what_was_measured(course):
         "precision": "bf16",
         "speed": "eager",
         "parameters": 3_456_000,
+        "world_model_parameters": 3_012_000,
+        "predicted_mb": {"model": 55.0, "backward": 800.6},
+        "sampling_share": 0.00031,
+        "parts": {"encoder": 0.1, "scan": 0.2},
     }
     case |= {"step": {"median": 0.5}, "frames_per_second": 1024.4, "peak_mb": 1999.6}
     about = {"processor": "Some CPU", "threads": 2, "cores": 2, "gpu": None}
@@ -615,7 +619,8 @@ def test_bench_block_shows_what_was_measured(course):
     report["environment"] = {"bare": 1041.3, "make_mario": 998.2, "overhead": 0.0432}
     (course / "data/bench/cpu.json").write_text(json.dumps(report))
     text = readme.BLOCKS["bench"](course)
-    assert "| 3m, bf16 | 3.5 | 0.500 | 1,024 | 2,000 |" in text
+    assert "| 3m, bf16 | 3.5 (3.0) | 0.500 | 1,024 | 2,000 | 856 |" in text
+    assert "| 3m, bf16 | 20% | 40% |" in text and "at most 0.03% of a step" in text
     assert text.startswith("Some CPU, 2 threads; Python 3.11, torch 2.13.0;")
     assert "998 emulator frames per second, the bare emulator 1,041" in text
     assert "(overhead 4.3%)" in text

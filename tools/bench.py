@@ -126,14 +126,55 @@ def share_of_parts(agent, batch, repeat):
     }
 
 
+def saved_bytes(agent, batch):
+    """Bytes that the losses of a batch keep for the backward pass, weights aside."""
+    weights = {p.untyped_storage().data_ptr() for p in agent.parameters()}
+    found = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            found[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = agent.loss(agent._on_device(batch))  # alive until all is counted: no address comes twice
+    del loss
+    return sum(found.values())
+
+
+def predicted_mb(agent, replay, config):
+    """What a training needs, from the losses of one and of two sequences [MB].
+
+    What is kept for the backward pass grows with the number of sequences; libraries and
+    temporary results come on top.
+    """
+    few = [saved_bytes(agent, replay.sample(n, config.length)) for n in (1, 2)]
+    numbers = sum(p.numel() for p in agent.parameters())
+    return {
+        # weights, gradients and two moments of every parameter, in float32
+        "model": 16 * numbers / 1e6,
+        "backward": (few[0] + (config.batch - 1) * (few[1] - few[0])) / 1e6,
+        "replay": sum(column.nbytes for column in replay.data.values()) / 1e6,
+    }
+
+
+def memory_now():
+    """Peak memory of this process so far [MB]."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
 def bench_case(name, precision, device, speed, repeat):
     """One model in one precision: step, frames per second, shares, memory."""
     spaces, actions, config = CASES[name]
     changes = dict(vars(config), precision=precision, device=device, speed=speed)
     config = Config(**changes)
     torch.manual_seed(0)
+    before = memory_now()
     agent = Dreamer(spaces, actions, config)
     replay = random_rows(spaces, actions)
+    predicted = predicted_mb(agent, replay, config) | {"libraries": before}
     batch = replay.sample(config.batch, config.length)
     step = seconds(lambda: agent.train_step(batch), agent.device, repeat)
     rows = config.batch * config.length
@@ -146,12 +187,12 @@ def bench_case(name, precision, device, speed, repeat):
         "precision": precision,
         "speed": speed,
         "parameters": sum(p.numel() for p in trained),
+        "world_model_parameters": sum(p.numel() for p in agent.world_model.parameters()),
         "step": step,
         "frames_per_second": rows / step["median"],
         "sampling_share": sample["median"] / step["median"],
-        "predicted_replay_mb": replay_bytes(config.capacity, spaces, actions) / 1e6,
-        # weights, gradients and two moments of every parameter, in float32
-        "predicted_model_mb": 16 * sum(p.numel() for p in trained) / 1e6,
+        "predicted_mb": predicted,
+        "full_replay_mb": replay_bytes(config.capacity, spaces, actions) / 1e6,
     }
     if speed == "eager":
         parts = share_of_parts(agent, batch, repeat)
@@ -231,8 +272,9 @@ def main():
     if options.case:
         case = (options.case, options.precision, options.device, options.speed)
         result = bench_case(*case, options.repeat)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        result["peak_mb"] = peak / (1e6 if sys.platform == "darwin" else 1e3)
+        result["peak_mb"] = memory_now()
+        if options.device == "cuda":
+            result["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
         print(json.dumps(result))
         return
     names = [n for n in CASES if not options.quick or n.split()[0] in ("1m", "3m")]

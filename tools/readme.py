@@ -178,24 +178,58 @@ def bench(root):
 
 def bench_table(report):
     """Return the machine in one line and a row for each model that ran on it."""
-    head = ["model", "M parameters", "seconds per step", "frames per second", "peak MB"]
+    head = ["model", "M parameters (world model)", "seconds per step"]
+    head += ["frames per second", "peak MB", "predicted MB"]
     rows = []
     for case in report["cases"]:
-        name = [case["case"], case["precision"], case.get("speed", "eager")]
+        model = case["world_model_parameters"] / 1e6
         rows.append(
             [
-                ", ".join(part for part in name if part != "eager"),
-                f"{case['parameters'] / 1e6:.1f}",
+                case_name(case),
+                f"{case['parameters'] / 1e6:.1f} ({model:.1f})",
                 f"{case['step']['median']:.3f}",
                 f"{case['frames_per_second']:,.0f}",
                 f"{case['peak_mb']:,.0f}",
+                f"{sum(case['predicted_mb'].values()):,.0f}",
             ]
         )
     about = report["machine"]
     where = about.get("gpu") or f"{about['processor']}, {about['threads']} threads"
     versions = f"Python {about['python']}, torch {about['torch']}"
     line = f"{where}; {versions}; {about['date']}, commit {about['commit']}:"
-    return f"{line}\n\n{table(head, rows)}{environment_line(report)}"
+    shown = f"{line}\n\n{table(head, rows)}{parts_table(report['cases'])}"
+    return shown + sampling_line(report) + environment_line(report)
+
+
+def case_name(case):
+    """Return what was measured in a few words; eager goes without saying."""
+    name = [case["case"], case["precision"], case.get("speed", "eager")]
+    return ", ".join(part for part in name if part != "eager")
+
+
+def parts_table(cases):
+    """Return the share of each part in the steps that were not compiled."""
+    cases = [case for case in cases if "parts" in case]
+    if not cases:
+        return ""
+    rows = [
+        [case_name(case)]
+        + [f"{part / case['step']['median']:.0%}" for part in case["parts"].values()]
+        for case in cases
+    ]
+    shown = table(["share of a step", *cases[0]["parts"]], rows)
+    return f"\n\nEach part forward and backward, measured apart:\n\n{shown}"
+
+
+def sampling_line(report):
+    """Return what the replay and the import cost."""
+    share = max(case["sampling_share"] for case in report["cases"])
+    line = f"\n\nDrawing a batch from the replay takes at most {share:.2%} of a step."
+    found = report.get("import_seconds")
+    if found:
+        more = found["dreamer_lite.dreamer"] - found["torch"]
+        line += f" Importing the package takes {more:.2f} s more than importing torch."
+    return line
 
 
 def environment_line(report):
