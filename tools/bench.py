@@ -138,8 +138,8 @@ def saved_bytes(agent, batch):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = agent.loss(agent._on_device(batch))  # alive until all is counted: no address comes twice
-    del loss
+        loss = agent.loss(agent._on_device(batch))
+    del loss  # not earlier: while the graph lives, no address comes twice
     return sum(found.values())
 
 
@@ -187,7 +187,9 @@ def bench_case(name, precision, device, speed, repeat):
         "precision": precision,
         "speed": speed,
         "parameters": sum(p.numel() for p in trained),
-        "world_model_parameters": sum(p.numel() for p in agent.world_model.parameters()),
+        "world_model_parameters": sum(
+            p.numel() for p in agent.world_model.parameters()
+        ),
         "step": step,
         "frames_per_second": rows / step["median"],
         "sampling_share": sample["median"] / step["median"],

@@ -79,32 +79,15 @@ class Evaluations:
         print(json.dumps(row), flush=True)
 
 
-def describe(name, config, table):
-    """Return what was run, on what, and how it ended."""
+def describe_machine(config):
+    """Return on what a configuration runs here: commit, device, versions."""
     import gymnasium
-    import numpy as np
     import torch
 
-    from dreamer_lite.dreamer import evaluate, random_policy
-    from dreamer_lite.envs import build_env
     from dreamer_lite.speed import pick_device, pick_precision
 
-    env, goal = TASKS[name]
-    space = build_env(env).action_space
-    by_chance = random_policy(space, np.random.default_rng(0))
-    returns = [e["return"] for e in evaluate(by_chance, env, 100, envs=4)]
-    reached = next((r for r in table.rows if float(r["return"]) >= goal), None)
     device = pick_device(config.device)
     return {
-        "command": f"python tools/curves.py {name} {config.seed}",
-        "environment": env,
-        "seed": config.seed,
-        "goal": goal,
-        "first_at_goal": reached,
-        "final": table.rows[-1],
-        "evaluation": f"{EPISODES} episodes with sampled actions",
-        "random_return": round(sum(returns) / len(returns), 2),
-        "config": dataclasses.asdict(config),
         "commit": commit(),
         "device": str(device),
         "precision": str(pick_precision(device, config.precision)),
@@ -115,6 +98,32 @@ def describe(name, config, table):
         "torch": torch.__version__.partition("+")[0],
         "gymnasium": gymnasium.__version__,
         "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def describe(name, config, table):
+    """Return what was run, on what, and how it ended."""
+    import numpy as np
+
+    from dreamer_lite.dreamer import evaluate, random_policy
+    from dreamer_lite.envs import build_env
+
+    env, goal = TASKS[name]
+    space = build_env(env).action_space
+    by_chance = random_policy(space, np.random.default_rng(0))
+    returns = [e["return"] for e in evaluate(by_chance, env, 100, envs=4)]
+    reached = next((r for r in table.rows if float(r["return"]) >= goal), None)
+    return {
+        "command": f"python tools/curves.py {name} {config.seed}",
+        "environment": env,
+        "seed": config.seed,
+        "goal": goal,
+        "first_at_goal": reached,
+        "final": table.rows[-1],
+        "evaluation": f"{EPISODES} episodes with sampled actions",
+        "random_return": round(sum(returns) / len(returns), 2),
+        "config": dataclasses.asdict(config),
+        **describe_machine(config),
     }
 
 

@@ -9,6 +9,7 @@
 import argparse
 import csv
 import hashlib
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -29,7 +30,8 @@ RUNS = {
 
 
 def train(names):
-    """Run each configuration once and store its two tables."""
+    """Run each configuration once; store its two tables and what made them."""
+    from curves import describe_machine
     from dreamer_lite import dreamer
 
     CURVES.mkdir(parents=True, exist_ok=True)
@@ -41,6 +43,11 @@ def train(names):
                 text = (Path(folder) / f"{table}.csv").read_text(encoding="utf-8")
                 path = CURVES / f"reference_{name}_{table}.csv"
                 path.write_text(text, encoding="utf-8")
+        command = f"python tools/reference_figures.py train {name}"
+        about = {"command": command, "preset": "1m", **SMALL, "changed": RUNS[name]}
+        about |= describe_machine(config)
+        text = json.dumps(about, indent=1) + "\n"
+        (CURVES / f"reference_{name}.json").write_text(text, encoding="utf-8")
         print(f"trained {name}", flush=True)
 
 
@@ -73,10 +80,15 @@ PICTURES = {
         + [("length", "steps", "actor"), ("speed/replayed", "rows/s", "slow")],
         ["healthy"],
     ),
+    "counters": ([("minutes", "min"), ("updates", "1")], ["mario_seed0"]),
+    "ends": (  # seed 0 is older than the columns dead and stuck
+        [("flag_get", "1"), ("dead", "1"), ("stuck", "1"), ("time", "1")],
+        ["mario_seed0", "mario_seed1"],
+    ),
     "mario": (
         [("loss/obs", "1"), ("loss/dyn", "nats"), ("actor/entropy", "nats")]
         + [("return/scale", "1"), ("return", "1"), ("x_pos", "pixels")],
-        ["mario"],
+        ["mario_seed0"],
     ),
 }
 LABELS = {
@@ -84,9 +96,11 @@ LABELS = {
     "actor": ("actor's rate times 100", "error"),
     "collapse": ("weight of rep times 1000", "error"),
     "slow": ("model's rate divided by 100", "error"),
-    "mario": ("Mario, seed 0", "ours"),
+    "mario_seed0": ("Mario, seed 0", "ours"),
+    "mario_seed1": ("Mario, seed 1", "neutral"),
 }
-IN_EPISODES = {"return", "x_pos", "length"}
+IN_EPISODES = {"return", "x_pos", "length", "flag_get", "dead", "stuck", "time"}
+SHARES = {"flag_get", "dead", "stuck"}  # 0 or 1 in each episode: a mean of many
 LOGARITHMIC = {
     ("world_model", "loss/obs"),
     ("world_model", "loss/dyn"),
@@ -96,7 +110,7 @@ LOGARITHMIC = {
 
 def table_of(run, name):
     """Return the path of the table that has a column of a run."""
-    prefix = "mario_seed0" if run == "mario" else f"reference_{run}"
+    prefix = run if run.startswith("mario") else f"reference_{run}"
     table = "episodes" if name in IN_EPISODES else "metrics"
     return CURVES / f"{prefix}_{table}.csv"
 
@@ -142,17 +156,19 @@ def picture(name):
     for ax, (metric, unit, *sick) in zip(axes.flat, metrics):
         for run in [*runs, *sick]:
             steps, values = column(run, metric)
-            values = smooth(values, 10) if metric in IN_EPISODES else values
+            width = 50 if metric in SHARES else 10
+            values = smooth(values, width) if metric in IN_EPISODES else values
             label, quantity = LABELS[run]
             ax.plot(steps, values, **line(quantity), label=label)
-        many = " (mean of 10 episodes)" if metric in IN_EPISODES else ""
+        many = f" (mean of {width} episodes)" if metric in IN_EPISODES else ""
         ax.set(title=metric + many, ylabel=f"[{unit}]")
         if (name, metric) in LOGARITHMIC:
             ax.set_yscale("log")
+        ax.locator_params("x", nbins=5)  # six digits need their room
         if sick:
             ax.legend(fontsize=8)
-    for ax in axes[-1]:
-        ax.set_xlabel("agent steps")
+    for ax in axes.flat[-2:]:
+        ax.set_xlabel("agent steps [1]")
     if axes.flat[0].get_legend() is None:
         axes.flat[0].legend()
     return fig
