@@ -10,7 +10,7 @@ from itertools import pairwise
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_lite.symlog import symlog
@@ -21,23 +21,25 @@ class RMSNorm(nn.Module):
 
     Computed in float32 whatever comes in; returns the dtype that came in.
     Args: size, the last dimension; eps, added under the root.
+    Source: DreamerV3, Methods, "Networks".
     """
 
-    def __init__(self, size, eps=1e-4):
+    def __init__(self, size: int, eps: float = 1e-4):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         scaled = F.rms_norm(x.float(), self.scale.shape, self.scale, self.eps)
         return scaled.to(x.dtype)
 
 
-def init_(layer, fan_in, outscale=1.0):
+def init_(layer: nn.Module, fan_in: int, outscale: float = 1.0) -> nn.Module:
     """Fill a layer's weight from a normal cut at two sigma; its bias becomes 0.
 
     The weight gets variance outscale^2 / fan_in. The cut takes away variance; the
     factor 1.1368 gives it back. Returns: the layer.
+    Source: the authors' code, not the paper's text.
     """
     std = 1.1368 / fan_in**0.5
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
@@ -48,9 +50,12 @@ def init_(layer, fan_in, outscale=1.0):
 
 
 class Linear(nn.Linear):
-    """A dense layer with Dreamer's initialisation; `outscale` 0 starts at exactly 0."""
+    """A dense layer with Dreamer's initialisation; `outscale` 0 starts at exactly 0.
 
-    def __init__(self, inputs, outputs, outscale=1.0):
+    Source: as `init_`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, outscale: float = 1.0):
         super().__init__(inputs, outputs)
         init_(self, inputs, outscale)
 
@@ -60,9 +65,17 @@ class MLP(nn.Sequential):
 
     Args: inputs, units, outputs: widths; outscale: of the last layer's initialisation
     (0 for reward and critic, 0.01 for the actor).
+    Source: DreamerV3, Methods, "Networks".
     """
 
-    def __init__(self, inputs, units, layers=1, outputs=None, outscale=1.0):
+    def __init__(
+        self,
+        inputs: int,
+        units: int,
+        layers: int = 1,
+        outputs: int | None = None,
+        outscale: float = 1.0,
+    ):
         parts = []
         for width in [inputs] + [units] * (layers - 1):
             parts += [Linear(width, units), RMSNorm(units), nn.SiLU()]
@@ -76,11 +89,12 @@ class BlockLinear(nn.Module):
 
     Block k of the input reaches block k of the output only, which divides weights and
     arithmetic by `blocks`. With `blocks=1` it is `Linear`. The initialisation counts
-    the full input width as fan-in, as the reference does.
+    the full input width as fan-in.
     Raises: ValueError if `blocks` does not divide both widths.
+    Source: DreamerV3, Methods, "Networks"; the fan-in is that of the authors' code.
     """
 
-    def __init__(self, inputs, outputs, blocks=8):
+    def __init__(self, inputs: int, outputs: int, blocks: int = 8):
         super().__init__()
         if inputs % blocks or outputs % blocks:
             raise ValueError(
@@ -93,19 +107,20 @@ class BlockLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs))
         init_(self, inputs)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         lead = x.shape[:-1]
         x = x.reshape(-1, self.blocks, x.shape[-1] // self.blocks).transpose(0, 1)
         y = torch.bmm(x, self.weight).transpose(0, 1)
         return y.reshape(*lead, -1) + self.bias.to(y.dtype)
 
 
-def split_spaces(spaces):
+def split_spaces(spaces: gym.Space) -> tuple[list[str], list[str]]:
     """Sort the keys of a Dict space by kind: (image keys, vector keys).
 
     Images are uint8 [H, W, C], all of one height and width, both multiples of 16.
     Vectors are the remaining Box spaces, of up to two dimensions, and Discrete.
     Raises: TypeError or ValueError with the key that does not fit.
+    Source: none; these rules are ours.
     """
     if not isinstance(spaces, gym.spaces.Dict):
         raise TypeError(
@@ -136,8 +151,11 @@ def split_spaces(spaces):
     return sorted(images), sorted(set(spaces) - set(images))
 
 
-def flatten_vector(space, value):
-    """One key as [..., n]: one-hot for a choice, else symlog of its n numbers."""
+def flatten_vector(space: gym.Space, value: Tensor) -> Tensor:
+    """One key as [..., n]: one-hot for a choice, else symlog of its n numbers.
+
+    Source: DreamerV3, Methods, "Networks".
+    """
     if isinstance(space, gym.spaces.Discrete):
         choices = torch.arange(int(space.n), device=value.device) + int(space.start)
         return (value[..., None] == choices).float()  # one_hot would wait for a GPU
@@ -146,17 +164,21 @@ def flatten_vector(space, value):
 
 
 class ChannelNorm(RMSNorm):
-    """RMSNorm over the channels of [N, C, H, W], at every position."""
+    """RMSNorm over the channels of [N, C, H, W], at every position.
 
-    def forward(self, x):
+    Source: DreamerV3, Methods, "Networks".
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def conv_stack(layer, widths, taps):
+def conv_stack(layer: type[nn.Module], widths: list[int], taps: int) -> nn.Sequential:
     """Convolutions through `widths` channels, each with norm and SiLU.
 
     Args: layer, nn.Conv2d to halve or nn.ConvTranspose2d to double the sides each
     time; taps, inputs in one channel that reach an output (16, or 4 transposed).
+    Source: DreamerV3, Methods, "Networks".
     """
     parts = []
     for inputs, outputs in pairwise(widths):
@@ -172,9 +194,12 @@ class Encoder(nn.Module):
     an MLP; both results are concatenated.
     Args: spaces, a Dict; depth, channels of the first convolution (then x2, x4, x8);
     units and layers of the MLP. Attribute: `size`, the width of the embedding.
+    Source: DreamerV3, Methods, "Networks".
     """
 
-    def __init__(self, spaces, depth=16, units=128, layers=3):
+    def __init__(
+        self, spaces: gym.Space, depth: int = 16, units: int = 128, layers: int = 3
+    ):
         super().__init__()
         self.spaces, self.size = spaces, 0
         self.images, self.vectors = split_spaces(spaces)
@@ -189,7 +214,7 @@ class Encoder(nn.Module):
             self.mlp = MLP(inputs, units, layers)
             self.size += units
 
-    def forward(self, obs):
+    def forward(self, obs: dict[str, Tensor]) -> Tensor:
         parts = []
         if self.images:
             x = torch.cat([obs[key] for key in self.images], -1)
@@ -212,9 +237,19 @@ class Decoder(nn.Module):
     Vectors: one MLP, one Linear for each key (symlog space, or logits of a choice).
     Args: spaces, deter and stoch (widths of h and flat z), depth, units, layers as in
     the encoder, blocks of the BlockLinear.
+    Source: DreamerV3, Methods, "Networks", and equation 3.
     """
 
-    def __init__(self, spaces, deter, stoch, depth=16, units=128, layers=3, blocks=8):
+    def __init__(
+        self,
+        spaces: gym.Space,
+        deter: int,
+        stoch: int,
+        depth: int = 16,
+        units: int = 128,
+        layers: int = 3,
+        blocks: int = 8,
+    ):
         super().__init__()
         self.spaces, self.deter = spaces, deter
         self.images, self.vectors = split_spaces(spaces)
@@ -234,7 +269,7 @@ class Decoder(nn.Module):
             heads = {key: Linear(units, size) for key, size in sizes.items()}
             self.heads = nn.ModuleDict(heads)
 
-    def forward(self, feature):
+    def forward(self, feature: Tensor) -> dict[str, Tensor]:
         """Return {key: [..., *shape]}: images in [0, 1], vectors in symlog space."""
         recon = {}
         if self.images:
@@ -249,7 +284,9 @@ class Decoder(nn.Module):
             recon |= {key: self.heads[key](x).float() for key in self.vectors}
         return recon
 
-    def loss(self, recon, obs):
+    def loss(
+        self, recon: dict[str, Tensor], obs: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Reconstruction losses {key: [B, T]}, summed over pixels or dimensions.
 
         Images: squared error in [0, 1]. Vectors: squared error in symlog space.

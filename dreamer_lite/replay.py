@@ -15,10 +15,11 @@ import gymnasium as gym
 import numpy as np
 
 
-def action_size(space):
+def action_size(space: gym.Space) -> int:
     """Length of an action vector: the number of choices, or of dimensions.
 
     Raises: TypeError for anything but Discrete and a Box with one dimension.
+    Source: none, bookkeeping.
     """
     if isinstance(space, gym.spaces.Discrete):
         return int(space.n)
@@ -30,10 +31,13 @@ def action_size(space):
     )
 
 
-def encode_action(space, action):
+def encode_action(
+    space: gym.Space, action: np.ndarray | np.integer | list | int
+) -> np.ndarray:
     """One action as a float32 vector [A]: one-hot for a choice, else the numbers.
 
     Raises: ValueError for a choice that the space does not have.
+    Source: none; the model reads vectors, whatever the space.
     """
     action = np.asarray(action)
     if not isinstance(space, gym.spaces.Discrete) or action.ndim:
@@ -52,10 +56,11 @@ FLAGS = ("is_first", "is_last", "is_terminal")
 RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"}
 
 
-def row_columns(obs_space, action_space):
+def row_columns(obs_space: gym.Space, action_space: gym.Space) -> dict[str, tuple]:
     """Shape and dtype of every column of a row: {name: (shape, dtype)}.
 
     Raises: TypeError or ValueError for spaces that cannot be stored.
+    Source: DreamerV3, "World model learning": inputs, actions, rewards and flags.
     """
     if not isinstance(obs_space, gym.spaces.Dict):
         raise TypeError(
@@ -80,15 +85,25 @@ def row_columns(obs_space, action_space):
     return columns | {flag: ((), np.dtype(bool)) for flag in FLAGS}
 
 
-def replay_bytes(capacity, obs_space, action_space):
-    """Bytes that a full replay of `capacity` rows occupies: known before it exists."""
+def replay_bytes(capacity: int, obs_space: gym.Space, action_space: gym.Space) -> int:
+    """Bytes that a full replay of `capacity` rows occupies: known before it exists.
+
+    Source: none, bookkeeping.
+    """
     columns = row_columns(obs_space, action_space).values()
     return capacity * sum(
         int(np.prod(shape)) * kind.itemsize for shape, kind in columns
     )
 
 
-def draw_windows(head, size, rows, batch, length, rng):
+def draw_windows(
+    head: np.ndarray,
+    size: np.ndarray,
+    rows: int,
+    batch: int,
+    length: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
     """Where random windows of consecutive rows lie in rings of `rows` places.
 
     Args: head [E], the place of each ring where the next row goes; size [E], how many
@@ -96,6 +111,7 @@ def draw_windows(head, size, rows, batch, length, rng):
     Returns: ring [B, 1] and place [B, T]. Every window start is equally likely, and no
     window runs across the head, where the newest row meets the oldest.
     Raises: ValueError while no ring holds `length` rows.
+    Source: DreamerV3, Methods, "Experience replay" (uniform sampling).
     """
     starts = np.maximum(size - length + 1, 0)  # how many windows begin in each ring
     if starts.sum() == 0:
@@ -111,8 +127,11 @@ def draw_windows(head, size, rows, batch, length, rng):
     return ring[:, None], (first[:, None] + np.arange(length)) % rows
 
 
-def check_row(row, columns):
-    """Refuse a row in which a key is missing or a value has another shape or dtype."""
+def check_row(row: dict, columns: dict[str, tuple]) -> None:
+    """Refuse a row in which a key is missing or a value has another shape or dtype.
+
+    Source: none, bookkeeping.
+    """
     for key, (shape, dtype) in columns.items():
         if key not in row:
             raise ValueError(
@@ -135,9 +154,17 @@ class Replay:
         obs_space: gymnasium.spaces.Dict. action_space: Discrete or Box of shape (n,).
         num_envs: how many streams of experience are stored side by side.
         seed: of the sampling.
+    Source: DreamerV3, Methods, "Experience replay", without queue and stored states.
     """
 
-    def __init__(self, capacity, obs_space, action_space, num_envs=1, seed=0):
+    def __init__(
+        self,
+        capacity: int,
+        obs_space: gym.Space,
+        action_space: gym.Space,
+        num_envs: int = 1,
+        seed: int = 0,
+    ):
         self.obs_space, self.action_space = obs_space, action_space
         self.columns = row_columns(obs_space, action_space)
         self.rows = capacity // num_envs
@@ -155,10 +182,19 @@ class Replay:
         self.size = np.zeros(num_envs, np.int64)  # rows that hold experience
         self.rng = np.random.default_rng(seed)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return int(self.size.sum())
 
-    def add(self, env, obs, action, reward, is_first, is_last, is_terminal):
+    def add(
+        self,
+        env: int,
+        obs: dict,
+        action: np.ndarray | np.integer | list | int,
+        reward: float | np.floating,
+        is_first: bool | np.bool_,
+        is_last: bool | np.bool_,
+        is_terminal: bool | np.bool_,
+    ) -> None:
         """Store one row of stream `env`.
 
         Args: `obs`, {key: array} as in the observation space; `action`, chosen AFTER
@@ -176,7 +212,9 @@ class Replay:
         self.head[env] = (at + 1) % self.rows
         self.size[env] = min(self.size[env] + 1, self.rows)
 
-    def sample(self, batch, length, rng=None):
+    def sample(
+        self, batch: int, length: int, rng: np.random.Generator | None = None
+    ) -> dict[str, np.ndarray]:
         """Draw `batch` windows of `length` consecutive rows: {key: [B, T, ...]}.
 
         Every window start is equally likely. A window may span several episodes (its
@@ -193,7 +231,7 @@ class Replay:
         window["is_first"][:, 0] = True
         return window
 
-    def save(self, path, compress=False):
+    def save(self, path: str | os.PathLike, compress: bool = False) -> None:
         """Write rows, position and random state to one .npz file, without pickle.
 
         The file appears under its name only when it is complete.
@@ -213,7 +251,7 @@ class Replay:
         write_arrays(path, meta, stored, compress)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike) -> "Replay":
         """Read a replay written by `save`.
 
         Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
@@ -236,7 +274,7 @@ class Replay:
             ) from error
 
     @classmethod
-    def _restore(cls, meta, stored):
+    def _restore(cls, meta: dict, stored: dict[str, np.ndarray]) -> "Replay":
         if meta["format"] != FORMAT:
             raise ValueError(f"its format is {meta['format']!r}, not {FORMAT!r}")
         spaces = {key: restore_space(space) for key, space in meta["obs_space"].items()}
@@ -250,8 +288,13 @@ class Replay:
         return replay
 
 
-def write_arrays(path, meta, arrays, compress=False):
-    """Write arrays and JSON data to one .npz file: completely, or not at all."""
+def write_arrays(
+    path: str | os.PathLike, meta: dict, arrays: dict, compress: bool = False
+) -> None:
+    """Write arrays and JSON data to one .npz file: completely, or not at all.
+
+    Source: none, bookkeeping.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     write = np.savez_compressed if compress else np.savez
@@ -265,8 +308,8 @@ def write_arrays(path, meta, arrays, compress=False):
         partial.unlink(missing_ok=True)
 
 
-def describe_space(space):
-    """A Box or Discrete space as plain data for JSON."""
+def describe_space(space: gym.Space) -> dict:
+    """A Box or Discrete space as plain data for JSON. Source: none, bookkeeping."""
     if isinstance(space, gym.spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
     bounds = [bound.ravel().tolist() for bound in (space.low, space.high)]
@@ -275,8 +318,8 @@ def describe_space(space):
     return {"type": "Box", "low": low, "high": high, "shape": shape, "dtype": dtype}
 
 
-def restore_space(data):
-    """Undo `describe_space`."""
+def restore_space(data: dict) -> gym.Space:
+    """Undo `describe_space`. Source: none, bookkeeping."""
     if data["type"] == "Discrete":
         return gym.spaces.Discrete(data["n"], start=data["start"])
     dtype = np.dtype(data["dtype"])

@@ -6,7 +6,7 @@ Built in notebook 02. Source: DreamerV3, section "Robust predictions", equations
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_lite.symlog import symexp
@@ -22,7 +22,7 @@ class TwoHot(nn.Module):
     Source: DreamerV3, equations 10 and 11 (symexp two-hot).
     """
 
-    def __init__(self, bins=255, low=-20.0, high=20.0):
+    def __init__(self, bins: int = 255, low: float = -20.0, high: float = 20.0):
         super().__init__()
         if bins < 3 or bins % 2 == 0 or low != -high or high <= 0:
             raise ValueError(
@@ -35,7 +35,7 @@ class TwoHot(nn.Module):
         mirrored = torch.cat([half, -half[:-1].flip(0)])
         self.register_buffer("bins", mirrored, persistent=False)
 
-    def _neighbours(self, y):
+    def _neighbours(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the lower bin's index [...] and the weight of the upper one [...]."""
         y = torch.clamp(y.detach().float(), self.bins[0], self.bins[-1])
         below = torch.searchsorted(self.bins, y.contiguous(), right=True) - 1
@@ -43,7 +43,7 @@ class TwoHot(nn.Module):
         lower, upper = self.bins[below], self.bins[below + 1]
         return below, (y - lower) / (upper - lower)
 
-    def encode(self, y):
+    def encode(self, y: Tensor | float) -> Tensor:
         """Two-hot targets: [...] -> [..., bins], at most two weights, their sum 1.
 
         The weights are the ones whose weighted bins give back `y`; a number beyond the
@@ -54,7 +54,7 @@ class TwoHot(nn.Module):
         upper = F.one_hot(below + 1, len(self.bins)) * weight[..., None]
         return lower + upper
 
-    def loss(self, logits, y):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Cross entropy in nats: logits [..., bins], numbers y [...] -> [...].
 
         Only two log-probabilities enter, so two are gathered and the dense target is
@@ -72,7 +72,7 @@ class TwoHot(nn.Module):
         lower, upper = log_probs.gather(-1, pair).unbind(-1)
         return -(lower * (1 - weight) + upper * weight)
 
-    def mean(self, logits):
+    def mean(self, logits: Tensor) -> Tensor:
         """Expected number: logits [..., bins] -> [...].
 
         Mirrored bins are paired before anything is summed: equal probabilities cancel

@@ -148,8 +148,10 @@ show(
 #
 # Plan for about an hour per notebook, without its exercises. Two voices appear in all of
 # them: boxes that begin with **The paper says** restate Hafner et al., *Mastering diverse
-# control tasks through world models*, Nature 2025 (arXiv 2301.04104v2, the published
-# form of "DreamerV3"), with the number of the equation. Everything else is us.
+# control tasks through world models*,
+# [Nature 2025](https://doi.org/10.1038/s41586-025-08744-2)
+# ([arXiv 2301.04104v2](https://arxiv.org/abs/2301.04104), the published form of
+# "DreamerV3"), with the number of the equation. Everything else is us.
 #
 # A cell that asks you to **predict** holds its answer folded. Guess first; it is the
 # cheapest way to learn something.
@@ -189,17 +191,6 @@ for reward, gradient in zip(rewards.tolist(), prediction.grad.tolist()):
 # its usual size, which tames the explosion but brings another problem: then a parameter
 # moves by about the learning rate per step, however far it has to go.
 
-# %% [markdown] tags=["predict"]
-# **Predict.** A single number starts at 0 and is moved by Adam with learning rate 0.01.
-# The target is 10,000. Where is it after 4,000 steps?
-#
-# <details><summary>Answer</summary>
-#
-# At about $4{,}000 \cdot 0.01 = 40$. It would need a million steps. With the learning rate
-# of our Mario agent's world model, 0.0003, it would need 33 million.
-#
-# </details>
-
 # %%
 def adam_towards(target, steps=4000, lr=0.01):
     """Move one number towards a target with Adam; return where it is in the end."""
@@ -211,6 +202,17 @@ def adam_towards(target, steps=4000, lr=0.01):
         optimizer.step()
     return number.item()
 
+
+# %% [markdown] tags=["predict"]
+# **Predict.** A single number starts at 0 and is moved by Adam with learning rate 0.01.
+# The target is 10,000. Where is it after 4,000 steps?
+#
+# <details><summary>Answer</summary>
+#
+# At about $4{,}000 \cdot 0.01 = 40$. It would need a million steps. With the learning rate
+# of our Mario agent's world model, 0.0003, it would need 33 million.
+#
+# </details>
 
 # %%
 print(f"after 4,000 steps towards 10,000: {adam_towards(10_000.0):.0f}")
@@ -245,7 +247,7 @@ print("ln of 1000, 0, -5:", torch.log(torch.tensor([1000.0, 0.0, -5.0])))
 # In our words, symlog takes three steps. Take the size $|x|$ and forget the sign. Add 1
 # before the logarithm, so that 0 goes to $\ln 1 = 0$ instead of $-\infty$. Put the sign
 # back. (The factor $\tfrac{1}{2}$ of the loss only scales it. Our losses leave it out, as
-# the authors' code does.)
+# the [authors' code](https://github.com/danijar/dreamerv3) does.)
 #
 # The code of the second line of equations, literally:
 
@@ -386,23 +388,26 @@ print("log1p    :", f"{torch.log1p(tiny).item():.3g}")
 Built in notebook 01. Source: DreamerV3, section "Robust predictions", equation 9.
 """
 
+import numpy as np
 import torch
+from torch import Tensor
 
 
 # %% [markdown]
 # Apart from `log1p` and `expm1`, the line with `.float()` is the only addition. It accepts
 # plain numbers too, and turns everything into float32. Later, large parts of the agent
 # compute in bfloat16, a number format with two to three digits. Squashing must not lose
-# more of them, so it is always done in float32.
+# more of them, so it is always done in float32. (What is exported also names the types of
+# what goes in and comes out. They are for the reader; Python does not check them.)
 
 # %%
 #| export
-def symlog(x):
+def symlog(x: Tensor | np.ndarray | list | float) -> Tensor:
     """Compress `x` as sign(x) * ln(1 + |x|).
 
-    Args: a tensor, array or number of any shape. Returns: a float32 tensor of that
-    shape. Nearly the identity around 0, logarithmic far away, odd, and without the
-    singularity that a plain logarithm has at 0.
+    Args: a tensor, array, list or number of any shape. Returns: a float32 tensor of
+    that shape. Nearly the identity around 0, logarithmic far away, odd, and without
+    the singularity that a plain logarithm has at 0.
     Source: DreamerV3, equation 9.
     """
     x = torch.as_tensor(x).float()  # log1p in bf16 would lose the small numbers
@@ -411,11 +416,11 @@ def symlog(x):
 
 # %%
 #| export
-def symexp(x):
+def symexp(x: Tensor | np.ndarray | list | float) -> Tensor:
     """Undo `symlog`: sign(x) * (exp(|x|) - 1).
 
-    Args: a tensor, array or number of any shape. Returns: a float32 tensor of that
-    shape. Source: DreamerV3, equation 9.
+    Args: a tensor, array, list or number of any shape. Returns: a float32 tensor of
+    that shape. Source: DreamerV3, equation 9.
     """
     x = torch.as_tensor(x).float()
     return torch.sign(x) * torch.expm1(torch.abs(x))
@@ -777,7 +782,8 @@ print("symlog of a bfloat16 tensor is", symlog(torch.ones(2).bfloat16()).dtype)
 
 # %% [markdown]
 # * **Averaging squashed random numbers**, see "What symlog cannot do". The first version of the
-#   paper (arXiv v1), and the PyTorch ports that follow it, still averaged in symlog space;
+#   paper (arXiv v1), and [PyTorch ports](https://github.com/NM512/dreamerv3-torch) that
+#   follow it, still averaged in symlog space;
 #   the published one does not. Notebook 02 puts both side by side.
 #
 # ## What we built

@@ -161,9 +161,10 @@ print(f"Normal              : 300, width {width:.0f}, below zero {below_zero:.2f
 #
 # ## Bins, and two weights
 #
-# > **The paper says** (section "Robust predictions", equation 10): for targets that may be
-# > random, such as rewards and returns, the network gives a softmax distribution over bins
-# > $B$ that are spaced exponentially, and the prediction is the mean of the bins under it:
+# > **The paper says** ([DreamerV3](https://arxiv.org/abs/2301.04104), section "Robust
+# > predictions", equation 10): for targets that may be random, such as rewards and
+# > returns, the network gives a softmax distribution over bins $B$ that are spaced
+# > exponentially, and the prediction is the mean of the bins under it:
 # >
 # > $$\hat{y} = \mathrm{softmax}(f(x))^\top B \qquad
 # > B = \mathrm{symexp}\big([-20 \;\ldots\; {+20}]\big)$$
@@ -194,18 +195,6 @@ print("toy bins:", [round(b, 3) for b in toy_bins.tolist()])
 # (The axis of the picture is stretched by symlog, so that the bins stand at equal
 # distances.)
 
-# %% [markdown] tags=["predict"]
-# **Predict.** What are the two-hot vectors of 1, of 0 and of 50 over the toy bins
-# (-6.389, -1.718, 0, 1.718, 6.389)?
-#
-# <details><summary>Answer</summary>
-#
-# For 1: $w = 1 / 1.718 = 0.582$, so $(0, 0, 0.418, 0.582, 0)$. For 0: the bin is hit, all
-# the weight is on it, $(0, 0, 1, 0, 0)$. 50 lies beyond the last bin and becomes it:
-# $(0, 0, 0, 0, 1)$.
-#
-# </details>
-
 # %%
 def two_hot_slow(y, bins):
     """Two-hot vectors of numbers y [N] over bins [K], one number at a time: [N, K]."""
@@ -219,6 +208,18 @@ def two_hot_slow(y, bins):
                 row[k], row[k + 1] = 1 - weight, weight
     return encoded
 
+
+# %% [markdown] tags=["predict"]
+# **Predict.** What are the two-hot vectors of 1, of 0 and of 50 over the toy bins
+# (-6.389, -1.718, 0, 1.718, 6.389)?
+#
+# <details><summary>Answer</summary>
+#
+# For 1: $w = 1 / 1.718 = 0.582$, so $(0, 0, 0.418, 0.582, 0)$. For 0: the bin is hit, all
+# the weight is on it, $(0, 0, 1, 0, 0)$. 50 lies beyond the last bin and becomes it:
+# $(0, 0, 0, 0, 1)$.
+#
+# </details>
 
 # %%
 numbers = torch.tensor([1.0, 0.0, 50.0, -3.0])
@@ -489,7 +490,7 @@ Built in notebook 02. Source: DreamerV3, section "Robust predictions", equations
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_lite.symlog import symexp
@@ -507,7 +508,7 @@ class TwoHot(nn.Module):
     Source: DreamerV3, equations 10 and 11 (symexp two-hot).
     """
 
-    def __init__(self, bins=255, low=-20.0, high=20.0):
+    def __init__(self, bins: int = 255, low: float = -20.0, high: float = 20.0):
         super().__init__()
         if bins < 3 or bins % 2 == 0 or low != -high or high <= 0:
             raise ValueError(
@@ -520,7 +521,7 @@ class TwoHot(nn.Module):
         mirrored = torch.cat([half, -half[:-1].flip(0)])
         self.register_buffer("bins", mirrored, persistent=False)
 
-    def _neighbours(self, y):
+    def _neighbours(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the lower bin's index [...] and the weight of the upper one [...]."""
         y = torch.clamp(y.detach().float(), self.bins[0], self.bins[-1])
         below = torch.searchsorted(self.bins, y.contiguous(), right=True) - 1
@@ -528,7 +529,7 @@ class TwoHot(nn.Module):
         lower, upper = self.bins[below], self.bins[below + 1]
         return below, (y - lower) / (upper - lower)
 
-    def encode(self, y):
+    def encode(self, y: Tensor | float) -> Tensor:
         """Two-hot targets: [...] -> [..., bins], at most two weights, their sum 1.
 
         The weights are the ones whose weighted bins give back `y`; a number beyond the
@@ -539,7 +540,7 @@ class TwoHot(nn.Module):
         upper = F.one_hot(below + 1, len(self.bins)) * weight[..., None]
         return lower + upper
 
-    def loss(self, logits, y):
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Cross entropy in nats: logits [..., bins], numbers y [...] -> [...].
 
         Only two log-probabilities enter, so two are gathered and the dense target is
@@ -557,7 +558,7 @@ class TwoHot(nn.Module):
         lower, upper = log_probs.gather(-1, pair).unbind(-1)
         return -(lower * (1 - weight) + upper * weight)
 
-    def mean(self, logits):
+    def mean(self, logits: Tensor) -> Tensor:
         """Expected number: logits [..., bins] -> [...].
 
         Mirrored bins are paired before anything is summed: equal probabilities cancel
@@ -602,7 +603,8 @@ print(
 # %% [markdown]
 # ## The old form and the new one
 #
-# The first version of the paper (arXiv v1), and the PyTorch ports that follow it, space the
+# The first version of the paper (arXiv v1), and
+# [PyTorch ports](https://github.com/NM512/dreamerv3-torch) that follow it, space the
 # bins *equally in symlog space*, encode symlog(y), take the mean there and apply symexp
 # to the mean. The published form takes the mean of the numbers themselves. The old one has
 # the flaw that we met at the pit: it is right for a certain outcome and far too low for a
@@ -743,6 +745,10 @@ def train(kind, flag, steps=1000, batch=128, lr=3e-3):
     return network
 
 
+# %%
+games = [1.0, 1_000.0, 1_000_000.0]
+trained = {(kind, flag): train(kind, flag) for kind in HEADS for flag in games}
+
 # %% [markdown] tags=["predict"]
 # **Predict.** Which heads find the right value (a) in the game of 1 point, (b) in the game of
 # 1,000, (c) in the game of 1,000,000?
@@ -756,10 +762,6 @@ def train(kind, flag, steps=1000, batch=128, lr=3e-3):
 # other bins.
 #
 # </details>
-
-# %%
-games = [1.0, 1_000.0, 1_000_000.0]
-trained = {(kind, flag): train(kind, flag) for kind in HEADS for flag in games}
 
 # %%
 chance = torch.linspace(0, 1, 21)
@@ -781,7 +783,7 @@ looks = {"squared": "naive", "symlog": "neutral", "Normal": "random", "two-hot":
 for (kind, quantity), marker in zip(looks.items(), "xdso"):
     values = [error[kind, flag] for flag in games]
     ax.semilogx(games, values, marker=marker, **line(quantity), label=kind)
-ax.set(xlabel="points for the flag", ylabel="error of the value / flag [1]")
+ax.set(xlabel="what the flag pays [points]", ylabel="error of the value / flag [1]")
 ax.set(ylim=(0, 0.56))
 ax.legend(loc="upper left")
 show(
@@ -821,11 +823,12 @@ normal_probs = below.diff()
 near = (head.bins > -1.3) & (head.bins < 2.3)
 fig, ax = plt.subplots(figsize=(6.8, 3.0))
 at = head.bins[near]
-ax.bar(at, normal_probs[near], 0.14, color=COLORS["random"], label="Normal")
+look = {"color": COLORS["random"], "hatch": "//", "label": "Normal"}
+ax.bar(at, normal_probs[near], 0.14, **look)
 ax.bar(at, probs[near], 0.06, color=COLORS["ours"], label="two-hot")
 for outcome in (0.0, 1.0):
     ax.axvline(outcome, **line("target"))
-ax.set(xlabel="return [points]; the lines are what happens", ylabel="probability [1]")
+ax.set(xlabel="return; the lines are what happens [points]", ylabel="probability [1]")
 ax.legend(loc="upper left")
 show(
     fig,

@@ -203,7 +203,8 @@ claim("the other two repeat themselves in more than 80 %", min(agree[1:]) > 0.8)
 # > **The paper says.** Experience is a sequence of sensory inputs $x_t$, actions $a_t$,
 # > rewards $r_t$ and continuation flags $c_t$. The state at time $t$ is computed from the
 # > state and the action at time $t-1$ and from the input $x_t$; reward and continuation
-# > at time $t$ are predicted from that state ("World model learning", equation 1).
+# > at time $t$ are predicted from that state
+# > ([DreamerV3](https://arxiv.org/abs/2301.04104), "World model learning", equation 1).
 #
 # **What that means for a row.** Row $t$ holds the frame $x_t$, the reward $r_t$ that
 # arrived *with* this frame, and the action $a_t$ that was chosen *after* seeing it. The
@@ -286,39 +287,26 @@ show(*alignment(drawn))
 
 
 # %% [markdown]
-# **Older code.** DreamerV2, and ports to PyTorch that follow it, store the action that
-# *led to* a frame in the frame's row, and shift nothing later. If you read their code,
-# shift in your head.
+# **Older code.** DreamerV2, and
+# [ports to PyTorch](https://github.com/NM512/dreamerv3-torch) that follow it, store the
+# action that *led to* a frame in the frame's row, and shift nothing later. If you read
+# their code, shift in your head.
 #
 # ## What a row weighs
 #
 # Memory is the first thing that breaks. The usual way for one-step methods is a list of
 # transitions (frame, action, reward, next frame) with frames as `float32`, ready for the
-# network. Let us count bytes for one Mario frame of 64 x 64 x 3.
-
-# %% [markdown] tags=["predict"]
-# **Predict.** How many bytes does such a transition need for its two `float32` frames? How
-# many does one of our rows need, with the frame as `uint8`, five action numbers and the
-# reward as `float32`, and three flags of one byte?
-#
-# <details><summary>Answer</summary>
-#
-# 2 x 12,288 x 4 = 98,304 bytes for the transition; 12,288 + 5 x 4 + 4 + 3 = 12,315 for
-# the row. A million of each: 98 GB against 12.3 GB.
-#
-# </details>
-
-# %% [markdown]
-# So frames stay `uint8` until the moment they are used, each is stored once, and its
-# successor is simply the next row. What a row consists of follows from the environment's
-# two spaces, the one of observations and the one of actions:
+# network. Our frames stay `uint8` until the moment they are used, each is stored once, and
+# its successor is simply the next row. What a row consists of follows from the
+# environment's two spaces, the one of observations and the one of actions:
 
 # %%
 #| export
-def action_size(space):
+def action_size(space: gym.Space) -> int:
     """Length of an action vector: the number of choices, or of dimensions.
 
     Raises: TypeError for anything but Discrete and a Box with one dimension.
+    Source: none, bookkeeping.
     """
     if isinstance(space, gym.spaces.Discrete):
         return int(space.n)
@@ -330,10 +318,13 @@ def action_size(space):
     )
 
 
-def encode_action(space, action):
+def encode_action(
+    space: gym.Space, action: np.ndarray | np.integer | list | int
+) -> np.ndarray:
     """One action as a float32 vector [A]: one-hot for a choice, else the numbers.
 
     Raises: ValueError for a choice that the space does not have.
+    Source: none; the model reads vectors, whatever the space.
     """
     action = np.asarray(action)
     if not isinstance(space, gym.spaces.Discrete) or action.ndim:
@@ -354,10 +345,11 @@ FLAGS = ("is_first", "is_last", "is_terminal")
 RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"}
 
 
-def row_columns(obs_space, action_space):
+def row_columns(obs_space: gym.Space, action_space: gym.Space) -> dict[str, tuple]:
     """Shape and dtype of every column of a row: {name: (shape, dtype)}.
 
     Raises: TypeError or ValueError for spaces that cannot be stored.
+    Source: DreamerV3, "World model learning": inputs, actions, rewards and flags.
     """
     if not isinstance(obs_space, gym.spaces.Dict):
         raise TypeError(
@@ -382,13 +374,28 @@ def row_columns(obs_space, action_space):
     return columns | {flag: ((), np.dtype(bool)) for flag in FLAGS}
 
 
-def replay_bytes(capacity, obs_space, action_space):
-    """Bytes that a full replay of `capacity` rows occupies: known before it exists."""
+def replay_bytes(capacity: int, obs_space: gym.Space, action_space: gym.Space) -> int:
+    """Bytes that a full replay of `capacity` rows occupies: known before it exists.
+
+    Source: none, bookkeeping.
+    """
     columns = row_columns(obs_space, action_space).values()
     return capacity * sum(
         int(np.prod(shape)) * kind.itemsize for shape, kind in columns
     )
 
+
+# %% [markdown] tags=["predict"]
+# **Predict.** A Mario frame has 64 x 64 x 3 numbers. How many bytes does a transition need
+# for its two `float32` frames? How many does one of our rows need, with the frame as
+# `uint8`, five action numbers and the reward as `float32`, and three flags of one byte?
+#
+# <details><summary>Answer</summary>
+#
+# 2 x 12,288 x 4 = 98,304 bytes for the transition; 12,288 + 5 x 4 + 4 + 3 = 12,315 for
+# the row. A million of each: 98 GB against 12.3 GB.
+#
+# </details>
 
 # %%
 screen = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
@@ -463,7 +470,14 @@ print("broken windows:", broken.sum(), "of", len(windows))
 
 # %%
 #| export
-def draw_windows(head, size, rows, batch, length, rng):
+def draw_windows(
+    head: np.ndarray,
+    size: np.ndarray,
+    rows: int,
+    batch: int,
+    length: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
     """Where random windows of consecutive rows lie in rings of `rows` places.
 
     Args: head [E], the place of each ring where the next row goes; size [E], how many
@@ -471,6 +485,7 @@ def draw_windows(head, size, rows, batch, length, rng):
     Returns: ring [B, 1] and place [B, T]. Every window start is equally likely, and no
     window runs across the head, where the newest row meets the oldest.
     Raises: ValueError while no ring holds `length` rows.
+    Source: DreamerV3, Methods, "Experience replay" (uniform sampling).
     """
     starts = np.maximum(size - length + 1, 0)  # how many windows begin in each ring
     if starts.sum() == 0:
@@ -531,12 +546,13 @@ def draw_ring(written, length, start):
     axes[0].text(
         head + 0.1, 1.15, "head: the next row goes here", color=COLORS["error"]
     )
-    axes[0].set(ylabel="places", xticks=places + 0.47, xticklabels=places)
-    axes[1].set(ylabel="in time", xticks=[])
-    axes[1].set(xlabel=f"{windows} windows of {length} rows fit")
+    axes[0].set(xlabel="place [1]", xticks=places + 0.47, xticklabels=places)
+    axes[1].set(xlabel="row, the oldest first [1]", xticks=[])
+    axes[1].set(title=f"{windows} windows of {length} rows fit")
     return fig
 
 
+# %%
 explore(
     draw_ring,
     alt="A ring of 12 places: a window may wrap around the end, never over the head.",
@@ -570,8 +586,11 @@ explore(
 
 # %%
 #| export
-def check_row(row, columns):
-    """Refuse a row in which a key is missing or a value has another shape or dtype."""
+def check_row(row: dict, columns: dict[str, tuple]) -> None:
+    """Refuse a row in which a key is missing or a value has another shape or dtype.
+
+    Source: none, bookkeeping.
+    """
     for key, (shape, dtype) in columns.items():
         if key not in row:
             raise ValueError(
@@ -594,9 +613,17 @@ class Replay:
         obs_space: gymnasium.spaces.Dict. action_space: Discrete or Box of shape (n,).
         num_envs: how many streams of experience are stored side by side.
         seed: of the sampling.
+    Source: DreamerV3, Methods, "Experience replay", without queue and stored states.
     """
 
-    def __init__(self, capacity, obs_space, action_space, num_envs=1, seed=0):
+    def __init__(
+        self,
+        capacity: int,
+        obs_space: gym.Space,
+        action_space: gym.Space,
+        num_envs: int = 1,
+        seed: int = 0,
+    ):
         self.obs_space, self.action_space = obs_space, action_space
         self.columns = row_columns(obs_space, action_space)
         self.rows = capacity // num_envs
@@ -614,10 +641,19 @@ class Replay:
         self.size = np.zeros(num_envs, np.int64)  # rows that hold experience
         self.rng = np.random.default_rng(seed)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return int(self.size.sum())
 
-    def add(self, env, obs, action, reward, is_first, is_last, is_terminal):
+    def add(
+        self,
+        env: int,
+        obs: dict,
+        action: np.ndarray | np.integer | list | int,
+        reward: float | np.floating,
+        is_first: bool | np.bool_,
+        is_last: bool | np.bool_,
+        is_terminal: bool | np.bool_,
+    ) -> None:
         """Store one row of stream `env`.
 
         Args: `obs`, {key: array} as in the observation space; `action`, chosen AFTER
@@ -635,7 +671,9 @@ class Replay:
         self.head[env] = (at + 1) % self.rows
         self.size[env] = min(self.size[env] + 1, self.rows)
 
-    def sample(self, batch, length, rng=None):
+    def sample(
+        self, batch: int, length: int, rng: np.random.Generator | None = None
+    ) -> dict[str, np.ndarray]:
         """Draw `batch` windows of `length` consecutive rows: {key: [B, T, ...]}.
 
         Every window start is equally likely. A window may span several episodes (its
@@ -652,7 +690,7 @@ class Replay:
         window["is_first"][:, 0] = True
         return window
 
-    def save(self, path, compress=False):
+    def save(self, path: str | os.PathLike, compress: bool = False) -> None:
         """Write rows, position and random state to one .npz file, without pickle.
 
         The file appears under its name only when it is complete.
@@ -672,7 +710,7 @@ class Replay:
         write_arrays(path, meta, stored, compress)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike) -> "Replay":
         """Read a replay written by `save`.
 
         Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
@@ -695,7 +733,7 @@ class Replay:
             ) from error
 
     @classmethod
-    def _restore(cls, meta, stored):
+    def _restore(cls, meta: dict, stored: dict[str, np.ndarray]) -> "Replay":
         if meta["format"] != FORMAT:
             raise ValueError(f"its format is {meta['format']!r}, not {FORMAT!r}")
         spaces = {key: restore_space(space) for key, space in meta["obs_space"].items()}
@@ -831,8 +869,13 @@ claim("next step shows it, with its reward of 6", (6, 6.0, True) in kept)
 
 # %%
 #| export
-def write_arrays(path, meta, arrays, compress=False):
-    """Write arrays and JSON data to one .npz file: completely, or not at all."""
+def write_arrays(
+    path: str | os.PathLike, meta: dict, arrays: dict, compress: bool = False
+) -> None:
+    """Write arrays and JSON data to one .npz file: completely, or not at all.
+
+    Source: none, bookkeeping.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     write = np.savez_compressed if compress else np.savez
@@ -846,8 +889,8 @@ def write_arrays(path, meta, arrays, compress=False):
         partial.unlink(missing_ok=True)
 
 
-def describe_space(space):
-    """A Box or Discrete space as plain data for JSON."""
+def describe_space(space: gym.Space) -> dict:
+    """A Box or Discrete space as plain data for JSON. Source: none, bookkeeping."""
     if isinstance(space, gym.spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
     bounds = [bound.ravel().tolist() for bound in (space.low, space.high)]
@@ -856,8 +899,8 @@ def describe_space(space):
     return {"type": "Box", "low": low, "high": high, "shape": shape, "dtype": dtype}
 
 
-def restore_space(data):
-    """Undo `describe_space`."""
+def restore_space(data: dict) -> gym.Space:
+    """Undo `describe_space`. Source: none, bookkeeping."""
     if data["type"] == "Discrete":
         return gym.spaces.Discrete(data["n"], start=data["start"])
     dtype = np.dtype(data["dtype"])
@@ -954,7 +997,7 @@ for flag, marker in marks.items():
     ax.scatter(t, window, zorder=3 if flag == "is_last" else 4, **look)
 for window in range(16):
     ax.axhline(window, color=COLORS["mist"], zorder=1)
-ax.set(xlabel="row of the window [steps]", ylabel="window")
+ax.set(xlabel="row of the window [1]", ylabel="window [1]")
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 show(fig, alt="Flags in 16 windows: all start with is_first, some hold a whole reset.")
 
@@ -1076,12 +1119,12 @@ check("3.3", random_window)
 #
 # | mistake | how it looks | what finds it |
 # |---|---|---|
-# | actions shifted by one row | losses fall, dreams look fine, the agent stays poor | an environment whose frame *is* the last action: the next frame must be predictable |
+# | actions shifted by one row | [losses fall](https://github.com/epignatelli/navix/pull/152), dreams look fine, the agent stays poor | an environment whose frame *is* the last action: the next frame must be predictable |
 # | reward stored with the frame it was earned *in* | the reward loss stays high at sudden rewards | the six rows above, by hand |
 # | windows across the seam | rare spikes of the loss, only after the memory is full | row numbers as observations, as in our check |
 # | last frame lost by the autoreset | `is_terminal` never comes with the frame of the end | `collect` above |
-# | the actions shifted in place, on memory that overlaps | one or two actions in a hundred are wrong | copy first, compare with the stored column |
-# | after a reset the model still reads the last action of the episode before (while it acts, or where a crash left no last row with its zeros) | wrong predictions right after such a reset | notebook 05 masks it; its test puts a random action there |
+# | the actions shifted in place, on memory that overlaps | [one or two actions in a hundred](https://github.com/NM512/r2dreamer/issues/9) are wrong | copy first, compare with the stored column |
+# | after a reset the model [still reads the last action](https://github.com/pytorch/rl/pull/4128) of the episode before (while it acts, or where a crash left no last row with its zeros) | wrong predictions right after such a reset | notebook 05 masks it; its test puts a random action there |
 #
 # The replay never shifts anything. It returns rows as they were lived, and the shift
 # happens once, in `WorldModel.loss` (notebook 06), where it can be tested.

@@ -96,7 +96,7 @@ from itertools import pairwise
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_lite.symlog import symlog
@@ -162,8 +162,8 @@ claim("after 20 layers less than a millionth is left", naive_sizes[-1] < 1e-6)
 #
 # ## RMSNorm
 #
-# > **The paper says** (Methods, "Networks"): the layers of all networks use root mean
-# > square normalisation and the SiLU activation.
+# > **The paper says** ([DreamerV3](https://arxiv.org/abs/2301.04104), Methods, "Networks"):
+# > the layers of all networks use root mean square normalisation and the SiLU activation.
 #
 # We say: divide a vector by its typical size. Nothing is subtracted.
 #
@@ -210,14 +210,15 @@ class RMSNorm(nn.Module):
 
     Computed in float32 whatever comes in; returns the dtype that came in.
     Args: size, the last dimension; eps, added under the root.
+    Source: DreamerV3, Methods, "Networks".
     """
 
-    def __init__(self, size, eps=1e-4):
+    def __init__(self, size: int, eps: float = 1e-4):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(size))
         self.eps = eps
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         scaled = F.rms_norm(x.float(), self.scale.shape, self.scale, self.eps)
         return scaled.to(x.dtype)
 
@@ -261,11 +262,12 @@ print(f"the factor that makes up for it:  {1 / variance.sqrt().item():.4f}")
 
 # %%
 #| export
-def init_(layer, fan_in, outscale=1.0):
+def init_(layer: nn.Module, fan_in: int, outscale: float = 1.0) -> nn.Module:
     """Fill a layer's weight from a normal cut at two sigma; its bias becomes 0.
 
     The weight gets variance outscale^2 / fan_in. The cut takes away variance; the
     factor 1.1368 gives it back. Returns: the layer.
+    Source: the authors' code, not the paper's text.
     """
     std = 1.1368 / fan_in**0.5
     nn.init.trunc_normal_(layer.weight, std=std, a=-2 * std, b=2 * std)
@@ -276,9 +278,12 @@ def init_(layer, fan_in, outscale=1.0):
 
 
 class Linear(nn.Linear):
-    """A dense layer with Dreamer's initialisation; `outscale` 0 starts at exactly 0."""
+    """A dense layer with Dreamer's initialisation; `outscale` 0 starts at exactly 0.
 
-    def __init__(self, inputs, outputs, outscale=1.0):
+    Source: as `init_`.
+    """
+
+    def __init__(self, inputs: int, outputs: int, outscale: float = 1.0):
         super().__init__(inputs, outputs)
         init_(self, inputs, outscale)
 
@@ -290,38 +295,26 @@ class Linear(nn.Linear):
 # with our initialisation and RMSNorm.
 
 # %%
-layer = Linear(1024, 1024)
-spread = layer.weight.std().item() * 1024**0.5
-claim("the weights have variance 1 / fan-in within 1 %", abs(spread**2 - 1) < 0.01)
-largest = layer.weight.abs().max().item() * 1024**0.5
-claim("no weight lies beyond 2 x 1.1368 of its unit", largest <= 2.2737)
-
-fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.0))
-bins = np.linspace(-4, 4, 81)
-axes[0].hist(
-    torch.randn(100_000).numpy(),
-    bins,
-    density=True,
-    histtype="step",
-    **line("naive"),
-    label="normal",
-)
-axes[0].hist(
-    layer.weight.detach().flatten().numpy() * 1024**0.5,
-    bins,
-    density=True,
-    histtype="step",
-    **line("ours"),
-    label="ours, unit variance",
-)
-axes[0].set(xlabel=r"weight [$1/\sqrt{n}$]", ylabel="density [1]", ylim=(0, 0.6))
-axes[0].legend(loc="upper center")
+weights = Linear(1024, 1024).weight.detach().flatten() * 1024**0.5
 blocks = [nn.Sequential(Linear(256, 256), nn.SiLU()) for _ in range(20)]
 normed = [nn.Sequential(Linear(256, 256), RMSNorm(256), nn.SiLU()) for _ in range(20)]
 with torch.no_grad():
     init_sizes, normed_sizes = sizes_through(blocks, x), sizes_through(normed, x)
+
+claim("the weights have variance 1 / fan-in within 1 %", abs(weights.var() - 1) < 0.01)
+claim("no weight lies beyond 2 x 1.1368 of its unit", weights.abs().max() <= 2.2737)
+claim("with the norm, more than a fifth is left", normed_sizes[-1] > 0.2)
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.0))
+look = {"bins": np.linspace(-4, 4, 81), "density": True, "histtype": "step"}
+axes[0].hist(torch.randn(100_000).numpy(), label="normal", **look, **line("naive"))
+axes[0].hist(weights.numpy(), label="ours, unit variance", **look, **line("ours"))
+axes[0].set(xlabel=r"weight [$1/\sqrt{n}$]", ylabel="density [1]", ylim=(0, 0.6))
+axes[0].legend(loc="upper center")
 axes[1].semilogy(naive_sizes, **line("naive"), label="PyTorch's layers")
-axes[1].semilogy(init_sizes, **line("neutral"), label="our initialisation")
+dashed = line("neutral") | {"linestyle": "-."}
+axes[1].semilogy(init_sizes, **dashed, label="our initialisation")
 axes[1].semilogy(normed_sizes, **line("ours"), label="and RMSNorm")
 axes[1].set(xlabel="layer [1]", ylabel="difference of outputs [1]")
 axes[1].legend()
@@ -329,7 +322,6 @@ show(
     fig,
     alt="Our weights end at two sigma; only with RMSNorm inputs stay different.",
 )
-claim("with the norm, more than a fifth is left", normed_sizes[-1] > 0.2)
 
 
 # %% [markdown]
@@ -354,9 +346,17 @@ class MLP(nn.Sequential):
 
     Args: inputs, units, outputs: widths; outscale: of the last layer's initialisation
     (0 for reward and critic, 0.01 for the actor).
+    Source: DreamerV3, Methods, "Networks".
     """
 
-    def __init__(self, inputs, units, layers=1, outputs=None, outscale=1.0):
+    def __init__(
+        self,
+        inputs: int,
+        units: int,
+        layers: int = 1,
+        outputs: int | None = None,
+        outscale: float = 1.0,
+    ):
         parts = []
         for width in [inputs] + [units] * (layers - 1):
             parts += [Linear(width, units), RMSNorm(units), nn.SiLU()]
@@ -425,11 +425,12 @@ class BlockLinear(nn.Module):
 
     Block k of the input reaches block k of the output only, which divides weights and
     arithmetic by `blocks`. With `blocks=1` it is `Linear`. The initialisation counts
-    the full input width as fan-in, as the reference does.
+    the full input width as fan-in.
     Raises: ValueError if `blocks` does not divide both widths.
+    Source: DreamerV3, Methods, "Networks"; the fan-in is that of the authors' code.
     """
 
-    def __init__(self, inputs, outputs, blocks=8):
+    def __init__(self, inputs: int, outputs: int, blocks: int = 8):
         super().__init__()
         if inputs % blocks or outputs % blocks:
             raise ValueError(
@@ -442,7 +443,7 @@ class BlockLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(outputs))
         init_(self, inputs)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         lead = x.shape[:-1]
         x = x.reshape(-1, self.blocks, x.shape[-1] // self.blocks).transpose(0, 1)
         y = torch.bmm(x, self.weight).transpose(0, 1)
@@ -490,10 +491,12 @@ show(fig, alt="Two blocks fill half of the toy's matrix, eight an eighth of anot
 
 # %% [markdown]
 # The initialisation counts the full input width as fan-in (1,024 here, not 128), as the
-# authors' code does. So the outputs start $\sqrt 8$ times smaller than usual. Where a
-# norm follows, it makes up for that; where none follows, at the gates of notebook 05,
-# they just start closer to 0. It is an easy detail to miss: at least one well-known
-# re-implementation counted the width of one block for a while.
+# [authors' code](https://github.com/danijar/dreamerv3) does. So the outputs start
+# $\sqrt 8$ times smaller than usual. Where a norm follows, it makes up for that; where
+# none follows, at the gates of notebook 05, they just start closer to 0. It is an easy
+# detail to miss: at least one well-known re-implementation
+# [counted the width of one block](https://github.com/pytorch/rl/pull/4128) for a
+# while.
 #
 # ## What an observation may be
 #
@@ -503,12 +506,13 @@ show(fig, alt="Two blocks fill half of the toy's matrix, eight an eighth of anot
 
 # %%
 #| export
-def split_spaces(spaces):
+def split_spaces(spaces: gym.Space) -> tuple[list[str], list[str]]:
     """Sort the keys of a Dict space by kind: (image keys, vector keys).
 
     Images are uint8 [H, W, C], all of one height and width, both multiples of 16.
     Vectors are the remaining Box spaces, of up to two dimensions, and Discrete.
     Raises: TypeError or ValueError with the key that does not fit.
+    Source: none; these rules are ours.
     """
     if not isinstance(spaces, gym.spaces.Dict):
         raise TypeError(
@@ -539,8 +543,11 @@ def split_spaces(spaces):
     return sorted(images), sorted(set(spaces) - set(images))
 
 
-def flatten_vector(space, value):
-    """One key as [..., n]: one-hot for a choice, else symlog of its n numbers."""
+def flatten_vector(space: gym.Space, value: Tensor) -> Tensor:
+    """One key as [..., n]: one-hot for a choice, else symlog of its n numbers.
+
+    Source: DreamerV3, Methods, "Networks".
+    """
     if isinstance(space, gym.spaces.Discrete):
         choices = torch.arange(int(space.n), device=value.device) + int(space.start)
         return (value[..., None] == choices).float()  # one_hot would wait for a GPU
@@ -585,8 +592,9 @@ except ValueError as error:
 # > stride 2 down to a resolution of 4 x 4, and decoded by transposed convolutions with
 # > stride 2; vectors go through MLPs, after symlog.
 #
-# (The authors' newest code pools instead of striding and lets the channels grow more
-# slowly. Stride 2 costs several times less arithmetic and is what the text describes.)
+# (The authors' [newest code](https://github.com/danijar/dreamerv3) pools instead of
+# striding and lets the channels grow more slowly. Stride 2 costs several times less
+# arithmetic and is what the text describes.)
 
 # %% [markdown] tags=["predict"]
 # **Predict.** A kernel of 4 x 4 ones with stride 2 and padding 1 slides over an image of
@@ -619,17 +627,21 @@ print(
 # %%
 #| export
 class ChannelNorm(RMSNorm):
-    """RMSNorm over the channels of [N, C, H, W], at every position."""
+    """RMSNorm over the channels of [N, C, H, W], at every position.
 
-    def forward(self, x):
+    Source: DreamerV3, Methods, "Networks".
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-def conv_stack(layer, widths, taps):
+def conv_stack(layer: type[nn.Module], widths: list[int], taps: int) -> nn.Sequential:
     """Convolutions through `widths` channels, each with norm and SiLU.
 
     Args: layer, nn.Conv2d to halve or nn.ConvTranspose2d to double the sides each
     time; taps, inputs in one channel that reach an output (16, or 4 transposed).
+    Source: DreamerV3, Methods, "Networks".
     """
     parts = []
     for inputs, outputs in pairwise(widths):
@@ -647,9 +659,12 @@ class Encoder(nn.Module):
     an MLP; both results are concatenated.
     Args: spaces, a Dict; depth, channels of the first convolution (then x2, x4, x8);
     units and layers of the MLP. Attribute: `size`, the width of the embedding.
+    Source: DreamerV3, Methods, "Networks".
     """
 
-    def __init__(self, spaces, depth=16, units=128, layers=3):
+    def __init__(
+        self, spaces: gym.Space, depth: int = 16, units: int = 128, layers: int = 3
+    ):
         super().__init__()
         self.spaces, self.size = spaces, 0
         self.images, self.vectors = split_spaces(spaces)
@@ -664,7 +679,7 @@ class Encoder(nn.Module):
             self.mlp = MLP(inputs, units, layers)
             self.size += units
 
-    def forward(self, obs):
+    def forward(self, obs: dict[str, Tensor]) -> Tensor:
         parts = []
         if self.images:
             x = torch.cat([obs[key] for key in self.images], -1)
@@ -737,9 +752,10 @@ show(fig, alt="A frame shrinks from 64 x 64 x 3 to 4 x 4 x 128 in four convoluti
 # averaged over batch and time. Why it is summed is the subject of the next section. A
 # choice costs its cross entropy.
 #
-# (The paper puts a factor 1/2 before the squared error, equation 8; its published code
-# and ours do not. In the first version the decoder had no sigmoid: it added 0.5 to what
-# it drew, and could leave the range from 0 to 1.)
+# (The paper puts a factor 1/2 before the squared error, equation 8; its
+# [published code](https://github.com/danijar/dreamerv3) and ours do not. In the first
+# version the decoder had no sigmoid: it added 0.5 to what it drew, and could leave the
+# range from 0 to 1.)
 
 # %%
 #| export
@@ -751,9 +767,19 @@ class Decoder(nn.Module):
     Vectors: one MLP, one Linear for each key (symlog space, or logits of a choice).
     Args: spaces, deter and stoch (widths of h and flat z), depth, units, layers as in
     the encoder, blocks of the BlockLinear.
+    Source: DreamerV3, Methods, "Networks", and equation 3.
     """
 
-    def __init__(self, spaces, deter, stoch, depth=16, units=128, layers=3, blocks=8):
+    def __init__(
+        self,
+        spaces: gym.Space,
+        deter: int,
+        stoch: int,
+        depth: int = 16,
+        units: int = 128,
+        layers: int = 3,
+        blocks: int = 8,
+    ):
         super().__init__()
         self.spaces, self.deter = spaces, deter
         self.images, self.vectors = split_spaces(spaces)
@@ -773,7 +799,7 @@ class Decoder(nn.Module):
             heads = {key: Linear(units, size) for key, size in sizes.items()}
             self.heads = nn.ModuleDict(heads)
 
-    def forward(self, feature):
+    def forward(self, feature: Tensor) -> dict[str, Tensor]:
         """Return {key: [..., *shape]}: images in [0, 1], vectors in symlog space."""
         recon = {}
         if self.images:
@@ -788,7 +814,9 @@ class Decoder(nn.Module):
             recon |= {key: self.heads[key](x).float() for key in self.vectors}
         return recon
 
-    def loss(self, recon, obs):
+    def loss(
+        self, recon: dict[str, Tensor], obs: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         """Reconstruction losses {key: [B, T]}, summed over pixels or dimensions.
 
         Images: squared error in [0, 1]. Vectors: squared error in symlog space.
@@ -846,6 +874,7 @@ obs["button"] = torch.arange(len(sample)) % 5
 with torch.no_grad():
     first = {k: v.mean() for k, v in decoder.loss(decoder(feature), obs).items()}
 by_hand = ((0.5 - sample / 255) ** 2 + spread).sum((1, 2, 3)).mean()
+print(f"button, first loss: {first['button'].item():.1f} nats")
 claim(
     "the image loss is within 15 % of the prediction",
     abs(first["screen"] / by_hand - 1) < 0.15,
@@ -901,7 +930,7 @@ claim("in grey it saves less than a quarter of that price", in_grey < 4.16 / 4)
 claim("averaged it saves less than a thousandth of it", averaged < 4.16 / 1000)
 
 # %% [markdown]
-# This little calculation fits what happened to a first version of this course. It used
+# This little calculation fits what happened to a prototype of this course. It used
 # grey frames, learnt to dream clouds and hills within minutes, and never Mario or a
 # Goomba: in grey both are nearly as bright as what is behind them. The agent did not
 # get past the first screens, and nothing in the loss curve looked wrong. (Notebook 06
@@ -933,6 +962,7 @@ class NoisyAutoencoder(nn.Module):
         return self.decoder(mean + torch.randn_like(mean)), price
 
 
+# %%
 def train_with(reduce, steps=200):
     """Train on `reduce` of the squared errors plus the price."""
     torch.manual_seed(0)
@@ -1196,12 +1226,13 @@ check("4.3", my_block_linear)
 # * **Averaged pixels**, see above. The image loss must read about a thousand at the
 #   start. If it reads 0.1, it is averaged.
 # * **Another preprocessing when acting.** `torch.Tensor(bytes)` makes floats from 0 to
-#   255; code that divides only if it sees bytes then passes them on undivided. Training
-#   looks fine, and the agent, which sees other pictures when it acts than it was
-#   trained on, gets worse. That is why the only `/ 255 - 0.5` stands inside
+#   255; [code that divides only if it sees
+#   bytes](https://github.com/jsikyoon/dreamer-torch/issues/11) then passes them on
+#   undivided. Training looks fine, and the agent, which sees other pictures when it acts
+#   than it was trained on, gets worse. That is why the only `/ 255 - 0.5` stands inside
 #   `Encoder.forward`.
-# * **A norm with a shift**, or LayerNorm where RMSNorm belongs: nothing fails, curves
-#   just differ from the authors'.
+# * **[A norm with a shift](https://github.com/pytorch/rl/pull/4128)**, or LayerNorm where
+#   RMSNorm belongs: nothing fails, curves just differ from the authors'.
 #
 # ## What we built
 #
