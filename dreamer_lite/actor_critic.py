@@ -11,13 +11,14 @@ import math
 
 import gymnasium as gym
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dreamer_lite.lambda_returns import ReturnNormalizer, lambda_return
 from dreamer_lite.networks import MLP
 from dreamer_lite.replay import action_size
-from dreamer_lite.rssm import categorical_logits, sample_one_hot
+from dreamer_lite.rssm import State, categorical_logits, sample_one_hot
 from dreamer_lite.two_hot import TwoHot
+from dreamer_lite.world_model import WorldModel
 
 
 class Actor(nn.Module):
@@ -30,18 +31,25 @@ class Actor(nn.Module):
     the MLP; unimix. Source: DreamerV3, section "Actor learning" and Methods.
     """
 
-    def __init__(self, feature_size, action_space, units=128, layers=3, unimix=0.01):
+    def __init__(
+        self,
+        feature_size: int,
+        action_space: gym.Space,
+        units: int = 128,
+        layers: int = 3,
+        unimix: float = 0.01,
+    ):
         super().__init__()
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
         self.actions, self.unimix = action_size(action_space), unimix
         outputs = self.actions if self.discrete else 2 * self.actions
         self.mlp = MLP(feature_size, units, layers, outputs, outscale=0.01)
 
-    def _normal(self, raw):
+    def _normal(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         mean, deviation = raw.float().chunk(2, -1)
         return torch.tanh(mean), 0.9 * torch.sigmoid(deviation + 2.0) + 0.1
 
-    def sample(self, feature):
+    def sample(self, feature: Tensor) -> Tensor:
         """Draw actions: features [..., F] -> [..., A], one-hot or unclipped numbers."""
         raw = self.mlp(feature)
         if not self.discrete:
@@ -50,7 +58,7 @@ class Actor(nn.Module):
         logits = categorical_logits(raw, self.unimix)
         return sample_one_hot(logits, torch.empty_like(logits).exponential_()).detach()
 
-    def evaluate(self, feature, action):
+    def evaluate(self, feature: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability of `action` and entropy, in nats: two tensors [...]."""
         raw = self.mlp(feature)
         if self.discrete:
@@ -72,7 +80,9 @@ class Critic(MLP):
     Source: DreamerV3, equations 5 and 10.
     """
 
-    def __init__(self, feature_size, units=128, layers=3, bins=255):
+    def __init__(
+        self, feature_size: int, units: int = 128, layers: int = 3, bins: int = 255
+    ):
         super().__init__(feature_size, units, layers, bins, outscale=0.0)
 
 
@@ -83,20 +93,21 @@ class ActorCritic(nn.Module):
     lambda-return; discount, for real rows; entropy, weight of the actor's entropy;
     slow_rate, with which the slow critic follows; replay_scale, weight of the critic's
     loss on real rows; unimix of a discrete actor.
+    Source: DreamerV3, equations 4 to 7.
     """
 
     def __init__(
         self,
-        feature_size,
-        action_space,
-        units=128,
-        horizon=15,
-        lam=0.95,
-        discount=1 - 1 / 333,
-        entropy=3e-4,
-        slow_rate=0.02,
-        replay_scale=0.3,
-        unimix=0.01,
+        feature_size: int,
+        action_space: gym.Space,
+        units: int = 128,
+        horizon: int = 15,
+        lam: float = 0.95,
+        discount: float = 1 - 1 / 333,
+        entropy: float = 3e-4,
+        slow_rate: float = 0.02,
+        replay_scale: float = 0.3,
+        unimix: float = 0.01,
     ):
         super().__init__()
         self.horizon, self.lam, self.discount = horizon, lam, discount
@@ -108,11 +119,16 @@ class ActorCritic(nn.Module):
         self.two_hot = TwoHot(len(self.critic[-1].bias))
         self.normalizer = ReturnNormalizer()
 
-    def policy(self, state):
+    def policy(self, state: State) -> Tensor:
         """Sample actions [B, A] for model states [B, ...]."""
         return self.actor.sample(state.feature)
 
-    def loss(self, states, world_model, batch=None):
+    def loss(
+        self,
+        states: State,
+        world_model: WorldModel,
+        batch: dict[str, Tensor] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Imagine from every state and judge the imagination.
 
         Args: states [B, T, ...] from `WorldModel.loss`; world_model; batch, the rows
@@ -153,7 +169,9 @@ class ActorCritic(nn.Module):
         return actor_loss + critic_loss + replayed, metrics
 
     @torch.no_grad()
-    def _imagine(self, states, world_model):
+    def _imagine(
+        self, states: State, world_model: WorldModel
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Dream from all B * T states at once; nothing here needs a gradient."""
         start = states.map(lambda x: x.detach().flatten(0, 1))
         dream, action = world_model.rssm.imagine(start, self.policy, self.horizon)
@@ -161,13 +179,15 @@ class ActorCritic(nn.Module):
         reward = world_model.predict_reward(feature)
         return feature, action, reward, world_model.predict_continue(feature)
 
-    def _critic_loss(self, logits, feature, returns):
+    def _critic_loss(self, logits: Tensor, feature: Tensor, returns: Tensor) -> Tensor:
         """Cross entropy to the returns, and to what the slow critic says."""
         with torch.no_grad():
             slow = self.two_hot.mean(self.slow_critic(feature))
         return self.two_hot.loss(logits, returns) + self.two_hot.loss(logits, slow)
 
-    def _replay_loss(self, states, start_return, batch):
+    def _replay_loss(
+        self, states: State, start_return: Tensor, batch: dict[str, Tensor]
+    ) -> Tensor:
         """The critic on real rows, bootstrapped by what was imagined from each row."""
         goes_on = (~batch["is_terminal"].bool()).float()
         ends = batch["is_last"].float()
@@ -182,7 +202,7 @@ class ActorCritic(nn.Module):
         return ((1 - ends[:, :-1]) * loss).mean()
 
     @torch.no_grad()
-    def update_slow(self):
+    def update_slow(self) -> None:
         """Move the slow critic towards the critic: after every optimizer step."""
         slow, fast = self.slow_critic.parameters(), self.critic.parameters()
         torch._foreach_lerp_(list(slow), list(fast), self.slow_rate)

@@ -7,10 +7,12 @@ Built in notebook 07. Source: DreamerV3, sections "Critic learning" (equation 5)
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
-def lambda_return(reward, value, cont, lam=0.95):
+def lambda_return(
+    reward: Tensor, value: Tensor, cont: Tensor, lam: float | Tensor = 0.95
+) -> Tensor:
     """Bootstrapped lambda-returns of states s_0..s_{H-1}.
 
     R_H = value_H;
@@ -49,19 +51,25 @@ class ReturnNormalizer(nn.Module):
     the smallest divisor. Source: DreamerV3, equations 6 and 7.
     """
 
-    def __init__(self, rate=0.01, low=0.05, high=0.95, limit=1.0):
+    def __init__(
+        self,
+        rate: float = 0.01,
+        low: float = 0.05,
+        high: float = 0.95,
+        limit: float = 1.0,
+    ):
         super().__init__()
         self.rate, self.limit = rate, limit
         self.register_buffer("quantiles", torch.tensor([low, high]), persistent=False)
         self.register_buffer("range", torch.zeros(2))
 
     @torch.no_grad()
-    def update(self, returns):
+    def update(self, returns: Tensor) -> None:
         """Take in a batch of returns (any shape)."""
         percentiles = torch.quantile(returns.detach().float().flatten(), self.quantiles)
         self.range.lerp_(percentiles, self.rate)
 
     @property
-    def scale(self):
+    def scale(self) -> Tensor:
         """The divisor, a tensor of no dimensions, at least `limit`."""
         return (self.range[1] - self.range[0]).clamp(min=self.limit)

@@ -5,27 +5,31 @@
 Built in notebook 05. Source: DreamerV3, section "World model learning", equations 1, 3.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_lite.networks import MLP, BlockLinear, Linear, RMSNorm
 
 
 class State(NamedTuple):
-    """Model state: `h` [..., D] deterministic, `z` [..., latents, classes] one-hot."""
+    """Model state: `h` [..., D] deterministic, `z` [..., latents, classes] one-hot.
 
-    h: torch.Tensor
-    z: torch.Tensor
+    Source: DreamerV3, equation 1.
+    """
+
+    h: Tensor
+    z: Tensor
 
     @property
-    def feature(self):
+    def feature(self) -> Tensor:
         """What every head reads: h and flat z side by side, [..., D + S]."""
         return torch.cat([self.h, self.z.flatten(-2).to(self.h.dtype)], -1)
 
-    def map(self, fn):
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "State":
         """Apply `fn` to both parts: detach, flatten, index, move to a device."""
         return State(fn(self.h), fn(self.z))
 
@@ -38,7 +42,14 @@ class SequenceModel(nn.Module):
     Source: DreamerV3, equation 1 and Methods, "Networks".
     """
 
-    def __init__(self, stoch, action_size, deter=1024, hidden=128, blocks=8):
+    def __init__(
+        self,
+        stoch: int,
+        action_size: int,
+        deter: int = 1024,
+        hidden: int = 128,
+        blocks: int = 8,
+    ):
         super().__init__()
         self.action_size, self.deter, self.blocks = action_size, deter, blocks
         self.from_h = MLP(deter, hidden)
@@ -48,12 +59,12 @@ class SequenceModel(nn.Module):
         self.core_norm = RMSNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, blocks)
 
-    def embed_action(self, action):
+    def embed_action(self, action: Tensor) -> Tensor:
         """Actions [..., A] -> [..., hidden]; an unbounded sample is capped at 1."""
         size = action.abs().clamp(min=1.0).detach()
         return self.from_a(action / size)
 
-    def advance(self, state, action_part):
+    def advance(self, state: State, action_part: Tensor) -> Tensor:
         """One step: state [B, ...] and `embed_action` of its action -> h_t [B, D]."""
         h = state.h.to(action_part.dtype)
         inputs = [self.from_h(h), self.from_z(state.z.flatten(-2)), action_part]
@@ -68,7 +79,7 @@ class SequenceModel(nn.Module):
         return (update * candidate + (1 - update) * own).flatten(-2)
 
 
-def categorical_logits(raw, unimix=0.01):
+def categorical_logits(raw: Tensor, unimix: float = 0.01) -> Tensor:
     """Log-probabilities in float32, mixed with 1 % of the uniform distribution.
 
     The mix keeps every probability above unimix / classes, so that no KL explodes.
@@ -78,11 +89,12 @@ def categorical_logits(raw, unimix=0.01):
     return torch.log((1 - unimix) * probs + unimix / raw.shape[-1])
 
 
-def sample_one_hot(logits, noise):
+def sample_one_hot(logits: Tensor, noise: Tensor) -> Tensor:
     """Exact sample as a one-hot with a straight-through gradient, same shape.
 
     `noise` is exponential with rate 1 and of the logits' shape: the class whose noise
     divided by its probability is smallest wins. A whole scan can draw it at once.
+    Source: DreamerV3, "World model learning"; the race is ours.
     """
     probs = logits.exp()
     winner = (logits - noise.log()).argmax(-1)
@@ -90,7 +102,7 @@ def sample_one_hot(logits, noise):
     return one_hot + (probs - probs.detach())
 
 
-def kl_divergence(left, right):
+def kl_divergence(left: Tensor, right: Tensor) -> Tensor:
     """KL[left || right] in nats of log-probabilities [..., latents, classes] -> [...].
 
     Summed over classes and over latents. Source: DreamerV3, equation 3.
@@ -111,14 +123,14 @@ class RSSM(SequenceModel):
 
     def __init__(
         self,
-        embed_size,
-        action_size,
-        deter=1024,
-        hidden=128,
-        latents=32,
-        classes=8,
-        blocks=8,
-        unimix=0.01,
+        embed_size: int,
+        action_size: int,
+        deter: int = 1024,
+        hidden: int = 128,
+        latents: int = 32,
+        classes: int = 8,
+        blocks: int = 8,
+        unimix: float = 0.01,
     ):
         stoch = latents * classes
         super().__init__(stoch, action_size, deter, hidden, blocks)
@@ -129,30 +141,36 @@ class RSSM(SequenceModel):
         self.posterior_out = nn.Sequential(*outputs)
 
     @property
-    def feature_size(self):
+    def feature_size(self) -> int:
         """Width of `State.feature`: D + latents * classes."""
         return self.deter + self.latents * self.classes
 
-    def initial(self, batch):
+    def initial(self, batch: int) -> State:
         """The state before anything was seen: zeros, z included (not a one-hot)."""
         zeros = self.gates.bias.new_zeros
         return State(zeros(batch, self.deter), zeros(batch, self.latents, self.classes))
 
-    def _logits(self, raw):
+    def _logits(self, raw: Tensor) -> Tensor:
         """Raw outputs [..., S] -> log-probabilities [..., latents, classes]."""
         raw = raw.unflatten(-1, (self.latents, self.classes))
         return categorical_logits(raw, self.unimix)
 
-    def prior(self, h):
+    def prior(self, h: Tensor) -> Tensor:
         """What z should be, judged from the memory alone: h [..., D] -> logits."""
         return self._logits(self.prior_head(h))
 
-    def _noise(self, like, *lead):
+    def _noise(self, like: Tensor, *lead: int) -> Tensor:
         """Exponential noise [*lead, latents, classes], drawn at once for a scan."""
         shape = (*lead, self.latents, self.classes)
         return torch.empty(shape, device=like.device).exponential_()
 
-    def observe(self, embed, prev_action, is_first, state=None):
+    def observe(
+        self,
+        embed: Tensor,
+        prev_action: Tensor,
+        is_first: Tensor,
+        state: State | None = None,
+    ) -> tuple[State, Tensor, Tensor]:
         """Filter a window of experience.
 
         Args: embed [B, T, E]; prev_action [B, T, A], the action of the row before;
@@ -181,7 +199,9 @@ class RSSM(SequenceModel):
         states = State(*(torch.stack(part, 1) for part in zip(*states)))
         return states, torch.stack(posteriors, 1), self.prior(states.h)
 
-    def imagine(self, state, policy, horizon):
+    def imagine(
+        self, state: State, policy: Callable[[State], Tensor] | Tensor, horizon: int
+    ) -> tuple[State, Tensor]:
         """Dream: roll the prior forward from `state` [B, ...] for `horizon` steps.
 
         Args: policy, a callable State -> actions [B, A], or actions [B, H, A].
@@ -200,7 +220,9 @@ class RSSM(SequenceModel):
         return states, torch.stack(actions, 1)
 
     @staticmethod
-    def kl_loss(posterior, prior, free_nats=1.0):
+    def kl_loss(
+        posterior: Tensor, prior: Tensor, free_nats: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """Dynamics and representation loss, two [B, T] in nats, clipped per element.
 
         One number, two gradients: `dyn` trains the prior to foresee the posterior,

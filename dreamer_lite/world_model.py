@@ -5,33 +5,37 @@
 Built in notebook 06. Source: DreamerV3, section "World model learning", equations 2, 3.
 """
 
+from collections.abc import Iterable
+
+import gymnasium as gym
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_lite.networks import MLP, Decoder, Encoder
 from dreamer_lite.replay import row_columns
-from dreamer_lite.rssm import RSSM
+from dreamer_lite.rssm import RSSM, State
 from dreamer_lite.two_hot import TwoHot
 
 DISCOUNT = 1 - 1 / 333  # a horizon of 333 steps; the continue head learns it
 
 
-def previous_actions(action):
+def previous_actions(action: Tensor) -> Tensor:
     """Shift the action column by one: [B, T, A], row t holds the action of row t - 1.
 
     The replay stores the action chosen after seeing a row; the model wants the one that
-    led to it. The first row has none (zeros).
+    led to it. The first row has none (zeros). Source: DreamerV3, equation 1.
     """
     return torch.cat([torch.zeros_like(action[:, :1]), action[:, :-1]], 1)
 
 
-def check_batch(batch, columns):
+def check_batch(batch: dict, columns: dict[str, tuple]) -> dict[str, Tensor]:
     """Return `batch` as tensors, or say in one sentence what is wrong with it.
 
     Args: batch, {key: [B, T, ...]} of tensors or arrays; columns, {key: (shape,
     dtype)} as `row_columns` gives. Floats come back in float32.
     Raises: ValueError for a missing key, a wrong shape or a wrong kind of number.
+    Source: none; these checks are ours.
     """
     missing = sorted(set(columns) - set(batch))
     if missing:
@@ -81,19 +85,19 @@ class WorldModel(nn.Module):
 
     def __init__(
         self,
-        spaces,
-        action_space,
-        deter=1024,
-        units=128,
-        latents=32,
-        classes=8,
-        depth=16,
-        blocks=8,
-        unimix=0.01,
-        discount=DISCOUNT,
-        free_nats=1.0,
-        dyn_scale=1.0,
-        rep_scale=0.1,
+        spaces: gym.spaces.Dict,
+        action_space: gym.Space,
+        deter: int = 1024,
+        units: int = 128,
+        latents: int = 32,
+        classes: int = 8,
+        depth: int = 16,
+        blocks: int = 8,
+        unimix: float = 0.01,
+        discount: float = DISCOUNT,
+        free_nats: float = 1.0,
+        dyn_scale: float = 1.0,
+        rep_scale: float = 0.1,
     ):
         super().__init__()
         self.columns = row_columns(spaces, action_space)
@@ -110,21 +114,21 @@ class WorldModel(nn.Module):
         self.reward = MLP(feature, units, 1, len(self.two_hot.bins), outscale=0.0)
         self.cont = MLP(feature, units, 1, 1)
 
-    def predict_reward(self, feature):
+    def predict_reward(self, feature: Tensor) -> Tensor:
         """Expected reward that arrives with a state: [..., F] -> [...]."""
         return self.two_hot.mean(self.reward(feature))
 
-    def predict_continue(self, feature):
+    def predict_continue(self, feature: Tensor) -> Tensor:
         """Probability that it goes on, times the discount: [..., F] -> [...]."""
         return torch.sigmoid(self.cont(feature).float()).squeeze(-1)
 
-    def observe(self, batch):
+    def observe(self, batch: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
         """Filter a batch: states, posterior, prior, as `RSSM.observe` returns them."""
         embed = self.encoder(batch)
         action = previous_actions(batch["action"])
         return self.rssm.observe(embed, action, batch["is_first"])
 
-    def loss(self, batch):
+    def loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor], State]:
         """The loss of a batch of rows, as `Replay.sample` gives them.
 
         Args: batch, {key: [B, T, ...]}. Returns: the loss (no dimensions), metrics
@@ -144,7 +148,13 @@ class WorldModel(nn.Module):
                 metrics[f"entropy/{name}"] = entropy
         return total, metrics, states
 
-    def _losses(self, feature, posterior, prior, batch):
+    def _losses(
+        self,
+        feature: Tensor,
+        posterior: Tensor,
+        prior: Tensor,
+        batch: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
         """Every term of equations 2 and 3 for every row: {name: [B, T]}."""
         losses = self.decoder.loss(self.decoder(feature), batch)
         losses["reward"] = self.two_hot.loss(self.reward(feature), batch["reward"])
@@ -157,7 +167,7 @@ class WorldModel(nn.Module):
         return losses | {"dyn": dyn, "rep": rep}
 
     @torch.no_grad()
-    def dream(self, batch, context=5):
+    def dream(self, batch: dict, context: int = 5) -> dict[str, Tensor]:
         """Open-loop prediction: look at `context` rows, then dream the rest.
 
         Args: batch as in `loss`; the actions of all rows are used. Returns:
@@ -187,7 +197,13 @@ class LaProp(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params, lr=4e-5, betas=(0.9, 0.999), eps=1e-20, clip=0.3, warmup=0
+        self,
+        params: Iterable,
+        lr: float = 4e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-20,
+        clip: float = 0.3,
+        warmup: int = 0,
     ):
         defaults = dict(lr=lr, betas=betas, eps=eps, clip=clip, warmup=warmup)
         super().__init__(params, defaults)
@@ -200,14 +216,14 @@ class LaProp(torch.optim.Optimizer):
                 }
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: None = None) -> None:
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
                 self._update(group, params)
 
-    def _update(self, group, params):
+    def _update(self, group: dict, params: list[Tensor]) -> None:
         momentum_rate, square_rate = group["betas"]
         states = [self.state[p] for p in params]
         momentum = [s["momentum"] for s in states]
@@ -229,7 +245,9 @@ class LaProp(torch.optim.Optimizer):
         torch._foreach_add_(params, change)
 
     @staticmethod
-    def _clip(grads, params, clip):
+    def _clip(
+        grads: list[Tensor], params: list[Tensor], clip: float
+    ) -> tuple[Tensor, ...]:
         """Adaptive gradient clipping: no gradient above `clip` times its tensor."""
         limit = torch._foreach_norm(params)
         torch._foreach_clamp_min_(limit, 1e-3)

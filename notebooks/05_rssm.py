@@ -123,10 +123,11 @@ show(*rssm_cell(embed_size=2048))
 Built in notebook 05. Source: DreamerV3, section "World model learning", equations 1, 3.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_lite.networks import MLP, BlockLinear, Linear, RMSNorm
@@ -176,10 +177,10 @@ compare("error of a guess", mean_error(later[a]), apart / 2, tolerance=1e-3)
 # passed is no matter of chance, and a model that rolled dice about it at every step
 # would soon forget it. So the state gets two parts.
 #
-# > **The paper says** (equation 1): a sequence model computes the recurrent state
-# > $h_t = f(h_{t-1}, z_{t-1}, a_{t-1})$; an encoder draws the latent from
-# > $q(z_t \mid h_t, x_t)$; a dynamics predictor guesses it from the memory alone,
-# > $\hat z_t \sim p(\hat z_t \mid h_t)$.
+# > **[The paper](https://arxiv.org/abs/2301.04104) says** (equation 1): a sequence model
+# > computes the recurrent state $h_t = f(h_{t-1}, z_{t-1}, a_{t-1})$; an encoder draws the
+# > latent from $q(z_t \mid h_t, x_t)$; a dynamics predictor guesses it from the memory
+# > alone, $\hat z_t \sim p(\hat z_t \mid h_t)$.
 #
 # We call $q$ the **posterior** (after seeing the frame $x_t$) and $p$ the **prior**
 # (before seeing it). While the model watches, $z$ comes from the posterior. While it
@@ -192,17 +193,20 @@ compare("error of a guess", mean_error(later[a]), apart / 2, tolerance=1e-3)
 # %%
 #| export
 class State(NamedTuple):
-    """Model state: `h` [..., D] deterministic, `z` [..., latents, classes] one-hot."""
+    """Model state: `h` [..., D] deterministic, `z` [..., latents, classes] one-hot.
 
-    h: torch.Tensor
-    z: torch.Tensor
+    Source: DreamerV3, equation 1.
+    """
+
+    h: Tensor
+    z: Tensor
 
     @property
-    def feature(self):
+    def feature(self) -> Tensor:
         """What every head reads: h and flat z side by side, [..., D + S]."""
         return torch.cat([self.h, self.z.flatten(-2).to(self.h.dtype)], -1)
 
-    def map(self, fn):
+    def map(self, fn: Callable[[Tensor], Tensor]) -> "State":
         """Apply `fn` to both parts: detach, flatten, index, move to a device."""
         return State(fn(self.h), fn(self.z))
 
@@ -285,8 +289,9 @@ class PlainGRU(nn.Module):
 # > block-diagonal weights of 8 blocks; its input is the previous latent, the action and
 # > the recurrent state, each embedded linearly, so that blocks can mix.
 #
-# (In the first version the memory was one dense GRU with LayerNorm on its gates, and a
-# latent had 32 classes whatever the size of the model.)
+# (In [the first version](https://github.com/danijar/dreamerv3/tree/8fa35f8) the memory was
+# one dense GRU with LayerNorm on its gates, and a latent had 32 classes whatever the size
+# of the model.)
 #
 # One more detail: a continuous action may lie outside $[-1, 1]$, since the policy
 # samples from a normal distribution. Dividing it by its size puts it on the border, -1
@@ -303,7 +308,14 @@ class SequenceModel(nn.Module):
     Source: DreamerV3, equation 1 and Methods, "Networks".
     """
 
-    def __init__(self, stoch, action_size, deter=1024, hidden=128, blocks=8):
+    def __init__(
+        self,
+        stoch: int,
+        action_size: int,
+        deter: int = 1024,
+        hidden: int = 128,
+        blocks: int = 8,
+    ):
         super().__init__()
         self.action_size, self.deter, self.blocks = action_size, deter, blocks
         self.from_h = MLP(deter, hidden)
@@ -313,12 +325,12 @@ class SequenceModel(nn.Module):
         self.core_norm = RMSNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, blocks)
 
-    def embed_action(self, action):
+    def embed_action(self, action: Tensor) -> Tensor:
         """Actions [..., A] -> [..., hidden]; an unbounded sample is capped at 1."""
         size = action.abs().clamp(min=1.0).detach()
         return self.from_a(action / size)
 
-    def advance(self, state, action_part):
+    def advance(self, state: State, action_part: Tensor) -> Tensor:
         """One step: state [B, ...] and `embed_action` of its action -> h_t [B, D]."""
         h = state.h.to(action_part.dtype)
         inputs = [self.from_h(h), self.from_z(state.z.flatten(-2)), action_part]
@@ -334,7 +346,8 @@ class SequenceModel(nn.Module):
 
 
 # %% [markdown]
-# With one block the two must be the same function. We copy the weights and compare.
+# With one block the two must be the same function. We copy the weights and compare:
+# they differ by less than a millionth.
 # Then we count the weights of the two large layers, dense and in 8 blocks.
 
 # %%
@@ -404,7 +417,7 @@ claim("after five steps a tenth of it is left, or more", kept[5] > 0.1)
 
 # %%
 #| export
-def categorical_logits(raw, unimix=0.01):
+def categorical_logits(raw: Tensor, unimix: float = 0.01) -> Tensor:
     """Log-probabilities in float32, mixed with 1 % of the uniform distribution.
 
     The mix keeps every probability above unimix / classes, so that no KL explodes.
@@ -454,11 +467,12 @@ print("naive throw needs a gradient:", naive.requires_grad)
 
 # %%
 #| export
-def sample_one_hot(logits, noise):
+def sample_one_hot(logits: Tensor, noise: Tensor) -> Tensor:
     """Exact sample as a one-hot with a straight-through gradient, same shape.
 
     `noise` is exponential with rate 1 and of the logits' shape: the class whose noise
     divided by its probability is smallest wins. A whole scan can draw it at once.
+    Source: DreamerV3, "World model learning"; the race is ours.
     """
     probs = logits.exp()
     winner = (logits - noise.log()).argmax(-1)
@@ -516,7 +530,7 @@ compare("straight-through", raw.grad, 0.99 * p * (worth - (p * worth).sum()), 1e
 
 # %%
 #| export
-def kl_divergence(left, right):
+def kl_divergence(left: Tensor, right: Tensor) -> Tensor:
     """KL[left || right] in nats of log-probabilities [..., latents, classes] -> [...].
 
     Summed over classes and over latents. Source: DreamerV3, equation 3.
@@ -586,14 +600,14 @@ class RSSM(SequenceModel):
 
     def __init__(
         self,
-        embed_size,
-        action_size,
-        deter=1024,
-        hidden=128,
-        latents=32,
-        classes=8,
-        blocks=8,
-        unimix=0.01,
+        embed_size: int,
+        action_size: int,
+        deter: int = 1024,
+        hidden: int = 128,
+        latents: int = 32,
+        classes: int = 8,
+        blocks: int = 8,
+        unimix: float = 0.01,
     ):
         stoch = latents * classes
         super().__init__(stoch, action_size, deter, hidden, blocks)
@@ -604,30 +618,36 @@ class RSSM(SequenceModel):
         self.posterior_out = nn.Sequential(*outputs)
 
     @property
-    def feature_size(self):
+    def feature_size(self) -> int:
         """Width of `State.feature`: D + latents * classes."""
         return self.deter + self.latents * self.classes
 
-    def initial(self, batch):
+    def initial(self, batch: int) -> State:
         """The state before anything was seen: zeros, z included (not a one-hot)."""
         zeros = self.gates.bias.new_zeros
         return State(zeros(batch, self.deter), zeros(batch, self.latents, self.classes))
 
-    def _logits(self, raw):
+    def _logits(self, raw: Tensor) -> Tensor:
         """Raw outputs [..., S] -> log-probabilities [..., latents, classes]."""
         raw = raw.unflatten(-1, (self.latents, self.classes))
         return categorical_logits(raw, self.unimix)
 
-    def prior(self, h):
+    def prior(self, h: Tensor) -> Tensor:
         """What z should be, judged from the memory alone: h [..., D] -> logits."""
         return self._logits(self.prior_head(h))
 
-    def _noise(self, like, *lead):
+    def _noise(self, like: Tensor, *lead: int) -> Tensor:
         """Exponential noise [*lead, latents, classes], drawn at once for a scan."""
         shape = (*lead, self.latents, self.classes)
         return torch.empty(shape, device=like.device).exponential_()
 
-    def observe(self, embed, prev_action, is_first, state=None):
+    def observe(
+        self,
+        embed: Tensor,
+        prev_action: Tensor,
+        is_first: Tensor,
+        state: State | None = None,
+    ) -> tuple[State, Tensor, Tensor]:
         """Filter a window of experience.
 
         Args: embed [B, T, E]; prev_action [B, T, A], the action of the row before;
@@ -656,7 +676,9 @@ class RSSM(SequenceModel):
         states = State(*(torch.stack(part, 1) for part in zip(*states)))
         return states, torch.stack(posteriors, 1), self.prior(states.h)
 
-    def imagine(self, state, policy, horizon):
+    def imagine(
+        self, state: State, policy: Callable[[State], Tensor] | Tensor, horizon: int
+    ) -> tuple[State, Tensor]:
         """Dream: roll the prior forward from `state` [B, ...] for `horizon` steps.
 
         Args: policy, a callable State -> actions [B, A], or actions [B, H, A].
@@ -675,7 +697,9 @@ class RSSM(SequenceModel):
         return states, torch.stack(actions, 1)
 
     @staticmethod
-    def kl_loss(posterior, prior, free_nats=1.0):
+    def kl_loss(
+        posterior: Tensor, prior: Tensor, free_nats: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
         """Dynamics and representation loss, two [B, T] in nats, clipped per element.
 
         One number, two gradients: `dyn` trains the prior to foresee the posterior,
@@ -851,6 +875,7 @@ def descend(free_nats, dyn, rep, updates=120, rate=0.02):
     return np.array(path), np.array(kls)
 
 
+# %%
 def draw(free_nats, dyn, rep):
     path, kls = descend(free_nats, dyn, rep)
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.0))
@@ -928,21 +953,11 @@ times = surprise[stream, 1:].topk(6).indices.sort().values + 1
 fig, axis = plt.subplots(figsize=(8, 2.8))
 axis.plot(surprise[stream], **line("kl"), linewidth=1.2, label="KL")
 axis.plot(unsure[stream], **line("prior"), linewidth=1.2, label="prior entropy")
-axis.plot(
-    entropy(posterior)[stream],
-    **line("posterior"),
-    linewidth=1.2,
-    label="posterior entropy",
-)
+knows = entropy(posterior)[stream]
+axis.plot(knows, **line("posterior"), linewidth=1.2, label="posterior entropy")
+bold = {"ha": "center", "va": "bottom", "weight": "bold", "color": COLORS["kl"]}
 for letter, t in zip("PQRSTU", times.tolist()):
-    axis.annotate(
-        letter,
-        (t, surprise[stream, t]),
-        ha="center",
-        va="bottom",
-        weight="bold",
-        color=COLORS["kl"],
-    )
+    axis.annotate(letter, (t, surprise[stream, t]), **bold)
 axis.set(xlabel="row t [1]", ylabel="[nats]")
 axis.legend(ncols=3, loc="upper right")
 show(
@@ -1013,6 +1028,8 @@ show(
     fig,
     alt="The KL of all six films jumps at the cut and falls back within a few rows.",
 )
+
+# %%
 at_cut, rest = cuts[:, 40], cuts[:, 1:].median()
 claim(
     "in every film the cut costs more than four times the median",
@@ -1108,6 +1125,7 @@ check("5.3", most_surprised)
 #
 # * **The previous action is not reset.** Memory and latent start at zero, but the action
 #   that ended the last episode still enters. The loss hardly shows it; acting suffers.
+#   ([TorchRL had this](https://github.com/pytorch/rl/pull/4128).)
 # * **Resets are missing** inside windows: the KL jumps at first rows, as it did at our
 #   cut.
 # * **The KL is clipped per die**: it never reads below 32, and the prior learns nothing.

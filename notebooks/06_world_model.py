@@ -90,13 +90,16 @@ show(*dreamer_map("world_model"))
 Built in notebook 06. Source: DreamerV3, section "World model learning", equations 2, 3.
 """
 
+from collections.abc import Iterable
+
+import gymnasium as gym
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_lite.networks import MLP, Decoder, Encoder
 from dreamer_lite.replay import row_columns
-from dreamer_lite.rssm import RSSM
+from dreamer_lite.rssm import RSSM, State
 from dreamer_lite.two_hot import TwoHot
 
 DISCOUNT = 1 - 1 / 333  # a horizon of 333 steps; the continue head learns it
@@ -213,11 +216,11 @@ show(*alignment())
 
 # %%
 #| export
-def previous_actions(action):
+def previous_actions(action: Tensor) -> Tensor:
     """Shift the action column by one: [B, T, A], row t holds the action of row t - 1.
 
     The replay stores the action chosen after seeing a row; the model wants the one that
-    led to it. The first row has none (zeros).
+    led to it. The first row has none (zeros). Source: DreamerV3, equation 1.
     """
     return torch.cat([torch.zeros_like(action[:, :1]), action[:, :-1]], 1)
 
@@ -243,12 +246,13 @@ compare("rows 1 to 3", read[1:], one_hot[0, :-1], tolerance=0)
 
 # %% [markdown]
 # The shift makes a new tensor. Writing it in place, `action[:, 1:] = action[:, :-1]`, copies
-# overlapping memory, and one published port corrupted about 1.6 % of its actions that way.
+# overlapping memory, and [one published port](https://github.com/NM512/r2dreamer/issues/9)
+# corrupted about 1.6 % of its actions that way.
 #
 # ## The loss, term by term
 #
-# > **The paper says** (equations 2 and 3, section "World model learning"). The model
-# > minimises the expectation over time of
+# > **[The paper](https://arxiv.org/abs/2301.04104) says** (equations 2 and 3, section
+# > "World model learning"). The model minimises the expectation over time of
 # > $\beta_{\text{pred}} \mathcal{L}_{\text{pred}} + \beta_{\text{dyn}}
 # > \mathcal{L}_{\text{dyn}} + \beta_{\text{rep}} \mathcal{L}_{\text{rep}}$ with
 # > $\beta_{\text{pred}} = 1$, $\beta_{\text{dyn}} = 1$, $\beta_{\text{rep}} = 0.1$, where
@@ -265,12 +269,14 @@ compare("rows 1 to 3", read[1:], one_hot[0, :-1], tolerance=0)
 # Our words. $h_t$ is the memory and $z_t$ the guess of notebook 05, $q$ the posterior
 # that sees the frame $x_t$, $p(z_t \mid h_t)$ the prior that does not; $\mathrm{sg}$
 # stops the gradient. Five numbers per row, then: one for the frame, one for the reward
-# $r_t$, one for whether life goes on ($c_t$), and the KL twice. (Version 1 of the paper
-# had $\beta_{\text{dyn}} = 0.5$.) In the figure $h_t$ has $D$ numbers and $z_t$ is $L$
-# one-hots of $C$ classes, for each of the $B \cdot T$ rows.
+# $r_t$, one for whether life goes on ($c_t$), and the KL twice. ([Version
+# 1](https://arxiv.org/abs/2301.04104v1) of the paper had $\beta_{\text{dyn}} = 0.5$.) The
+# shapes in the figure are those of the model above on the held-out rows: for each of
+# 3 x 160 rows, $h_t$ has 512 numbers and $z_t$ is 32 one-hots of 8 classes.
 
 # %%
-show(*world_model_phase())
+states, _, _ = longer.observe(held)
+show(*world_model_phase(states.h.shape, states.z.shape))
 
 # %% [markdown]
 # A good habit: before the first run, predict every term by hand. A loss that starts
@@ -339,9 +345,10 @@ compare("ln 255", loss, np.log(255))
 # cross entropy.
 #
 # In the authors' first code, and still in the paper's equations (notebook 07), the target
-# is 1, and the discount $\gamma = 1 - 1/333$ is multiplied separately. In their final code
-# the *target* is $\gamma$: to go on is never quite certain. What the head predicts contains
-# the discount then, and can be used as it is, everywhere.
+# is 1, and the discount $\gamma = 1 - 1/333$ is multiplied separately. In their
+# [final code](https://github.com/danijar/dreamerv3) the *target* is $\gamma$: to go on is
+# never quite certain. What the head predicts contains the discount then, and can be used
+# as it is, everywhere.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** What does the continue loss read before training, with a logit near 0? And
@@ -411,12 +418,13 @@ print(f"two random heads: {heads:.0f} nats, with the scales {1.1 * heads:.0f}")
 
 # %%
 #| export
-def check_batch(batch, columns):
+def check_batch(batch: dict, columns: dict[str, tuple]) -> dict[str, Tensor]:
     """Return `batch` as tensors, or say in one sentence what is wrong with it.
 
     Args: batch, {key: [B, T, ...]} of tensors or arrays; columns, {key: (shape,
     dtype)} as `row_columns` gives. Floats come back in float32.
     Raises: ValueError for a missing key, a wrong shape or a wrong kind of number.
+    Source: none; these checks are ours.
     """
     missing = sorted(set(columns) - set(batch))
     if missing:
@@ -485,19 +493,19 @@ class WorldModel(nn.Module):
 
     def __init__(
         self,
-        spaces,
-        action_space,
-        deter=1024,
-        units=128,
-        latents=32,
-        classes=8,
-        depth=16,
-        blocks=8,
-        unimix=0.01,
-        discount=DISCOUNT,
-        free_nats=1.0,
-        dyn_scale=1.0,
-        rep_scale=0.1,
+        spaces: gym.spaces.Dict,
+        action_space: gym.Space,
+        deter: int = 1024,
+        units: int = 128,
+        latents: int = 32,
+        classes: int = 8,
+        depth: int = 16,
+        blocks: int = 8,
+        unimix: float = 0.01,
+        discount: float = DISCOUNT,
+        free_nats: float = 1.0,
+        dyn_scale: float = 1.0,
+        rep_scale: float = 0.1,
     ):
         super().__init__()
         self.columns = row_columns(spaces, action_space)
@@ -514,21 +522,21 @@ class WorldModel(nn.Module):
         self.reward = MLP(feature, units, 1, len(self.two_hot.bins), outscale=0.0)
         self.cont = MLP(feature, units, 1, 1)
 
-    def predict_reward(self, feature):
+    def predict_reward(self, feature: Tensor) -> Tensor:
         """Expected reward that arrives with a state: [..., F] -> [...]."""
         return self.two_hot.mean(self.reward(feature))
 
-    def predict_continue(self, feature):
+    def predict_continue(self, feature: Tensor) -> Tensor:
         """Probability that it goes on, times the discount: [..., F] -> [...]."""
         return torch.sigmoid(self.cont(feature).float()).squeeze(-1)
 
-    def observe(self, batch):
+    def observe(self, batch: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
         """Filter a batch: states, posterior, prior, as `RSSM.observe` returns them."""
         embed = self.encoder(batch)
         action = previous_actions(batch["action"])
         return self.rssm.observe(embed, action, batch["is_first"])
 
-    def loss(self, batch):
+    def loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor], State]:
         """The loss of a batch of rows, as `Replay.sample` gives them.
 
         Args: batch, {key: [B, T, ...]}. Returns: the loss (no dimensions), metrics
@@ -548,7 +556,13 @@ class WorldModel(nn.Module):
                 metrics[f"entropy/{name}"] = entropy
         return total, metrics, states
 
-    def _losses(self, feature, posterior, prior, batch):
+    def _losses(
+        self,
+        feature: Tensor,
+        posterior: Tensor,
+        prior: Tensor,
+        batch: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
         """Every term of equations 2 and 3 for every row: {name: [B, T]}."""
         losses = self.decoder.loss(self.decoder(feature), batch)
         losses["reward"] = self.two_hot.loss(self.reward(feature), batch["reward"])
@@ -561,7 +575,7 @@ class WorldModel(nn.Module):
         return losses | {"dyn": dyn, "rep": rep}
 
     @torch.no_grad()
-    def dream(self, batch, context=5):
+    def dream(self, batch: dict, context: int = 5) -> dict[str, Tensor]:
         """Open-loop prediction: look at `context` rows, then dream the rest.
 
         Args: batch as in `loss`; the actions of all rows are used. Returns:
@@ -692,8 +706,8 @@ for name, term in model._losses(states.feature, posterior, prior, single).items(
 # >
 # > with $\epsilon = 10^{-20}$ and bias-corrected $\hat v$, $\hat m$.
 #
-# The paper's text has $\beta_2 = 0.99$, its published code 0.999; we take the code's.
-# Adam would average $g$ into $m$ first and divide $\hat m$ by $\sqrt{\hat v}$ at the end.
+# The paper's text has $\beta_2 = 0.99$, its [published
+# code](https://github.com/danijar/dreamerv3) 0.999; we take the code's. Adam would average $g$ into $m$ first and divide $\hat m$ by $\sqrt{\hat v}$ at the end.
 #
 # ### Clipping by hand
 #
@@ -784,12 +798,13 @@ def adam_moves():
         yield m / (1 - 0.9**step) / (v / (1 - 0.999**step)) ** 0.5
 
 
+# %%
 bare, clipped, adam = list(moves(1e9)), list(moves(0.3)), list(adam_moves())
 fig, ax = plt.subplots(figsize=(7.2, 2.8))
 ax.plot(adam, **line("naive"), label="Adam")
-ax.plot(bare, **line("neutral"), label="LaProp")
+ax.plot(bare, **line("neutral") | {"linestyle": "-."}, label="LaProp")
 ax.plot(clipped, **line("ours"), label="LaProp, gradient clipped at 3")
-ax.set(xlabel="update", ylabel="size of the update [lr]")
+ax.set(xlabel="update [1]", ylabel="size of the update [lr]")
 ax.legend(loc="center right")
 show(
     fig, alt="After a huge opposite gradient Adam walks back; clipped LaProp recovers."
@@ -832,7 +847,13 @@ class LaProp(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params, lr=4e-5, betas=(0.9, 0.999), eps=1e-20, clip=0.3, warmup=0
+        self,
+        params: Iterable,
+        lr: float = 4e-5,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-20,
+        clip: float = 0.3,
+        warmup: int = 0,
     ):
         defaults = dict(lr=lr, betas=betas, eps=eps, clip=clip, warmup=warmup)
         super().__init__(params, defaults)
@@ -845,14 +866,14 @@ class LaProp(torch.optim.Optimizer):
                 }
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure: None = None) -> None:
         """Update every parameter that has a gradient."""
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             if params:
                 self._update(group, params)
 
-    def _update(self, group, params):
+    def _update(self, group: dict, params: list[Tensor]) -> None:
         momentum_rate, square_rate = group["betas"]
         states = [self.state[p] for p in params]
         momentum = [s["momentum"] for s in states]
@@ -874,7 +895,9 @@ class LaProp(torch.optim.Optimizer):
         torch._foreach_add_(params, change)
 
     @staticmethod
-    def _clip(grads, params, clip):
+    def _clip(
+        grads: list[Tensor], params: list[Tensor], clip: float
+    ) -> tuple[Tensor, ...]:
         """Adaptive gradient clipping: no gradient above `clip` times its tensor."""
         limit = torch._foreach_norm(params)
         torch._foreach_clamp_min_(limit, 1e-3)
@@ -934,6 +957,7 @@ def train(model, batches, lr, decay=True, metrics=()):
     return curves
 
 
+# %%
 TERMS = ("obs", "reward", "continue", "dyn")
 torch.manual_seed(0)
 small = WorldModel(replay.obs_space, replay.action_space, deter=128, units=32, depth=4)
@@ -953,7 +977,7 @@ for ax, (name, curve) in zip(axes, curves.items(), strict=True):
     ax.plot(curve, color=COLORS[quantity[name]])
     if floors[name] is not None:
         ax.axhline(floors[name], **line("threshold"))
-    ax.set(title=name, xlabel="update", ylim=(0, None))
+    ax.set(title=name, xlabel="update [1]", ylim=(0, None))
 axes[0].set(ylabel="loss [1 or nats]")
 show(fig, alt="On one batch all but the KL fall steadily; dashed lines are two floors.")
 claim(
@@ -1000,7 +1024,7 @@ for ax, (name, curve) in zip(axes, curves.items(), strict=True):
     ax.plot(curve, color=COLORS[quantity[name]])
     held_out = dict(color=COLORS["ink"], linestyle=":", linewidth=1.2, label="held out")
     ax.axhline(last[name], **held_out)
-    ax.set(title=name, xlabel="update", ylim=(0, None))
+    ax.set(title=name, xlabel="update [1]", ylim=(0, None))
 axes[0].set(ylabel="loss [1 or nats]")
 axes[0].legend()
 show(fig, alt="Three losses fall, the KL rises again; dotted lines show held-out rows.")
@@ -1161,8 +1185,8 @@ pad = action_pad(
 # ## What the agent must see
 #
 # A world model keeps what its loss pays for, and nothing else. Notebook 04 computed what
-# that means for Mario: in colour he is worth his price, in grey he is not, and a first
-# version of this course that looked at grey frames dreamed the scenery without him.
+# that means for Mario: in colour he is worth his price, in grey he is not, and a
+# prototype that looked at grey frames dreamed the scenery without him.
 #
 # Here is the same in mid-air, from a file that has the whole screen and, from the
 # emulator's memory, Mario's place: `mario_screens.npz`.
@@ -1257,11 +1281,12 @@ def mario_errors(model):
         yield float(np.square(gap).sum())
 
 
+# %%
 fig, ax = plt.subplots(figsize=(7.2, 2.5))
 ax.plot(range(4, 11), list(mario_errors(model)), **line("naive"), label="yours")
 ax.plot(range(4, 11), list(mario_errors(longer)), **line("dreamed"), label="longer")
 ax.axhline(in_colour, **line("threshold"), label="Mario left out")
-ax.set(xlabel="row of the clip", ylabel="error around Mario [1]", ylim=(0, None))
+ax.set(xlabel="row of the clip [1]", ylabel="error around Mario [1]", ylim=(0, None))
 ax.legend()
 show(fig, alt="Error around Mario for both models beside the cost of leaving him out.")
 claim(
@@ -1275,8 +1300,8 @@ claim(
 # appear, and with a loss of some 200 for the whole frame that is no surprise. The
 # longer-trained model draws him where he stands at the start of an episode (see the
 # first column of its dream above), a place that it has seen dozens of times. In
-# mid-air, at places that hardly ever come back, its line lies close to the dashed
-# one: there it leaves him out as well. Colour makes Mario worth drawing. To see him
+# mid-air, at places that hardly ever come back, its line lies close to "Mario left
+# out": there it leaves him out as well. Colour makes Mario worth drawing. To see him
 # everywhere takes more data and more updates than these two models have had.
 
 # %% [markdown]
@@ -1372,8 +1397,6 @@ check("6.3", reward_loss)
 # happens when the replay has already done it.
 
 # %%
-import gymnasium as gym
-
 world = gym.spaces.Dict(x=gym.spaces.Box(-np.inf, np.inf, (4,), np.float32))
 
 
@@ -1387,6 +1410,7 @@ def last_button(batch=16, length=16):
     return rows | {"is_last": no, "is_terminal": no, "reward": torch.zeros(no.shape)}
 
 
+# %%
 def toy(shifts):
     """Train a tiny model whose action column is shifted so often: (curves, error)."""
     global previous_actions
@@ -1408,6 +1432,7 @@ def toy(shifts):
     return curves, error
 
 
+# %%
 results = {shifts: toy(shifts) for shifts in (0, 1, 2)}
 
 # %%
@@ -1418,9 +1443,9 @@ for shifts, (curves, error) in results.items():
     axes[1].plot(curves["dyn"], **looks[shifts])
     axes[2].bar(str(shifts), error, color=looks[shifts]["color"])
 axes[1].axhline(np.log(4), **line("threshold"), label="ln 4")
-axes[0].set(xlabel="update", ylabel="reconstruction [1]")
-axes[1].set(xlabel="update", ylabel="KL [nats]")
-axes[2].set(xlabel="shifts", ylabel="error of the dream [1]")
+axes[0].set(xlabel="update [1]", ylabel="reconstruction [1]")
+axes[1].set(xlabel="update [1]", ylabel="KL [nats]")
+axes[2].set(xlabel="shifts [1]", ylabel="error of the dream [1]")
 axes[0].legend()
 axes[1].legend()
 show(
@@ -1428,6 +1453,7 @@ show(
     alt="All reconstruct well; both wrong shifts dream badly, only two keep the KL.",
 )
 
+# %%
 claim(
     "one shift: the prior foresees every observation (KL below 0.1 nats)",
     np.mean(results[1][0]["dyn"][-10:]) < 0.1,
@@ -1458,6 +1484,7 @@ claim(
 #   button decides.
 # * **The image divided twice, or not at all, while acting.** Encoder and replay must agree:
 #   in this course images are bytes everywhere, and the encoder alone scales them.
+#   ([A port of Dreamer](https://github.com/jsikyoon/dreamer-torch/issues/11) had this.)
 # * **`dyn` and `rep` with different values.** They are one number. If your log shows
 #   two, one of them is clipped differently or has its arguments swapped. (A gradient
 #   that is stopped on the wrong side does not show in the log at all: list what each

@@ -113,7 +113,7 @@ Built in notebook 07. Source: DreamerV3, sections "Critic learning" (equation 5)
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 # %% [markdown]
 # ## Two simple answers that fail
@@ -178,8 +178,8 @@ for target in (add_up, one_step):
 #
 # ## The equation
 #
-# > **The paper says** (equation 5, section "Critic learning"). To see rewards beyond the
-# > horizon, the critic learns from bootstrapped lambda-returns, which mix predicted rewards
+# > **[The paper](https://arxiv.org/abs/2301.04104) says** (equation 5, section "Critic
+# > learning"). To see rewards beyond the horizon, the critic learns from bootstrapped lambda-returns, which mix predicted rewards
 # > and values:
 # >
 # > $$R^\lambda_t = r_t + \gamma\, c_t \big((1-\lambda)\, v_t + \lambda R^\lambda_{t+1}\big)
@@ -188,8 +188,8 @@ for target in (add_up, one_step):
 # **What we compute.** Printed like this, the indices invite a mistake. The reward, the
 # continuation and the value that are mixed with $R_{t+1}$ must all belong to the state in
 # which the step *arrives*; with the value of the state in which we stand, the critic would
-# learn from itself. The authors' code takes the next state everywhere. In our alignment,
-# with the discount already inside $c$:
+# learn from itself. The [authors' code](https://github.com/danijar/dreamerv3) takes the
+# next state everywhere. In our alignment, with the discount already inside $c$:
 #
 # $$R_H = v_H \qquad\qquad
 # R_t = r_{t+1} + c_{t+1} \big((1-\lambda)\, v_{t+1} + \lambda R_{t+1}\big)$$
@@ -369,7 +369,9 @@ print("an end at s_1:", by_division(toy_reward, toy_value, ending, 0.5))
 
 # %%
 #| export
-def lambda_return(reward, value, cont, lam=0.95):
+def lambda_return(
+    reward: Tensor, value: Tensor, cont: Tensor, lam: float | Tensor = 0.95
+) -> Tensor:
     """Bootstrapped lambda-returns of states s_0..s_{H-1}.
 
     R_H = value_H;
@@ -411,7 +413,7 @@ def far_and_fast(value):
 knows = [int((sweep(far_and_fast, n) > 0.01).sum()) for n in (1, 2, 20)]
 print("fields that know of the flag:", knows)
 
-looks = {"add_up": "naive", "one_step": "value", "far_and_fast": "return"}
+looks = {"add_up": "reward", "one_step": "value", "far_and_fast": "return"}
 fig, ax = plt.subplots(figsize=(7.2, 2.8))
 for target in (add_up, one_step, far_and_fast):
     ax.plot(sweep(target, 2), **line(looks[target.__name__]), label=target.__name__)
@@ -511,7 +513,7 @@ def draw_weights(lam, horizon):
     ax.bar(n, weights, color=COLORS["return"])
     ax.axvline(mean, color=COLORS["value"], linestyle=LINESTYLES["value"])
     ax.set(
-        xlabel="n, steps that are dreamed before the critic is asked",
+        xlabel="n, steps that are dreamed before the critic is asked [1]",
         ylabel="weight [1]",
     )
     ax.set(
@@ -555,10 +557,11 @@ print(lambda_return(tempting, toy_value, ended, 0.5)[:, :2])
 
 # %% [markdown]
 # In a dream the end is a matter of degree. The world model predicts a *probability* of
-# going on, and we multiply with it. The first version of DreamerV3 rounded it to 0 or 1
-# and multiplied with the discount separately; DreamerV2 took the values from a slow copy
-# of the critic, while here they come from the critic itself. If you compare with older
-# code, look for these two.
+# going on, and we multiply with it. The
+# [first version of DreamerV3](https://github.com/danijar/dreamerv3/tree/8fa35f8) rounded it
+# to 0 or 1 and multiplied with the discount separately; DreamerV2 took the values from a
+# slow copy of the critic, while here they come from the critic itself. If you compare with
+# older code, look for these two.
 #
 # ## The same function on real rows
 #
@@ -759,17 +762,6 @@ claim("the percentile range stays below 1", high - low < 1)
 # *A moving average* (EMA, exponential moving average), because one batch is not the whole
 # game. It starts at 0, and each update takes it one hundredth of the way to the new batch.
 
-# %% [markdown] tags=["predict"]
-# **Predict.** The range of the returns is 10 in every batch. What is $S$ after the first
-# update, and after 100? What does the actor divide by?
-#
-# <details><summary>Answer</summary>
-#
-# $S_1 = 0.01 \cdot 10 = 0.1$; the divisor is 1. $S_{100} = 10\,(1 - 0.99^{100}) = 6.34$, and
-# that is also the divisor.
-#
-# </details>
-
 # %%
 #| export
 class ReturnNormalizer(nn.Module):
@@ -782,20 +774,26 @@ class ReturnNormalizer(nn.Module):
     the smallest divisor. Source: DreamerV3, equations 6 and 7.
     """
 
-    def __init__(self, rate=0.01, low=0.05, high=0.95, limit=1.0):
+    def __init__(
+        self,
+        rate: float = 0.01,
+        low: float = 0.05,
+        high: float = 0.95,
+        limit: float = 1.0,
+    ):
         super().__init__()
         self.rate, self.limit = rate, limit
         self.register_buffer("quantiles", torch.tensor([low, high]), persistent=False)
         self.register_buffer("range", torch.zeros(2))
 
     @torch.no_grad()
-    def update(self, returns):
+    def update(self, returns: Tensor) -> None:
         """Take in a batch of returns (any shape)."""
         percentiles = torch.quantile(returns.detach().float().flatten(), self.quantiles)
         self.range.lerp_(percentiles, self.rate)
 
     @property
-    def scale(self):
+    def scale(self) -> Tensor:
         """The divisor, a tensor of no dimensions, at least `limit`."""
         return (self.range[1] - self.range[0]).clamp(min=self.limit)
 
@@ -805,6 +803,17 @@ class ReturnNormalizer(nn.Module):
 # difference. They live in a buffer, so that they are saved with the agent.
 #
 # The check: a batch whose percentiles are exactly -2 and 8, once and a hundred times.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** The range of the returns is 10 in every batch. What is $S$ after the first
+# update, and after 100? What does the actor divide by?
+#
+# <details><summary>Answer</summary>
+#
+# $S_1 = 0.01 \cdot 10 = 0.1$; the divisor is 1. $S_{100} = 10\,(1 - 0.99^{100}) = 6.34$, and
+# that is also the divisor.
+#
+# </details>
 
 # %%
 batch = torch.cat([torch.full((10,), -2.0), torch.zeros(80), torch.full((10,), 8.0)])
@@ -837,7 +846,7 @@ def draw_normalized(exponent, treasures):
     axes[1].hist(
         (returns / normalizer.scale).clamp(-8, 8), bins=60, color=COLORS["advantage"]
     )
-    axes[0].set(xlabel="return [1]", ylabel="count", title="as dreamed")
+    axes[0].set(xlabel="return [1]", ylabel="count [1]", title="as dreamed")
     axes[1].set(xlabel="return / max(1, S) [1]", xlim=(-8, 8))
     axes[1].set(title=f"divided by {normalizer.scale:.3g}")
     return fig
@@ -951,11 +960,11 @@ check("7.3", update_range, normalized_advantage)
 #
 # | what people did | how it looked | how it was found |
 # |---|---|---|
-# | the reward of step t with the value of step t + 2 | the agent never succeeds, all losses look healthy | brute force, as above |
+# | the reward of step t with the value of step t + 2 | the agent [never succeeds](https://github.com/epignatelli/navix/pull/152), all losses look healthy | brute force, as above |
 # | the value of the state in which one stands, as the formula is printed | with lambda 0 the critic learns from itself | the walk to the flag: one field knows, for ever |
 # | the continuation one step late | the agent hopes for rewards after its death | a 0 in the middle of a dream |
 # | no bootstrap at the end, or 0 | rewards beyond the horizon count too little, with lambda 1 not at all (`add_up` above); nearer ones are right | lambda 1, by hand |
-# | normaliser computed but not applied | works for rewards near 1, fails for scores | scale rewards by 100: nothing may change |
+# | normaliser built but [not applied](https://github.com/pytorch/rl/pull/4125) | works for rewards near 1, fails for scores | scale rewards by 100: nothing may change |
 # | advantages divided by their own spread | exploration stops before the first reward | returns of 0.01 must stay 0.01 |
 #
 # ## What we built

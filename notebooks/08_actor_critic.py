@@ -72,7 +72,7 @@ from dreamer_lite.course import side_by_side, solution, use_style, what_we_built
 from dreamer_lite.replay import Replay
 from dreamer_lite.speed import reuse_memory
 from dreamer_lite.symlog import symlog
-from dreamer_lite.world_model import LaProp, WorldModel
+from dreamer_lite.world_model import LaProp
 
 use_style()
 
@@ -109,6 +109,7 @@ def standing(frames, length=60):
     return np.array((frames + [frames[-1]] * length)[:length])
 
 
+# %%
 def watch(press, seed=3):
     """What the real CartPole shows in 60 steps, until the pole falls."""
     env, frames, fell = gym.make("CartPole-v1"), [], False
@@ -146,23 +147,32 @@ import math
 
 import gymnasium as gym
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dreamer_lite.lambda_returns import ReturnNormalizer, lambda_return
 from dreamer_lite.networks import MLP
 from dreamer_lite.replay import action_size
-from dreamer_lite.rssm import categorical_logits, sample_one_hot
+from dreamer_lite.rssm import State, categorical_logits, sample_one_hot
 from dreamer_lite.two_hot import TwoHot
+from dreamer_lite.world_model import WorldModel
 
 # %% [markdown]
 # ## The whole picture
 #
 # The world model is frozen here. Dreaming starts in states that it has seen; actor, model
 # and critic then take turns. Follow the arrows: gradients stay inside the actor and inside
-# the critic, none enters the model.
+# the critic, none enters the model. The shape is that of the dreams of this notebook: from
+# each of 256 states 15 steps on, the start included 16, in every one of them $h$ with 128
+# numbers and $z$ with 16 x 8.
 
 # %%
-show(*behaviour_phase())
+cart = gym.make("CartPole-v1")
+spaces = gym.spaces.Dict(obs=cart.observation_space)
+sizes = dict(deter=128, units=64, latents=16, classes=8)
+rssm = WorldModel(spaces, cart.action_space, **sizes).rssm
+with torch.no_grad():
+    dream, _ = rssm.imagine(rssm.initial(256), torch.zeros(256, 15, 2), horizon=15)
+show(*behaviour_phase(dream.feature.shape))
 
 
 # %% [markdown]
@@ -196,12 +206,13 @@ for pay in ([0.0, 1.0], [0.0, 1000.0], [1.0, 0.0]):
 # Three different games, one gradient. Not a digit of it comes from the pay. Drawing a sample
 # cuts the graph: a button is a whole number, and whole numbers have no gradient. What is
 # left is the entropy's part. So the loss moves, training "runs", and the policy becomes
-# nothing but more random. This has happened in published code.
+# nothing but more random. This has happened in
+# [published code](https://github.com/epignatelli/navix/pull/152).
 #
 # ### The way around it
 #
-# > **The paper says** (equation 6, section "Actor learning"). The actor is trained with the
-# > Reinforce estimator for discrete and continuous actions alike:
+# > **[The paper](https://arxiv.org/abs/2301.04104) says** (equation 6, section "Actor
+# > learning"). The actor is trained with the Reinforce estimator for discrete and continuous actions alike:
 # >
 # > $$\mathcal{L}(\theta) = - \sum_t \left[ \mathrm{sg}\!\left(\frac{R^\lambda_t - v(s_t)}
 # > {\max(1, S)}\right) \ln \pi_\theta(a_t \mid s_t) + \eta\, \mathrm{H}[\pi_\theta(a_t
@@ -278,7 +289,7 @@ for height, (name, draws) in enumerate(estimates.items()):
     ax.scatter(draws, [height, height], color=COLORS["advantage"], label=None, s=50)
 ax.axvline(0.25, **line("threshold"), label="true gradient 0.25")
 ax.set(yticks=[0, 1], yticklabels=list(estimates), ylim=(-0.6, 1.9))
-ax.set(xlabel="estimate of the right button's gradient [1]", ylabel="subtracted")
+ax.set(xlabel="estimate of the right button's gradient [1]", ylabel="subtracted [1]")
 ax.legend()
 show(fig, alt="Subtracting the expected pay brings both estimates close to the truth.")
 claim(
@@ -335,18 +346,25 @@ class Actor(nn.Module):
     the MLP; unimix. Source: DreamerV3, section "Actor learning" and Methods.
     """
 
-    def __init__(self, feature_size, action_space, units=128, layers=3, unimix=0.01):
+    def __init__(
+        self,
+        feature_size: int,
+        action_space: gym.Space,
+        units: int = 128,
+        layers: int = 3,
+        unimix: float = 0.01,
+    ):
         super().__init__()
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
         self.actions, self.unimix = action_size(action_space), unimix
         outputs = self.actions if self.discrete else 2 * self.actions
         self.mlp = MLP(feature_size, units, layers, outputs, outscale=0.01)
 
-    def _normal(self, raw):
+    def _normal(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         mean, deviation = raw.float().chunk(2, -1)
         return torch.tanh(mean), 0.9 * torch.sigmoid(deviation + 2.0) + 0.1
 
-    def sample(self, feature):
+    def sample(self, feature: Tensor) -> Tensor:
         """Draw actions: features [..., F] -> [..., A], one-hot or unclipped numbers."""
         raw = self.mlp(feature)
         if not self.discrete:
@@ -355,7 +373,7 @@ class Actor(nn.Module):
         logits = categorical_logits(raw, self.unimix)
         return sample_one_hot(logits, torch.empty_like(logits).exponential_()).detach()
 
-    def evaluate(self, feature, action):
+    def evaluate(self, feature: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability of `action` and entropy, in nats: two tensors [...]."""
         raw = self.mlp(feature)
         if self.discrete:
@@ -399,8 +417,9 @@ compare(
 # which saves most of the memory and time. Afterwards `evaluate` computes the probabilities
 # of all those actions at once, with a graph. Only REINFORCE allows this: it never looks
 # back through the dream. (DreamerV1 and V2 sent gradients back through the dreamed states
-# for continuous actions, and the first version of V3 still did. By its author's account that
-# learns a little faster there; REINFORCE everywhere is simpler, cheaper and nearly as good.)
+# for continuous actions, and the first version of V3 still did. By its
+# [author's account](https://github.com/danijar/dreamerv3/issues/168) that learns a little
+# faster there; REINFORCE everywhere is simpler, cheaper and nearly as good.)
 #
 # ## The critic
 #
@@ -416,7 +435,9 @@ class Critic(MLP):
     Source: DreamerV3, equations 5 and 10.
     """
 
-    def __init__(self, feature_size, units=128, layers=3, bins=255):
+    def __init__(
+        self, feature_size: int, units: int = 128, layers: int = 3, bins: int = 255
+    ):
         super().__init__(feature_size, units, layers, bins, outscale=0.0)
 
 
@@ -603,20 +624,21 @@ class ActorCritic(nn.Module):
     lambda-return; discount, for real rows; entropy, weight of the actor's entropy;
     slow_rate, with which the slow critic follows; replay_scale, weight of the critic's
     loss on real rows; unimix of a discrete actor.
+    Source: DreamerV3, equations 4 to 7.
     """
 
     def __init__(
         self,
-        feature_size,
-        action_space,
-        units=128,
-        horizon=15,
-        lam=0.95,
-        discount=1 - 1 / 333,
-        entropy=3e-4,
-        slow_rate=0.02,
-        replay_scale=0.3,
-        unimix=0.01,
+        feature_size: int,
+        action_space: gym.Space,
+        units: int = 128,
+        horizon: int = 15,
+        lam: float = 0.95,
+        discount: float = 1 - 1 / 333,
+        entropy: float = 3e-4,
+        slow_rate: float = 0.02,
+        replay_scale: float = 0.3,
+        unimix: float = 0.01,
     ):
         super().__init__()
         self.horizon, self.lam, self.discount = horizon, lam, discount
@@ -628,11 +650,16 @@ class ActorCritic(nn.Module):
         self.two_hot = TwoHot(len(self.critic[-1].bias))
         self.normalizer = ReturnNormalizer()
 
-    def policy(self, state):
+    def policy(self, state: State) -> Tensor:
         """Sample actions [B, A] for model states [B, ...]."""
         return self.actor.sample(state.feature)
 
-    def loss(self, states, world_model, batch=None):
+    def loss(
+        self,
+        states: State,
+        world_model: WorldModel,
+        batch: dict[str, Tensor] | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Imagine from every state and judge the imagination.
 
         Args: states [B, T, ...] from `WorldModel.loss`; world_model; batch, the rows
@@ -673,7 +700,9 @@ class ActorCritic(nn.Module):
         return actor_loss + critic_loss + replayed, metrics
 
     @torch.no_grad()
-    def _imagine(self, states, world_model):
+    def _imagine(
+        self, states: State, world_model: WorldModel
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Dream from all B * T states at once; nothing here needs a gradient."""
         start = states.map(lambda x: x.detach().flatten(0, 1))
         dream, action = world_model.rssm.imagine(start, self.policy, self.horizon)
@@ -681,13 +710,15 @@ class ActorCritic(nn.Module):
         reward = world_model.predict_reward(feature)
         return feature, action, reward, world_model.predict_continue(feature)
 
-    def _critic_loss(self, logits, feature, returns):
+    def _critic_loss(self, logits: Tensor, feature: Tensor, returns: Tensor) -> Tensor:
         """Cross entropy to the returns, and to what the slow critic says."""
         with torch.no_grad():
             slow = self.two_hot.mean(self.slow_critic(feature))
         return self.two_hot.loss(logits, returns) + self.two_hot.loss(logits, slow)
 
-    def _replay_loss(self, states, start_return, batch):
+    def _replay_loss(
+        self, states: State, start_return: Tensor, batch: dict[str, Tensor]
+    ) -> Tensor:
         """The critic on real rows, bootstrapped by what was imagined from each row."""
         goes_on = (~batch["is_terminal"].bool()).float()
         ends = batch["is_last"].float()
@@ -702,7 +733,7 @@ class ActorCritic(nn.Module):
         return ((1 - ends[:, :-1]) * loss).mean()
 
     @torch.no_grad()
-    def update_slow(self):
+    def update_slow(self) -> None:
         """Move the slow critic towards the critic: after every optimizer step."""
         slow, fast = self.slow_critic.parameters(), self.critic.parameters()
         torch._foreach_lerp_(list(slow), list(fast), self.slow_rate)
@@ -805,6 +836,7 @@ def record(rows=1500, envs=4, seed=0):
     return replay, lengths
 
 
+# %%
 replay, lengths = record()
 print("rows:", len(replay))
 chance = np.mean(lengths)
@@ -817,7 +849,6 @@ claim("chance lasts between 18 and 30 steps", 18 < chance < 30)
 # %%
 reuse_memory()
 torch.manual_seed(0)
-sizes = dict(deter=128, units=64, latents=16, classes=8)
 world_model = WorldModel(replay.obs_space, replay.action_space, **sizes)
 
 
@@ -878,7 +909,7 @@ for ax, term, name, unit in (
 ):
     curve = curves[:, TERMS.index(term)]
     ax.plot(curve, color=COLORS[name])
-    ax.set(title=name, xlabel="update", ylabel=f"loss [{unit}]")
+    ax.set(title=name, xlabel="update [1]", ylabel=f"loss [{unit}]")
     ax.set(ylim=(0, np.percentile(curve, 98)))
 show(fig, alt="Reconstruction and continue loss of the CartPole model fall.")
 world_model.requires_grad_(False)
@@ -1026,7 +1057,7 @@ titles = {
 fig, axes = plt.subplots(1, 4, figsize=(8, 2.3))
 for ax, curve, (name, title) in zip(axes, curves.T, titles.items()):
     ax.plot(curve, color=COLORS[name])
-    ax.set(xlabel="update")
+    ax.set(xlabel="update [1]")
     ax.set_title(title, fontsize=8.5)
 show(fig, alt="Continue, value and scale rise in the dream while the entropy falls.")
 claim(
@@ -1135,8 +1166,8 @@ def draw(exponent):
             bins=np.linspace(-6, 6, 61),
             color=COLORS["advantage"],
         )
-        ax.set(xlabel="advantage [1], cut at 6", title=name)
-    axes[0].set(ylabel="dreamed steps")
+        ax.set(xlabel="advantage, cut at 6 [1]", title=name)
+    axes[0].set(ylabel="dreamed steps [1]")
     return fig
 
 
@@ -1206,8 +1237,9 @@ check("8.3", bounded_normal)
 # scale is $S = 1000$. We train an actor for each decision, in three ways:
 #
 # * **ours**: advantages divided by $S$;
-# * **not normalised**: the advantage as it is. In more than one published port the scale
-#   never reached the actor's loss;
+# * **not normalised**: the advantage as it is. In more than one
+#   [published port](https://github.com/pytorch/rl/pull/4125) the scale never reached the
+#   actor's loss;
 # * **no log-probability**: the sampled button is treated as if it had a gradient, which leaves
 #   only the entropy in the loss.
 
@@ -1236,10 +1268,11 @@ def decide(pay, mistake, updates=120):
     return curve
 
 
+# %%
 looks = {
     "ours": line("ours"),
     "not normalised": line("error"),
-    "no log-prob": line("random"),
+    "no log-prob": line("random") | {"linestyle": "--"},
 }
 curves = {
     (mistake, name): decide(pay, mistake)
@@ -1252,11 +1285,12 @@ fig, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True)
 for ax, name in zip(axes, STAKES):
     for mistake, look in looks.items():
         ax.plot(curves[mistake, name], **look, label=mistake)
-    ax.set(title=f"pays {name}", xlabel="update", ylim=(0, 0.75))
+    ax.set(title=f"pays {name}", xlabel="update [1]", ylim=(0, 0.75))
 axes[0].set(ylabel="actor's entropy [nats]")
 axes[1].legend(loc="center right")
 show(fig, alt="Only the normalised actor is decided on the left, curious on the right.")
 
+# %%
 end = {key: curve[-1] for key, curve in curves.items()}
 most, least = STAKES
 claim("ours: decided where it matters (entropy below 0.1)", end["ours", most] < 0.1)
@@ -1275,6 +1309,7 @@ claim(
 #
 # * **`con_0` forgotten.** Dreams that begin in a last row are trained on as if they were life.
 #   The value of terminal states creeps up from 0.
+#   ([TorchRL had this](https://github.com/pytorch/rl/pull/4128).)
 # * **The critic's gradient into the model through the dream.** Returns then improve because
 #   the model flatters itself.
 # * **Actor too fast.** With the world model's learning rate on an immature model the entropy

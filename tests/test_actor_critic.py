@@ -239,10 +239,11 @@ def test_dreaming_alone_leaves_the_world_model_untouched():
 # What counts, and how much
 
 
-class Scripted:
+class Scripted(WorldModel):
     """Stands in for a world model: rewards and continues that a test chooses."""
 
     def __init__(self, rssm, reward, cont):
+        torch.nn.Module.__init__(self)
         self.rssm, self.reward, self.cont = rssm, reward, cont
 
     def predict_reward(self, feature):
@@ -377,8 +378,10 @@ def test_reinforce_finds_the_better_arm(worth):
     start = State(torch.randn(64, 1, 32), torch.zeros(64, 1, 4, 4))
     agent.horizon = 1
 
-    class Bandit:
+    class Bandit(WorldModel):
         """Pays for the second button; the dream is over after one step."""
+
+        __init__ = torch.nn.Module.__init__
 
         class rssm:
             @staticmethod
@@ -406,7 +409,7 @@ def test_reinforce_finds_the_better_arm(worth):
     ]
     optimizer = LaProp(groups)
     for _ in range(60):
-        loss, metrics = agent.loss(start, Bandit)
+        loss, metrics = agent.loss(start, Bandit())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

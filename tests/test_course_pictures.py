@@ -13,7 +13,9 @@ NUMBERS = ([0, 0.0, 1.0, 0.5], [1, 1.5, 1.0, 2.0], [1, 0.997, 0.0, 0.997])
 PICTURES = {
     **{f"map-{part}": (course.dreamer_map, (part,)) for part in diagrams.PARTS},
     "world-model": (course.world_model_phase, ()),
+    "large-world-model": (course.world_model_phase, ((16, 64, 8192), (16, 64, 32, 64))),
     "behaviour": (course.behaviour_phase, ()),
+    "large-behaviour": (course.behaviour_phase, ((1024, 16, 10240),)),
     "phases": (course.two_phases, ()),
     "alignment": (course.alignment, ()),
     "cell": (course.rssm_cell, ()),
@@ -127,6 +129,36 @@ def test_the_cell_shows_the_sizes_it_is_given():
         assert shape in text
     with pytest.raises(ValueError, match="multiple of blocks"):
         course.rssm_cell(deter=65)
+
+
+def test_the_phases_show_the_shapes_of_a_model():
+    from gymnasium.spaces import Box, Dict, Discrete
+
+    from dreamer_lite.actor_critic import ActorCritic
+    from dreamer_lite.replay import Replay
+    from dreamer_lite.world_model import WorldModel
+
+    spaces, buttons = Dict(x=Box(-1, 1, (3,), np.float32)), Discrete(2)
+    sizes = {"deter": 24, "units": 8, "latents": 5, "classes": 3, "blocks": 4}
+    model = WorldModel(spaces, buttons, **sizes)
+    agent = ActorCritic(model.rssm.feature_size, buttons, units=8, horizon=6)
+    replay = Replay(20, spaces, buttons)
+    for i in range(20):
+        replay.add(0, {"x": np.zeros(3)}, i % 2, 0.0, i == 0, False, False)
+    states = model.loss(replay.sample(2, 7))[2]
+    feature = agent._imagine(states, model)[0]
+    shapes = [states.h.shape, states.z.shape, feature.shape]
+    real = [str(list(shape)) for shape in shapes]
+    assert real == ["[2, 7, 24]", "[2, 7, 5, 3]", "[14, 7, 39]"]
+    for draw, some in (
+        (course.world_model_phase, slice(0, 2)),
+        (course.behaviour_phase, slice(2, 3)),
+        (course.two_phases, slice(0, 3)),
+    ):
+        fig, alt = draw(*shapes[some])
+        drawn = [t.get_text() for t in fig.axes[0].texts]
+        assert [text for text in drawn if text.startswith("[")] == real[some]
+        assert all(shape in alt for shape in real[some])
 
 
 # Colours

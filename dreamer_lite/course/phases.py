@@ -5,38 +5,60 @@ from dreamer_lite.course.style import COLORS
 
 HEIGHT = 500
 WIDTH = 396
+# The shapes as the text names them, drawn where no model is at hand.
+H, Z, FEATURE = ("B", "T", "D"), ("B", "T", "L", "C"), ("BT", "H+1", "F")
 
 
-def world_model_phase():
-    """Draw how the world model learns: the posterior teaches the prior."""
+def world_model_phase(h=H, z=Z):
+    """Draw how the world model learns: the posterior teaches the prior.
+
+    Args: h, z: the shapes of a batch of states, `states.h.shape` and `states.z.shape`.
+    """
     sheet = Sheet(WIDTH, HEIGHT)
-    _world_model(sheet, 0)
-    return sheet.fig, _SEEN
+    _world_model(sheet, 0, h, z)
+    return sheet.fig, _seen(h, z)
 
 
-def behaviour_phase():
-    """Draw how actor and critic learn in the dream, with no gradient into the model."""
+def behaviour_phase(feature=FEATURE):
+    """Draw how actor and critic learn in the dream, with no gradient into the model.
+
+    Args: feature: the shape of the dreamed states' features.
+    """
     sheet = Sheet(WIDTH, HEIGHT)
-    _behaviour(sheet, 0)
-    return sheet.fig, _DREAMED
+    _behaviour(sheet, 0, feature)
+    return sheet.fig, _dreamed(feature)
 
 
-def two_phases():
-    """Draw the world-model phase and the behaviour phase side by side."""
+def two_phases(h=H, z=Z, feature=FEATURE):
+    """Draw the world-model phase and the behaviour phase side by side.
+
+    Args: h, z, feature: shapes, as the two phases alone take them.
+    """
     sheet = Sheet(2 * WIDTH + 8, HEIGHT)
-    _world_model(sheet, 0)
-    _behaviour(sheet, WIDTH + 8)
-    return sheet.fig, f"Left: {_SEEN[:-1]}; right: {_DREAMED}"
+    _world_model(sheet, 0, h, z)
+    _behaviour(sheet, WIDTH + 8, feature)
+    return sheet.fig, f"Left: {_seen(h, z)[:-1]}; right: {_dreamed(feature)}"
 
 
-_SEEN = (
-    "The world-model phase: a posterior that sees the frame teaches a prior that does "
-    "not, two KL terms stop the gradient on one side each, and heads read the state."
-)
-_DREAMED = (
-    "The behaviour phase: from a replayed state the prior dreams on, the actor "
-    "chooses, and gradients stop before the model, so only actor and critic learn."
-)
+def _written(shape):
+    """Write a shape as the course does: [16, 64, 512]."""
+    return f"[{', '.join(str(size) for size in shape)}]"
+
+
+def _seen(h, z):
+    return (
+        "The world-model phase: a posterior that sees the frame teaches a prior that "
+        "does not, two KL terms stop the gradient on one side each, and heads read the "
+        f"state, h {_written(h)} and z {_written(z)}."
+    )
+
+
+def _dreamed(feature):
+    return (
+        "The behaviour phase: from a replayed state the prior dreams on, the actor "
+        "chooses, and gradients stop before the model, so only actor and critic learn; "
+        f"the dreamed states are {_written(feature)}."
+    )
 
 
 def _panel(sheet, x, title, note):
@@ -58,18 +80,18 @@ def _tinted(quantity, **more):
     return {"edge": COLORS[quantity], "width": 2, **more}
 
 
-def _world_model(sheet, x):
+def _world_model(sheet, x, h, z):
     """Draw the phase on replayed sequences, its left edge at x."""
     note = "on replayed sequences: real frames and actions"
     _panel(sheet, x, "World-model phase", note)
-    _memory(sheet, x)
-    _guesses(sheet, x)
+    _memory(sheet, x, h)
+    _guesses(sheet, x, z)
     _kl(sheet, x)
     _heads(sheet, x)
     _key(sheet, x, "points at what a KL term trains", COLORS["kl"])
 
 
-def _memory(sheet, x):
+def _memory(sheet, x, shape):
     """Draw how state, action and frame come in."""
     box, arrow = sheet.box, sheet.arrow
     state = {"note": r"$h_{t-1},\, z_{t-1}$", "note_size": 7.6, "size": 9.5}
@@ -81,23 +103,23 @@ def _memory(sheet, x):
     box(x + 18, 332, 66, 48, r"$x_t$", note="real frame", size=11, **_tinted("real"))
     box(x + 108, 332, 76, 48, "encoder", size=9.5)
     arrow((x + 84, 356), (x + 108, 356))
+    sheet.text(x + 140, 127, _written(shape), size=7.8, color=QUIET, ha="right")
 
 
-def _guesses(sheet, x):
+def _guesses(sheet, x, shape):
     """Draw the prior, which has not seen the frame, and the posterior, which has."""
     box, arrow = sheet.box, sheet.arrow
     student = _tinted("prior", style=(0, (4, 2)), note="has not seen the frame")
     teacher = _tinted("posterior", note="has seen the frame")
     box(x + 212, 72, 168, 58, "prior: the student", **student)
     box(x + 212, 252, 168, 58, "posterior: the teacher", **teacher)
-    sheet.text(x + 140, 140, "[B, T, D]", size=7.8, color=QUIET, ha="right")
     arrow((x + 146, 152), (x + 146, 101), (x + 212, 101))
     arrow((x + 146, 230), (x + 146, 270), (x + 212, 270))
     arrow((x + 184, 356), (x + 198, 356), (x + 198, 292), (x + 212, 292))
     box(x + 268, 332, 56, 40, r"$z_t$", size=12, **_tinted("latent"))
     arrow((x + 296, 310), (x + 296, 332))
     sheet.text(x + 304, 321, "sample", size=8, color=QUIET, ha="left")
-    sheet.text(x + 262, 353, "[B, T, L, C]", size=7.8, color=QUIET, ha="right")
+    sheet.text(x + 288, 321, _written(shape), size=7.8, color=QUIET, ha="right")
 
 
 def _kl(sheet, x):
@@ -151,14 +173,14 @@ def _key(sheet, x, text, color):
     sheet.text(x + 272, 473, "gradient stops here", size=8, ha="left", color=QUIET)
 
 
-def _behaviour(sheet, x):
+def _behaviour(sheet, x, feature):
     """Draw the phase in the dream, its left edge at x."""
     _panel(
         sheet, x, "Behaviour phase", "in the dream: no frame is seen, no game is played"
     )
     columns = (x + 54, x + 148, x + 242, x + 346)
     sheet.box(x + 112, 72, 268, 40, r"$\lambda$-returns  $R_t$", **_tinted("return"))
-    _dreamed_states(sheet, columns)
+    _dreamed_states(sheet, columns, feature)
     for step, middle in enumerate(columns):
         name = "H" if step == 3 else step
         if step:
@@ -185,7 +207,7 @@ def _behaviour(sheet, x):
     sheet.text(x + 272, 473, "gradient stops here", size=8, ha="left", color=QUIET)
 
 
-def _dreamed_states(sheet, columns):
+def _dreamed_states(sheet, columns, shape):
     """Draw the start state from replay and the states dreamed after it."""
     first, *others = columns
     sheet.box(
@@ -203,7 +225,8 @@ def _dreamed_states(sheet, columns):
         sheet.box(
             middle - 30, 204, 60, 50, rf"$s_{name}$", note="dreamed", size=12, **dashed
         )
-    sheet.text(columns[3] + 34, 264, "[BT, H+1, F]", size=7.8, color=QUIET, ha="right")
+    words = _written(shape)
+    sheet.text(columns[3] + 34, 264, words, size=7.8, color=QUIET, ha="right")
     sheet.arrow((first + 34, 229), (columns[1] - 30, 229))
     sheet.arrow((columns[1] + 30, 229), (columns[2] - 30, 229))
     sheet.arrow((columns[2] + 30, 229), (columns[3] - 30, 229), style=(0, (1, 1.5)))

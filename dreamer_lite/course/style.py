@@ -40,7 +40,7 @@ COLORS = {
 
 LINESTYLES = {
     "real": "-",
-    "dreamed": "--",
+    "dreamed": (0, (6, 2, 1, 2)),
     "error": ":",
     "prior": "--",
     "posterior": "-",
