@@ -8,7 +8,7 @@ EXTRAS := mario,lab,test,site
 HEADLESS := DREAMER_LITE_STATIC=1 IPYTHONDIR=$(CURDIR)/build/ipython MPLBACKEND=agg
 
 .PHONY: help lab test check style unit stored site export notebooks times bench \
-        colab drill mutations readme clean
+        evaluate colab drill mutations readme clean
 
 help:
 	@echo "make lab        build .venv and open JupyterLab on notebook 01"
@@ -18,6 +18,7 @@ help:
 	@echo "make times      measure minutes and memory of each notebook (writes both)"
 	@echo "make readme     regenerate the tables of both README files"
 	@echo "make bench      measure training speed (data/bench/)"
+	@echo "make evaluate   100 episodes of the agent that ships, also with sticky actions"
 	@echo "make site       the series as a web site, in build/site/html"
 	@echo "make mutations  break the code on purpose: each break must fail its test"
 	@echo "make drill      kill a training run 20 times: it must come back each time"
@@ -77,6 +78,13 @@ readme: .venv/ok
 
 bench: .venv/ok
 	$(BIN)/python tools/bench.py
+
+# The protocol without sticky actions comes last: its flag rate is the last line.
+evaluate: .venv/ok
+	$(BIN)/python -m dreamer_lite.mario evaluate --baselines --sticky 0.25 --out data/mario_evaluation_sticky.json
+	$(BIN)/python -m dreamer_lite.mario evaluate --baselines --out data/mario_evaluation.json
+	$(BIN)/python tools/data_readme.py
+	$(BIN)/python tools/readme.py
 
 mutations: .venv/ok
 	$(BIN)/python tools/mutations.py

@@ -21,6 +21,7 @@ from dreamer_lite.config import Config
 from dreamer_lite.dreamer import Dreamer, evaluate, train
 from dreamer_lite.mario import PROFILES, make_mario
 from dreamer_lite.recording import Scripted, follow, random_actions, right_and_jump
+from dreamer_lite.runs import compare_frames
 
 TRACK = ("x_pos", "flag_get", "dead", "stuck", "time")
 # What makes an agent's weights fit, and the rates that belong to its size.
@@ -120,8 +121,7 @@ def dream_beside(agent, rows, context=5, horizon=30):
 
 def beside(real, dreamed, scale=3):
     """Frames real | dreamed | error side by side, enlarged: uint8 [T, H, 3W, 3]."""
-    gap = np.abs(real.astype(np.int16) - dreamed.astype(np.int16)).astype(np.uint8)
-    frames = np.concatenate([real, dreamed, gap], 2)
+    frames = compare_frames(real, dreamed, axis=2)
     return frames.repeat(scale, 1).repeat(scale, 2)
 
 

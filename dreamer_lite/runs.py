@@ -104,13 +104,29 @@ class Board:
                 thread.join(timeout=2)
 
 
-def compare_frames(real, dreamed):
-    """Stack real / dreamed / error for a video: two [T, H, W, C] -> [T, 3H, W, 3]."""
+WRONG = (136, 34, 85)  # the colour of an error in pictures, red, green, blue
+
+
+def error_frames(real, dreamed):
+    """How far two clips uint8 [..., C] differ, [..., 3]: white is right, wine wrong.
+
+    By the root of the mean difference, so that small errors show.
+    """
+    gap = np.abs(real.astype(np.float32) - dreamed).mean(-1, keepdims=True) / 255
+    white = np.float32(255)
+    return np.round(white + np.sqrt(gap) * (np.float32(WRONG) - white)).astype(np.uint8)
+
+
+def compare_frames(real, dreamed, axis=1):
+    """Real, dreamed and error for a video: two [T, H, W, C] -> [T, 3H, W, 3].
+
+    Args: axis, 1 for one above the other, 2 for side by side.
+    """
     real, dreamed = np.asarray(real), np.asarray(dreamed)
+    error = error_frames(real, dreamed)
     if real.shape[-1] == 1:
         real, dreamed = real.repeat(3, -1), dreamed.repeat(3, -1)
-    error = np.abs(real.astype(np.int16) - dreamed.astype(np.int16)).astype(np.uint8)
-    return np.concatenate([real, dreamed, error], 1)
+    return np.concatenate([real, dreamed, error], axis)
 
 
 def free_memory():

@@ -377,6 +377,7 @@ def results(tmp_path):
     (curves / "cartpole_seed8.json").write_text(json.dumps(run))
     found = dict(flags=3, flag_rate=0.75, episodes=4, interval_95=[0.3, 0.95])
     found |= dict(return_mean=100.0, return_std=9.5, x_mean=2500.0)
+    found["deaths_by_x"] = {"1100": 1}
     report = {
         "agent": {"file": "a", "sha256": "f" * 64, "steps": 1234},
         "commit": "abc",
@@ -395,12 +396,13 @@ def test_result_blocks_say_what_the_files_say(results):
     assert f"seed 8 | 475 | 22 | never | {ends}" in text
     text = readme.BLOCKS["mario-curve"](results)
     assert "| 60,000 steps, 60 min | 84,000 steps, 84 min | 104,000 steps" in text
-    # Episode i ends at x = i after 1000 i steps: the first 41, then the last 50.
-    assert "| 20 | 94 |" in text and "A random policy reaches 321." in text
+    # Episode i ends at x = i after 1000 i steps: the first 33, then the last 50.
+    assert "| 16 | 94 |" in text and "A random policy reaches 321." in text
     assert text.endswith(" Seed 3: an abacus.")
     text = readme.BLOCKS["evaluation"](results)
     assert "4 episodes, seed 5" in text and "`ffffffffffff` after 1,234 steps" in text
     assert "| agent | 0.75 (3/4) | 0.30 to 0.95 | 2,500 | 100.0 ± 9.5 |" in text
+    assert "The agent dies at an x of about (times): 1,100 (1)." in text
 
 
 def test_result_blocks_without_results_say_so(tmp_path):

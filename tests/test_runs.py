@@ -422,7 +422,12 @@ def test_comparison_stacks_real_dreamed_error():
     real = np.full((2, 3, 4, 1), 200, np.uint8)
     stack = runs.compare_frames(real, real - 50)
     assert stack.shape == (2, 9, 4, 3)
-    assert [stack[0, row, 0, 0] for row in (0, 3, 6)] == [200, 150, 50]
+    assert [stack[0, row, 0, 0] for row in (0, 3)] == [200, 150]
+    assert (stack[:, 6:] == runs.error_frames(real, real - 50)).all()
+    beside = runs.compare_frames(real, real, axis=2)
+    assert beside.shape == (2, 3, 12, 3) and (beside[:, :, 8:] == 255).all()
+    black, white = np.zeros_like(real), np.full_like(real, 255)
+    assert tuple(runs.error_frames(black, white)[0, 0, 0]) == runs.WRONG
 
 
 # The page

@@ -1,12 +1,13 @@
 """Make data/mario.gif: the shipped agent on the real game, its dream, the difference.
 
-    python tools/film.py [seed]
+    python tools/film.py [--seed 23]
 
 Films what `python -m dreamer_lite.mario play --dream` does, but keeps every fourth
 frame, so that the page that shows it loads quickly. An episode that does not end at the
 flag is refused: the README says that this one does.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -19,9 +20,13 @@ DATA = ROOT / "data"
 EVERY, FRAMES, FPS = 4, 160, 15
 
 
-def main(seed="23"):
+def main():
+    """Play one episode and film it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=23, help="of the episode")
+    seed = parser.parse_args().seed
     agent = playing.load_agent(DATA / "mario_agent.safetensors")
-    played = playing.play_episode(agent, int(seed), noops=0)
+    played = playing.play_episode(agent, seed, noops=0)
     if not played.info["flag_get"]:
         sys.exit(f"With seed {seed} this agent takes no flag; try another seed.")
     real = played.rows["obs"]
@@ -32,4 +37,4 @@ def main(seed="23"):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main()

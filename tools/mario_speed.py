@@ -6,6 +6,7 @@ Both play the same buttons; rounds alternate, so that a busy machine slows both;
 figure is the median over the rounds of processor time. Prints one line of JSON.
 """
 
+import argparse
 import json
 import platform
 import statistics
@@ -61,4 +62,5 @@ def measure(rounds=9):
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     print(json.dumps(measure()))

@@ -7,6 +7,7 @@ Each mutation replaces one text, which occurs once, in a copy of the repository 
 one test there. A test that still passes protects nothing: the command exits with 1.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -96,4 +97,6 @@ def main(words):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("words", nargs="*", help="only those whose names hold all")
+    sys.exit(main(parser.parse_args().words))

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from dreamer_lite import runs
 from dreamer_lite.course.display import as_frames
 from dreamer_lite.course.style import COLORS
 
@@ -13,11 +14,7 @@ def error_frames(real, dreamed) -> np.ndarray:
         raise ValueError(
             f"real is {list(real.shape)} but dreamed {list(dreamed.shape)}: cut alike."
         )
-    gap = np.abs(real.astype(np.float32) - dreamed).mean(-1, keepdims=True) / 255
-    wrong = np.array(
-        [int(COLORS["error"][i : i + 2], 16) for i in (1, 3, 5)], np.float32
-    )
-    return np.round(255 + np.sqrt(gap) * (wrong - 255)).astype(np.uint8)
+    return runs.error_frames(real, dreamed)
 
 
 def strip(
