@@ -76,11 +76,14 @@ PICTURES = {
     ),
     "others": (
         [("loss/rep", "nats", "collapse"), ("loss/actor", "1", "actor")]
-        + [("return/scale", "1"), ("imagined/reward", "1", "slow")]
-        + [("length", "steps", "actor"), ("speed/replayed", "rows/s", "slow")],
+        + [("return/scale", "1", "slow"), ("imagined/reward", "1", "slow")],
         ["healthy"],
     ),
-    "counters": ([("minutes", "min"), ("updates", "1")], ["mario_seed0"]),
+    "counters": (
+        [("minutes", "min"), ("updates", "1")]
+        + [("speed/replayed", "rows/s"), ("length", "steps")],
+        ["mario_seed0"],
+    ),
     "ends": (  # seed 0 is older than the columns dead and stuck
         [("flag_get", "1"), ("dead", "1"), ("stuck", "1"), ("time", "1")],
         ["mario_seed0", "mario_seed1"],
