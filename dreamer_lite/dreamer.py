@@ -5,16 +5,19 @@
 Built in notebook 09. Source: DreamerV3, section "Learning algorithm".
 """
 
+import os
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dreamer_lite import files, runs, speed
 from dreamer_lite.actor_critic import ActorCritic
+from dreamer_lite.checks import check_config, check_counts, check_fit
 from dreamer_lite.config import Config
 from dreamer_lite.envs import make_vector, random_policy
 from dreamer_lite.replay import Replay
@@ -26,7 +29,7 @@ class ActState(NamedTuple):
     """What acting carries along: model state, and the action it chose last [B, A]."""
 
     model: State
-    action: torch.Tensor
+    action: Tensor
 
 
 class Dreamer(nn.Module):
@@ -36,7 +39,7 @@ class Dreamer(nn.Module):
     taken as Dict(obs=...)); config. Source: DreamerV3, section "Learning algorithm".
     """
 
-    def __init__(self, obs_space, action_space, config):
+    def __init__(self, obs_space: gym.Space, action_space: gym.Space, config: Config):
         super().__init__()
         self.config, c = config, config
         self.plain = not isinstance(obs_space, gym.spaces.Dict)
@@ -67,17 +70,22 @@ class Dreamer(nn.Module):
         self._update = speed.make_update(self, c.speed)
 
     @torch.no_grad()
-    def act(self, obs, state=None, is_first=None):
+    def act(
+        self,
+        obs: dict[str, np.ndarray] | np.ndarray,
+        state: ActState | None = None,
+        is_first: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, ActState]:
         """Choose actions, sampled from the policy.
 
-        Args: obs, {key: [B, ...]} as the environment gives them; state, what the last
-        call returned; is_first [B], where a new episode begins (default: everywhere
-        without a state, else nowhere).
-        Returns: actions as the environment takes them (int64 [B] for Discrete, else
-        float32 [B, A], unclipped) and the state for the next call.
+        Args: obs, {key: [B, ...]} as the environment gives them, or a plain [B, ...] if
+        "obs" is the only key; state, what the last call returned; is_first [B], where a
+        new episode begins (default: everywhere without a state, else nowhere).
+        Returns: actions and the state for the next call. Actions are int64 [B] of a
+        Discrete space; of a Box float32 [B, A] in its unit range, [-1, 1], unclipped:
+        an environment of `dreamer_lite.envs.build_env` clips and rescales them.
         Raises: ValueError for a missing key, a wrong shape or dtype.
         """
-        obs = {"obs": obs} if self.plain and not isinstance(obs, dict) else obs
         obs = speed.check_obs(obs, self.obs_space, self.device)
         batch = len(next(iter(obs.values())))
         if is_first is None:
@@ -96,32 +104,35 @@ class Dreamer(nn.Module):
             action = self.actor_critic.policy(now)
         return self._to_env(action), ActState(now, action)
 
-    def _to_env(self, action):
+    def _to_env(self, action: Tensor) -> np.ndarray:
         if isinstance(self.action_space, gym.spaces.Discrete):
             return action.argmax(-1).cpu().numpy() + int(self.action_space.start)
         return action.cpu().numpy()
 
-    def _autocast(self):
+    def _autocast(self) -> torch.autocast:
         low = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype, enabled=low)
 
-    def _on_device(self, batch):
+    def _on_device(self, batch: dict) -> dict[str, Tensor]:
         batch = check_batch(batch, self.world_model.columns)
         return {key: value.to(self.device) for key, value in batch.items()}
 
-    def loss(self, batch):
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """All losses of a batch {key: [B, T, ...]}: one number, and the metrics."""
         with self._autocast():
             model_loss, metrics, states = self.world_model.loss(batch)
             loss, more = self.actor_critic.loss(states, self.world_model, batch)
         return model_loss + loss, metrics | more
 
-    def dream(self, batch, context=5):
-        """Open-loop prediction of a batch: see `WorldModel.dream`."""
+    def dream(self, batch: dict, context: int = 5) -> dict[str, Tensor]:
+        """Open-loop prediction of a batch: see `WorldModel.dream`, also for units.
+
+        Images in [0, 1], vectors in symlog units, choices as logits.
+        """
         with self._autocast():
             return self.world_model.dream(self._on_device(batch), context)
 
-    def train_step(self, batch):
+    def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One update of everything from a batch as `Replay.sample` gives it.
 
         Returns: metrics {name: tensor}; nothing waits for the device.
@@ -129,25 +140,25 @@ class Dreamer(nn.Module):
         """
         return self._update(self._on_device(batch))
 
-    def backward(self, batch):
+    def backward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """First half of an update: losses and gradients. Returns the metrics."""
         loss, metrics = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=False)
         self.scaler.scale(loss).backward()
         return metrics
 
-    def step(self):
+    def step(self) -> None:
         """Second half of an update: optimizer and slow critic."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.actor_critic.update_slow()
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Write weights, config and spaces to one safetensors file, atomically."""
         files.save_agent(path, self)
 
     @classmethod
-    def load(cls, path, **changes):
+    def load(cls, path: str | os.PathLike, **changes: object) -> "Dreamer":
         """Read an agent written by `save`; `changes` replace config fields.
 
         Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
@@ -163,18 +174,25 @@ class Collector:
 
     Args: envs, a Gymnasium vector environment that resets itself on the step after an
     end (NEXT_STEP), so that the last observation of an episode is a row of its own;
-    replay; track, names in `info` whose value at the end of an episode is reported.
+    replay; track, names in `info` (or one) whose value at the end of an episode is
+    reported.
     """
 
-    def __init__(self, envs, replay=None, track=()):
-        self.envs, self.replay, self.track = envs, replay, track
+    def __init__(
+        self,
+        envs: gym.vector.VectorEnv,
+        replay: Replay | None = None,
+        track: Sequence[str] = (),
+    ):
+        self.envs, self.replay = envs, replay
+        self.track = [track] if isinstance(track, str) else track
         self.obs, _ = envs.reset()
         self.reward = np.zeros(envs.num_envs)
         self.first = np.ones(envs.num_envs, bool)
         self.last, self.terminal = ~self.first, ~self.first
         self.returns, self.lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs)
 
-    def tick(self, policy):
+    def tick(self, policy: Callable) -> list[dict]:
         """One step of every environment; returns the episodes that ended with it.
 
         Args: policy, a callable (obs, is_first) -> actions [B].
@@ -194,7 +212,7 @@ class Collector:
         self.lengths += ~self.first
         return [self._report(i, info) for i in np.flatnonzero(self.last)]
 
-    def _report(self, i, info):
+    def _report(self, i: int | np.integer, info: dict) -> dict:
         row = {"env": int(i), "return": float(self.returns[i])}
         row["length"] = int(self.lengths[i])
         return row | {key: float(info[key][i]) for key in self.track if key in info}
@@ -203,22 +221,32 @@ class Collector:
 class AgentPolicy:
     """A policy for `Collector.tick` that remembers the agent's state."""
 
-    def __init__(self, agent):
+    def __init__(self, agent: Dreamer):
         self.agent, self.state = agent, None
 
-    def __call__(self, obs, is_first):
+    def __call__(self, obs: dict | np.ndarray, is_first: np.ndarray) -> np.ndarray:
         first = is_first if self.state else None
         action, self.state = self.agent.act(obs, self.state, first)
         return action
 
 
-def evaluate(agent, make_env, episodes, envs=1, seed=0, track=(), parallel=False):
+def evaluate(
+    agent: Dreamer | Callable,
+    make_env: str | Callable,
+    episodes: int,
+    envs: int = 1,
+    seed: int = 0,
+    track: Sequence[str] = (),
+    parallel: bool = False,
+) -> list[dict]:
     """Play whole episodes with sampled actions, nothing is learnt.
 
     Args: agent (or any policy of `Collector.tick`); make_env, a Gymnasium id or a
     callable; episodes, in all, shared equally, so that short ones are not favoured.
     Returns: a list of {"env", "return", "length", and what is tracked}, one an episode.
+    Raises: ValueError for counts below 1, or spaces that the agent does not fit.
     """
+    check_counts(episodes=episodes, envs=envs)
     policy = AgentPolicy(agent) if isinstance(agent, Dreamer) else agent
     left = episodes // envs + (np.arange(envs) < episodes % envs)
     results = []
@@ -227,6 +255,8 @@ def evaluate(agent, make_env, episodes, envs=1, seed=0, track=(), parallel=False
         closing(make_vector(make_env, envs, seed, parallel=parallel)) as vector,
         torch.random.fork_rng(),
     ):
+        if policy is not agent:
+            check_fit(agent, vector)
         torch.manual_seed(seed)
         collector = Collector(vector, track=track)
         while left.any():
@@ -238,26 +268,29 @@ def evaluate(agent, make_env, episodes, envs=1, seed=0, track=(), parallel=False
 
 
 def train(
-    make_env,
-    config,
-    logdir,
-    minutes=None,
-    track=(),
-    start_from=None,
-    callback=None,
-    progress=True,
-):
+    make_env: str | Callable,
+    config: Config,
+    logdir: str | os.PathLike,
+    minutes: float | None = None,
+    track: Sequence[str] = (),
+    start_from: str | os.PathLike | None = None,
+    callback: Callable | None = None,
+    progress: bool = True,
+) -> Dreamer:
     """The loop: collect experience, learn the model from it, learn to act in dreams.
 
     A run lives in its folder: started again with the same arguments it continues from
-    the last checkpoint. On the CPU with one environment a continued run equals an
-    uninterrupted one to the bit.
+    the last checkpoint. On the CPU with one environment a run that was cut off equals
+    an uninterrupted one to the bit, if that checkpoint lies between two episodes: not
+    if `steps` is raised after the end, nor in an episode of more than a minute.
     Args: make_env, a Gymnasium id or a callable; config; logdir; minutes, a budget of
-    this call; track, names in `info` to record at the end of an episode; start_from,
-    an agent file whose weights a new run begins with; callback(agent, run), called with
-    every video; progress, show a bar.
+    this call, which ends with the next episode, at most a minute later; track, names in
+    `info` to record at the end of an episode; start_from, an agent file whose weights a
+    new run begins with; callback(agent, run), called with every video; progress, show a
+    bar.
     Returns: the agent. Source: DreamerV3, section "Learning algorithm".
     """
+    check_config(config)
     speed.reuse_memory()
     with runs.Run(logdir, config, minutes, progress) as run:
         envs = run.make_envs(make_env)

@@ -16,8 +16,16 @@ import torch
 def check_obs(obs, spaces, device):
     """One tick's observations {key: [B, ...]} as tensors on the device.
 
+    A plain [B, ...] is taken for the only key, if that is named "obs".
     Raises: ValueError for a missing key, a wrong shape or dtype.
     """
+    if not isinstance(obs, dict):
+        if list(spaces.keys()) != ["obs"]:
+            raise ValueError(
+                f"Dreamer.act expects the observations {sorted(spaces.keys())}, but "
+                f"got a single {type(obs).__name__}; pass a dictionary of these keys."
+            )
+        obs = {"obs": obs}
     missing = sorted(set(spaces.keys()) - set(obs))
     if missing:
         raise ValueError(
@@ -28,9 +36,11 @@ def check_obs(obs, spaces, device):
     for key, space in spaces.items():
         value = as_numbers(key, obs[key])
         if value.dim() == 0 or tuple(value.shape[1:]) != space.shape:
+            alone = tuple(value.shape) == space.shape
+            advice = "add the batch dimension" if alone else "pass the space's shape"
             raise ValueError(
                 f"Dreamer.act expects {key!r} of shape [B] + {list(space.shape)}, but "
-                f"got {list(value.shape)}; add the batch dimension."
+                f"got {list(value.shape)}; {advice}."
             )
         if space.dtype == np.uint8 and value.dtype != torch.uint8:
             raise ValueError(

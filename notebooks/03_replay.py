@@ -341,8 +341,10 @@ def encode_action(
 #| export
 FORMAT = "dreamer-lite-replay-1"
 FLAGS = ("is_first", "is_last", "is_terminal")
-# Names that an observation may not have: columns of the replay and entries of its file.
+# Names that an observation may not have: columns of the replay, entries of its file,
+# and losses that stand beside those of the observations.
 RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"}
+RESERVED |= {"continue", "dyn", "rep", "actor", "critic", "replay_critic"}
 
 
 def row_columns(obs_space: gym.Space, action_space: gym.Space) -> dict[str, tuple]:
@@ -358,8 +360,8 @@ def row_columns(obs_space: gym.Space, action_space: gym.Space) -> dict[str, tupl
         )
     if taken := sorted(RESERVED & set(obs_space.keys())):
         raise ValueError(
-            f"Observations may not be named {taken}: the replay has columns of that "
-            "name; rename the key in the observation space."
+            f"Observations may not be named {taken}: columns of the replay or losses "
+            "have that name; rename the key in the observation space."
         )
     columns = {}
     for key, space in obs_space.items():
@@ -586,10 +588,12 @@ explore(
 
 # %%
 #| export
-def check_row(row: dict, columns: dict[str, tuple]) -> None:
-    """Refuse a row in which a key is missing or a value has another shape or dtype.
+def check_row(row: dict, columns: dict[str, tuple], env: int) -> None:
+    """Refuse a row of stream `env` that lacks a key or holds what does not fit.
 
-    Source: none, bookkeeping.
+    A value needs the column's shape and dtype, and a float has to be finite: a single
+    nan would spread to all weights.
+    Raises: ValueError with the key. Source: none, bookkeeping.
     """
     for key, (shape, dtype) in columns.items():
         if key not in row:
@@ -602,6 +606,11 @@ def check_row(row: dict, columns: dict[str, tuple]) -> None:
             raise ValueError(
                 f"Replay.add expects {key!r} as {dtype} of shape {shape}, but got "
                 f"{value.dtype} of shape {value.shape}; convert it to the space's form."
+            )
+        if dtype.kind == "f" and not np.isfinite(value.astype(np.float32)).all():
+            raise ValueError(
+                f"Replay.add expects finite float32 numbers in {key!r}, but got nan, "
+                f"inf or a larger one of environment {env}; correct it there."
             )
 
 
@@ -659,12 +668,13 @@ class Replay:
         Args: `obs`, {key: array} as in the observation space; `action`, chosen AFTER
         seeing `obs` (a number of a Discrete space, or a vector [A]; stored as zeros on
         a last row); `reward`, which arrived WITH `obs`; three booleans.
-        Raises: ValueError for a missing key, a wrong shape or dtype; nothing is stored.
+        Raises: ValueError for a missing key, a wrong shape or dtype, a number that is
+        not finite; nothing is stored.
         """
         action = encode_action(self.action_space, action)
         row = {**obs, "action": action * (not is_last), "reward": np.float32(reward)}
         row |= {"is_first": is_first, "is_last": is_last, "is_terminal": is_terminal}
-        check_row(row, self.columns)
+        check_row(row, self.columns, env)
         at = self.head[env]
         for key in self.columns:
             self.data[key][env, at] = row[key]

@@ -510,7 +510,8 @@ def split_spaces(spaces: gym.Space) -> tuple[list[str], list[str]]:
     """Sort the keys of a Dict space by kind: (image keys, vector keys).
 
     Images are uint8 [H, W, C], all of one height and width, both multiples of 16.
-    Vectors are the remaining Box spaces, of up to two dimensions, and Discrete.
+    Vectors are the remaining Box spaces, of up to two dimensions, and Discrete; each
+    key names a module of the decoder, so it must be a name that PyTorch takes.
     Raises: TypeError or ValueError with the key that does not fit.
     Source: none; these rules are ours.
     """
@@ -536,11 +537,20 @@ def split_spaces(spaces: gym.Space) -> tuple[list[str], list[str]]:
             )
     sizes = {shape[:2] for shape in images.values()}
     if len(sizes) > 1 or any(side % 16 for size in sizes for side in size):
+        advice = "resize them with gymnasium.wrappers.ResizeObservation (needs opencv)"
+        if any(s[0] in (1, 3, 4) and s[2] not in (1, 3, 4) for s in images.values()):
+            advice = "move the channels last, the order is [H, W, C]"
         raise ValueError(
             "Images must share one height and width, both multiples of 16, but got "
-            f"{images}; resize them with gymnasium.wrappers.ResizeObservation."
+            f"{images}; {advice}."
         )
-    return sorted(images), sorted(set(spaces) - set(images))
+    vectors, taken = sorted(set(spaces) - set(images)), nn.ModuleDict()
+    if odd := [k for k in vectors if not k or "." in k or hasattr(taken, k)]:
+        raise ValueError(
+            f"Observations may not be named {odd}: PyTorch refuses modules of that "
+            "name; rename the key in the observation space."
+        )
+    return sorted(images), vectors
 
 
 def flatten_vector(space: gym.Space, value: Tensor) -> Tensor:
@@ -800,7 +810,7 @@ class Decoder(nn.Module):
             self.heads = nn.ModuleDict(heads)
 
     def forward(self, feature: Tensor) -> dict[str, Tensor]:
-        """Return {key: [..., *shape]}: images in [0, 1], vectors in symlog space."""
+        """Return {key: [..., H, W, C] in [0, 1], or [..., n]: symlog or logits}."""
         recon = {}
         if self.images:
             flat = feature.flatten(0, -2)

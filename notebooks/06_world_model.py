@@ -578,14 +578,22 @@ class WorldModel(nn.Module):
     def dream(self, batch: dict, context: int = 5) -> dict[str, Tensor]:
         """Open-loop prediction: look at `context` rows, then dream the rest.
 
-        Args: batch as in `loss`; the actions of all rows are used. Returns:
-        {key: [B, T, ...]}, reconstructions for the first rows, then predictions.
+        Args: batch as in `loss`; the actions of all rows are used; context, from 1 to
+        T - 1. Returns: {key: [B, T, ...]}, reconstructions for the first rows, then
+        predictions: images [..., H, W, C] in [0, 1], vectors [..., n] in symlog units
+        (`symexp` undoes it), choices [..., n] as logits.
+        Raises: ValueError for a bad batch or another context.
         """
         batch = check_batch(batch, self.columns)
+        length = batch["reward"].shape[1]
+        if not 1 <= context < length:
+            raise ValueError(
+                f"dream expects a context of at least 1 and fewer than the {length} "
+                f"rows of the batch, but got {context}; change it or pass more rows."
+            )
         past = {key: value[:, :context] for key, value in batch.items()}
         states, _, _ = self.observe(past)
         last = states.map(lambda x: x[:, -1])
-        length = batch["reward"].shape[1]
         actions = batch["action"][:, context - 1 : length - 1]
         future, _ = self.rssm.imagine(last, actions, length - context)
         feature = torch.cat([states.feature, future.feature[:, 1:]], 1)

@@ -84,16 +84,19 @@ show(*dreamer_map("dreamer"))
 Built in notebook 09. Source: DreamerV3, section "Learning algorithm".
 """
 
+import os
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
 import gymnasium as gym
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dreamer_lite import files, runs, speed
 from dreamer_lite.actor_critic import ActorCritic
+from dreamer_lite.checks import check_config, check_counts, check_fit
 from dreamer_lite.config import Config
 from dreamer_lite.envs import make_vector, random_policy
 from dreamer_lite.replay import Replay
@@ -272,7 +275,7 @@ class ActState(NamedTuple):
     """What acting carries along: model state, and the action it chose last [B, A]."""
 
     model: State
-    action: torch.Tensor
+    action: Tensor
 
 
 # %% [markdown]
@@ -282,8 +285,8 @@ class ActState(NamedTuple):
 # * *Nothing waits.* A metric stays a tensor on the device. If every update asked for the
 #   number behind its loss, a GPU would idle while Python reads.
 # * *`act` and `train_step` use the same encoder call.* In one published port only the
-#   acting half skipped the division by 255: all losses stayed healthy, and the agent decayed
-#   after some 20,000 steps.
+#   acting half skipped the division by 255: all losses stayed healthy, and the agent
+#   [decayed after some 20,000 steps](https://github.com/jsikyoon/dreamer-torch/issues/11).
 # * *Low precision is a context*, not a rewrite: parameters stay float32, and where the
 #   processor multiplies bf16 faster, `autocast` lets it.
 #
@@ -299,7 +302,7 @@ class Dreamer(nn.Module):
     taken as Dict(obs=...)); config. Source: DreamerV3, section "Learning algorithm".
     """
 
-    def __init__(self, obs_space, action_space, config):
+    def __init__(self, obs_space: gym.Space, action_space: gym.Space, config: Config):
         super().__init__()
         self.config, c = config, config
         self.plain = not isinstance(obs_space, gym.spaces.Dict)
@@ -330,17 +333,22 @@ class Dreamer(nn.Module):
         self._update = speed.make_update(self, c.speed)
 
     @torch.no_grad()
-    def act(self, obs, state=None, is_first=None):
+    def act(
+        self,
+        obs: dict[str, np.ndarray] | np.ndarray,
+        state: ActState | None = None,
+        is_first: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, ActState]:
         """Choose actions, sampled from the policy.
 
-        Args: obs, {key: [B, ...]} as the environment gives them; state, what the last
-        call returned; is_first [B], where a new episode begins (default: everywhere
-        without a state, else nowhere).
-        Returns: actions as the environment takes them (int64 [B] for Discrete, else
-        float32 [B, A], unclipped) and the state for the next call.
+        Args: obs, {key: [B, ...]} as the environment gives them, or a plain [B, ...] if
+        "obs" is the only key; state, what the last call returned; is_first [B], where a
+        new episode begins (default: everywhere without a state, else nowhere).
+        Returns: actions and the state for the next call. Actions are int64 [B] of a
+        Discrete space; of a Box float32 [B, A] in its unit range, [-1, 1], unclipped:
+        an environment of `dreamer_lite.envs.build_env` clips and rescales them.
         Raises: ValueError for a missing key, a wrong shape or dtype.
         """
-        obs = {"obs": obs} if self.plain and not isinstance(obs, dict) else obs
         obs = speed.check_obs(obs, self.obs_space, self.device)
         batch = len(next(iter(obs.values())))
         if is_first is None:
@@ -359,32 +367,35 @@ class Dreamer(nn.Module):
             action = self.actor_critic.policy(now)
         return self._to_env(action), ActState(now, action)
 
-    def _to_env(self, action):
+    def _to_env(self, action: Tensor) -> np.ndarray:
         if isinstance(self.action_space, gym.spaces.Discrete):
             return action.argmax(-1).cpu().numpy() + int(self.action_space.start)
         return action.cpu().numpy()
 
-    def _autocast(self):
+    def _autocast(self) -> torch.autocast:
         low = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype, enabled=low)
 
-    def _on_device(self, batch):
+    def _on_device(self, batch: dict) -> dict[str, Tensor]:
         batch = check_batch(batch, self.world_model.columns)
         return {key: value.to(self.device) for key, value in batch.items()}
 
-    def loss(self, batch):
+    def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """All losses of a batch {key: [B, T, ...]}: one number, and the metrics."""
         with self._autocast():
             model_loss, metrics, states = self.world_model.loss(batch)
             loss, more = self.actor_critic.loss(states, self.world_model, batch)
         return model_loss + loss, metrics | more
 
-    def dream(self, batch, context=5):
-        """Open-loop prediction of a batch: see `WorldModel.dream`."""
+    def dream(self, batch: dict, context: int = 5) -> dict[str, Tensor]:
+        """Open-loop prediction of a batch: see `WorldModel.dream`, also for units.
+
+        Images in [0, 1], vectors in symlog units, choices as logits.
+        """
         with self._autocast():
             return self.world_model.dream(self._on_device(batch), context)
 
-    def train_step(self, batch):
+    def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One update of everything from a batch as `Replay.sample` gives it.
 
         Returns: metrics {name: tensor}; nothing waits for the device.
@@ -392,25 +403,25 @@ class Dreamer(nn.Module):
         """
         return self._update(self._on_device(batch))
 
-    def backward(self, batch):
+    def backward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """First half of an update: losses and gradients. Returns the metrics."""
         loss, metrics = self.loss(batch)
         self.optimizer.zero_grad(set_to_none=False)
         self.scaler.scale(loss).backward()
         return metrics
 
-    def step(self):
+    def step(self) -> None:
         """Second half of an update: optimizer and slow critic."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.actor_critic.update_slow()
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Write weights, config and spaces to one safetensors file, atomically."""
         files.save_agent(path, self)
 
     @classmethod
-    def load(cls, path, **changes):
+    def load(cls, path: str | os.PathLike, **changes: object) -> "Dreamer":
         """Read an agent written by `save`; `changes` replace config fields.
 
         Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
@@ -540,18 +551,25 @@ class Collector:
 
     Args: envs, a Gymnasium vector environment that resets itself on the step after an
     end (NEXT_STEP), so that the last observation of an episode is a row of its own;
-    replay; track, names in `info` whose value at the end of an episode is reported.
+    replay; track, names in `info` (or one) whose value at the end of an episode is
+    reported.
     """
 
-    def __init__(self, envs, replay=None, track=()):
-        self.envs, self.replay, self.track = envs, replay, track
+    def __init__(
+        self,
+        envs: gym.vector.VectorEnv,
+        replay: Replay | None = None,
+        track: Sequence[str] = (),
+    ):
+        self.envs, self.replay = envs, replay
+        self.track = [track] if isinstance(track, str) else track
         self.obs, _ = envs.reset()
         self.reward = np.zeros(envs.num_envs)
         self.first = np.ones(envs.num_envs, bool)
         self.last, self.terminal = ~self.first, ~self.first
         self.returns, self.lengths = np.zeros(envs.num_envs), np.zeros(envs.num_envs)
 
-    def tick(self, policy):
+    def tick(self, policy: Callable) -> list[dict]:
         """One step of every environment; returns the episodes that ended with it.
 
         Args: policy, a callable (obs, is_first) -> actions [B].
@@ -571,7 +589,7 @@ class Collector:
         self.lengths += ~self.first
         return [self._report(i, info) for i in np.flatnonzero(self.last)]
 
-    def _report(self, i, info):
+    def _report(self, i: int | np.integer, info: dict) -> dict:
         row = {"env": int(i), "return": float(self.returns[i])}
         row["length"] = int(self.lengths[i])
         return row | {key: float(info[key][i]) for key in self.track if key in info}
@@ -641,10 +659,10 @@ show(*alignment(cards))
 class AgentPolicy:
     """A policy for `Collector.tick` that remembers the agent's state."""
 
-    def __init__(self, agent):
+    def __init__(self, agent: Dreamer):
         self.agent, self.state = agent, None
 
-    def __call__(self, obs, is_first):
+    def __call__(self, obs: dict | np.ndarray, is_first: np.ndarray) -> np.ndarray:
         first = is_first if self.state else None
         action, self.state = self.agent.act(obs, self.state, first)
         return action
@@ -659,13 +677,23 @@ class AgentPolicy:
 
 # %%
 #| export
-def evaluate(agent, make_env, episodes, envs=1, seed=0, track=(), parallel=False):
+def evaluate(
+    agent: Dreamer | Callable,
+    make_env: str | Callable,
+    episodes: int,
+    envs: int = 1,
+    seed: int = 0,
+    track: Sequence[str] = (),
+    parallel: bool = False,
+) -> list[dict]:
     """Play whole episodes with sampled actions, nothing is learnt.
 
     Args: agent (or any policy of `Collector.tick`); make_env, a Gymnasium id or a
     callable; episodes, in all, shared equally, so that short ones are not favoured.
     Returns: a list of {"env", "return", "length", and what is tracked}, one an episode.
+    Raises: ValueError for counts below 1, or spaces that the agent does not fit.
     """
+    check_counts(episodes=episodes, envs=envs)
     policy = AgentPolicy(agent) if isinstance(agent, Dreamer) else agent
     left = episodes // envs + (np.arange(envs) < episodes % envs)
     results = []
@@ -674,6 +702,8 @@ def evaluate(agent, make_env, episodes, envs=1, seed=0, track=(), parallel=False
         closing(make_vector(make_env, envs, seed, parallel=parallel)) as vector,
         torch.random.fork_rng(),
     ):
+        if policy is not agent:
+            check_fit(agent, vector)
         torch.manual_seed(seed)
         collector = Collector(vector, track=track)
         while left.any():
@@ -728,26 +758,29 @@ print("updates:", updates)
 # %%
 #| export
 def train(
-    make_env,
-    config,
-    logdir,
-    minutes=None,
-    track=(),
-    start_from=None,
-    callback=None,
-    progress=True,
-):
+    make_env: str | Callable,
+    config: Config,
+    logdir: str | os.PathLike,
+    minutes: float | None = None,
+    track: Sequence[str] = (),
+    start_from: str | os.PathLike | None = None,
+    callback: Callable | None = None,
+    progress: bool = True,
+) -> Dreamer:
     """The loop: collect experience, learn the model from it, learn to act in dreams.
 
     A run lives in its folder: started again with the same arguments it continues from
-    the last checkpoint. On the CPU with one environment a continued run equals an
-    uninterrupted one to the bit.
+    the last checkpoint. On the CPU with one environment a run that was cut off equals
+    an uninterrupted one to the bit, if that checkpoint lies between two episodes: not
+    if `steps` is raised after the end, nor in an episode of more than a minute.
     Args: make_env, a Gymnasium id or a callable; config; logdir; minutes, a budget of
-    this call; track, names in `info` to record at the end of an episode; start_from,
-    an agent file whose weights a new run begins with; callback(agent, run), called with
-    every video; progress, show a bar.
+    this call, which ends with the next episode, at most a minute later; track, names in
+    `info` to record at the end of an episode; start_from, an agent file whose weights a
+    new run begins with; callback(agent, run), called with every video; progress, show a
+    bar.
     Returns: the agent. Source: DreamerV3, section "Learning algorithm".
     """
+    check_config(config)
     speed.reuse_memory()
     with runs.Run(logdir, config, minutes, progress) as run:
         envs = run.make_envs(make_env)
@@ -807,17 +840,6 @@ print("in the checkpoint:", sorted(p.name for p in (runs_here / "calm").glob("c*
 # checkpoints fall between two episodes, where no half-played one can get lost. If all of
 # that is right, an interrupted run is not merely similar to an uninterrupted one.
 
-# %% [markdown] tags=["predict"]
-# **Predict.** We break off at step 300, in the middle of an episode, and start again. From
-# which step does it go on, and how much will the final weights differ?
-#
-# <details><summary>Answer</summary>
-#
-# From the last end of an episode before step 300. The weights will not differ at all:
-# max difference 0.
-#
-# </details>
-
 # %%
 def pull_the_plug(agent, run):
     """Called at every look at the run: break off at step 300."""
@@ -825,13 +847,26 @@ def pull_the_plug(agent, run):
         raise KeyboardInterrupt
 
 
+# %% [markdown] tags=["predict"]
+# **Predict.** We break off at step 300, in the middle of an episode, and start again. From
+# about which step does it go on, and how much will the final weights differ?
+#
+# <details><summary>Answer</summary>
+#
+# From the last end of an episode before step 300, and such an episode has some 20 steps.
+# The weights will not differ at all: max difference 0.
+#
+# </details>
+
+# %%
 often = dataclasses.replace(small, video_minutes=0.0)
 options = dict(logdir=runs_here / "broken", progress=False)
 try:
     train("CartPole-v1", often, callback=pull_the_plug, **options)
 except KeyboardInterrupt:
     kept = next((runs_here / "broken").glob("checkpoint-*"))
-    claim("a checkpoint from before step 300 is kept", int(kept.name[11:]) < 300)
+    lost = 300 - int(kept.name[11:])
+    print("steps lost: fewer than", 50 * (lost // 50 + 1))
 broken = train("CartPole-v1", often, **options)
 for name in ("world_model.rssm.gates.weight", "actor_critic.critic.0.weight"):
     compare(name, broken.state_dict()[name], calm.state_dict()[name], tolerance=0)
@@ -1011,8 +1046,8 @@ else:
 #
 # And reaching a goal is not holding it. Look at CartPole with seed 0: 495 after 6,000 steps,
 # 500 two evaluations later, 160 after 10,000 steps, 500 again at 14,000, and so on to the
-# end. And look at the band between 10,000 and 13,000 steps: the best episode there is
-# hardly better than the worst. That is not bad luck in a few episodes. The policy itself has
+# end. And look at the band between 10,000 and 13,000 steps: not one of those 80 episodes
+# comes further than 245. That is not bad luck in a few episodes. The policy itself has
 # changed, within a thousand steps, and all its episodes now end in about the same way. (160
 # is still eight times what chance earns.) So a number like "solved after 6,000 steps" says
 # when an agent *first* got there, and no more; who needs the good policy stores it when it
@@ -1175,8 +1210,9 @@ check("9.3", value_at)
 #   the half-played episode has no end in the replay: after a hundred restarts the model
 #   has seen a hundred episodes that stop for no reason.
 # * **Counting the wrong thing.** Steps of the agent, frames of the game and updates differ
-#   by the action repeat and the ratio. In one public report a robot that should earn more
-#   than 900 stayed between 200 and 300; the replay ratio was meant otherwise.
+#   by the action repeat and the ratio. In
+#   [one public report](https://github.com/danijar/dreamerv3/issues/140) a robot that should
+#   earn more than 900 stayed between 200 and 300; the replay ratio was meant otherwise.
 #
 # ## What we built
 

@@ -207,7 +207,9 @@ def test_continuous_actions_leave_the_agent_unclipped():
         ({}, "pass every key"),
         ({"obs": np.zeros(3, np.float32)}, "add the batch dimension"),
         ({"obs": np.zeros((2, 4), np.float32)}, r"\[B\] \+ \[3\]"),
-        ({"obs": np.float32(0)}, "add the batch dimension"),
+        ({"obs": np.float32(0)}, r"but got \[\]; pass the space's shape"),
+        ({"obs": np.zeros((3, 2), np.float32)}, "; pass the space's shape"),
+        (np.zeros(3, np.float32), "add the batch dimension"),
         ({"obs": np.array([["a"] * 3])}, "real numbers, but got <U1; convert"),
         ({"obs": np.array([[None] * 3])}, "real numbers, but got object; convert"),
         ({"obs": [[1.0, 2.0], [3.0]]}, "real numbers, but got list; convert"),
@@ -217,6 +219,20 @@ def test_continuous_actions_leave_the_agent_unclipped():
 def test_act_refuses_other_observations(wrong, words):
     with pytest.raises(ValueError, match=words):
         agent_for().act(wrong)
+
+
+def test_act_takes_a_plain_array_for_the_only_key():
+    now = np.ones((2, 3), np.float32)
+    plain = Box(-1, 1, (3,), np.float32)
+    actions = []
+    for space, obs in ((plain, {"obs": now}), (plain, now), (Dict(obs=plain), now)):
+        agent = agent_for(space)
+        torch.manual_seed(1)
+        actions.append(agent.act(obs)[0].tolist())
+    assert actions[0] == actions[1] == actions[2]
+    for space in (Dict(other=plain), MIXED):
+        with pytest.raises(ValueError, match="a single ndarray; pass a dictionary"):
+            agent_for(space).act(now)
 
 
 @pytest.mark.parametrize("kind", ["float32", "float64", "int64", "bool"])
@@ -625,7 +641,64 @@ def test_evaluate_counts_the_same_for_each_environment():
 
     found = dreamer.evaluate(still, make_env, 7, envs=3)
     assert sorted(e["env"] for e in found) == [0, 0, 0, 1, 1, 2, 2]
-    assert dreamer.evaluate(still, make_env, 0) == []
+
+
+@pytest.mark.parametrize(
+    "counts, words",
+    [
+        (dict(episodes=0), "episodes as a whole number of at least 1, but got 0;"),
+        (dict(episodes=-3), "episodes as .* got -3;"),
+        (dict(episodes=2.5), "episodes as .* got 2.5;"),
+        (dict(episodes=1, envs=0), "envs as .* got 0;"),
+    ],
+)
+def test_evaluate_refuses_counts_that_never_end(counts, words):
+    with pytest.raises(ValueError, match=words):
+        dreamer.evaluate(lambda obs, first: np.zeros(len(first), int), Steps, **counts)
+
+
+NUMBERS = Box(0, 99, (1,), np.float32)
+
+
+@pytest.mark.parametrize(
+    "obs_space, action_space, name",
+    [
+        (NUMBERS, Discrete(3), "action"),
+        (NUMBERS, Discrete(2, start=1), "action"),
+        (NUMBERS, Box(-1, 1, (2,), np.float32), "action"),
+        (Box(0, 99, (2,), np.float32), Discrete(2), "obs"),
+        (Dict(other=NUMBERS), Discrete(2), "obs"),
+        (Discrete(5), Discrete(2), "obs"),
+    ],
+)
+def test_evaluate_refuses_an_environment_that_the_agent_does_not_fit(
+    obs_space, action_space, name
+):
+    make_env = functools.partial(Steps, obs_space, action_space)
+    with pytest.raises(ValueError, match=f"with '{name}' as .*, but got .*; pass"):
+        dreamer.evaluate(agent_for(NUMBERS), make_env, 1)
+
+
+def test_evaluate_takes_other_bounds_and_further_observations():
+    agent = agent_for(Dict(obs=NUMBERS))
+    wider = Dict(obs=Box(-9, 999, (1,), np.float32), more=Discrete(5))
+    assert len(dreamer.evaluate(agent, functools.partial(Steps, wider), 2)) == 2
+    agent = agent_for(NUMBERS, Box(-2, 2, (1,), np.float32))
+    make_env = functools.partial(Steps, NUMBERS, Box(0, 9, (1,), np.float32))
+    assert len(dreamer.evaluate(agent, make_env, 1)) == 1
+
+
+def test_track_may_be_one_name():
+    agent = agent_for(NUMBERS)
+    (episode,) = dreamer.evaluate(agent, Steps, 1, track="passed")
+    assert episode["passed"] == 4.0
+
+
+@pytest.mark.parametrize("config", [None, {"steps": 10}, Config])
+def test_train_refuses_what_is_no_config(tmp_path, config):
+    with pytest.raises(TypeError, match=r"config.Config, but got .*; pass"):
+        dreamer.train(Steps, config, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_evaluate_repeats_and_leaves_random_numbers_alone():

@@ -183,6 +183,12 @@ def test_keys_are_sorted_by_kind():
         (Dict(a=Box(0, 255, (64, 64, 3), np.int16)), ValueError, "'a' is int16"),
         (Dict(a=Box(0, 255, (64, 64), np.uint8)), ValueError, "uint8 of shape .64, 64"),
         (Dict(a=Box(0, 255, (4, 64, 64, 3), np.uint8)), ValueError, "Images are uint8"),
+        (Dict(a=Box(0, 255, (3, 64, 64), np.uint8)), ValueError, "; move the channels"),
+        (Dict(a=Box(0, 255, (4, 84, 84), np.uint8)), ValueError, "; move the channels"),
+        (Dict(a=Box(0, 255, (3, 64, 3), np.uint8)), ValueError, "; resize .*opencv"),
+        (Dict(type=Box(-1, 1, (3,))), ValueError, r"named \['type'\]: .*; rename"),
+        (Dict({"a.b": Box(-1, 1, ())}), ValueError, "named .'a.b'"),
+        (Dict({"": gym.spaces.Discrete(3)}), ValueError, "named .''"),
     ],
     ids=[
         "no dict",
@@ -195,12 +201,24 @@ def test_keys_are_sorted_by_kind():
         "int16 image",
         "no channels",
         "stack",
+        "channels first",
+        "frames first",
+        "flat image",
+        "a module's attribute",
+        "dot",
+        "empty",
     ],
 )
 @pytest.mark.parametrize("build", [split_spaces, Encoder, lambda s: Decoder(s, 16, 8)])
 def test_spaces_that_do_not_fit_are_refused(spaces, error, said, build):
     with pytest.raises(error, match=said):
         build(spaces)
+
+
+def test_images_may_have_the_names_that_modules_may_not():
+    spaces = Dict({"half": PIXELS, "a.b": PIXELS})
+    assert split_spaces(spaces) == (["a.b", "half"], [])
+    assert set(Decoder(spaces, 16, 8)(torch.zeros(2, 24))) == set(spaces)
 
 
 def test_bytes_may_be_a_vector_and_numbers_a_table():

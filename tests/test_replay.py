@@ -397,6 +397,9 @@ BAD_ROWS = {
     "no such action": ({"n": np.float32(0)}, 2, r"an action in Discrete\(2\)"),
     "negative action": ({"n": np.float32(0)}, -1, r"an action in Discrete\(2\)"),
     "action's shape": ({"n": np.float32(0)}, np.zeros(3), "'action' as float32"),
+    "nan": ({"n": np.float32("nan")}, 0, "finite float32 numbers in 'n'.*ment 0;"),
+    "infinite": ({"n": np.float32("-inf")}, 0, "finite float32 numbers in 'n'"),
+    "action's nan": ({"n": np.float32(0)}, [0, np.nan], "numbers in 'action'"),
 }
 
 
@@ -411,6 +414,31 @@ def test_a_bad_row_is_refused_and_nothing_is_stored(case):
     after, head_after = contents(replay)
     assert head == head_after and len(replay) == 5
     assert all((after[key] == before[key]).all() for key in before)
+
+
+@pytest.mark.parametrize("reward", [np.nan, np.inf, -np.inf])
+def test_a_reward_that_is_not_finite_is_refused(reward):
+    replay = rings(16, (5, 5))
+    with pytest.raises(ValueError, match="in 'reward', but got nan.*ronment 1;"):
+        replay.add(1, {"n": np.float32(0)}, 0, reward, False, False, False)
+    assert len(replay) == 10
+
+
+def test_float64_that_is_infinite_to_the_model_is_refused():
+    space = gym.spaces.Dict(n=gym.spaces.Box(-np.inf, np.inf, (2,), np.float64))
+    with pytest.raises(ValueError, match="or a larger one"):
+        with np.errstate(over="ignore"):
+            Replay(4, space, TWO).add(
+                0, {"n": np.array([0, 1e300])}, 0, 0.0, True, False, False
+            )
+
+
+@pytest.mark.parametrize(
+    "name", ["continue", "dyn", "rep", "actor", "critic", "replay_critic"]
+)
+def test_an_observation_may_not_have_the_name_of_a_loss(name):
+    with pytest.raises(ValueError, match=f"named .'{name}'.*; rename"):
+        row_columns(gym.spaces.Dict({name: TWO}), TWO)
 
 
 def test_float_pictures_are_refused_by_a_uint8_space():

@@ -164,6 +164,18 @@ def test_dream_sees_the_context_only_and_obeys_later_actions():
     assert torch.equal(model.dream(blind, context=3)["speed"], changed)
 
 
+@pytest.mark.parametrize("context", [-1, 0, 8, 9])
+def test_dream_refuses_a_context_that_leaves_nothing_to_do(context):
+    said = f"fewer than the 8 rows of the batch, but got {context};"
+    with pytest.raises(ValueError, match=said):
+        small().dream(rows(length=8), context)
+
+
+@pytest.mark.parametrize("context", [1, 7])
+def test_dream_takes_every_other_context(context):
+    assert small().dream(rows(length=8), context)["speed"].shape == (4, 8, 2)
+
+
 # The losses
 
 
