@@ -63,6 +63,17 @@ class Config:
                     f"Config expects {name} to be at least {least}, but got "
                     f"{getattr(self, name)}; correct that field."
                 )
+        for name, most in AT_MOST.items():
+            if getattr(self, name) > most:
+                raise ValueError(
+                    f"Config expects {name} to be at most {most}, but got "
+                    f"{getattr(self, name)}; correct that field."
+                )
+        if self.deter % self.blocks:
+            raise ValueError(
+                "Config expects deter to be a multiple of blocks, but got deter "
+                f"{self.deter} and blocks {self.blocks}; correct one of them."
+            )
 
     @classmethod
     def preset(cls, name, **changes):
@@ -101,6 +112,9 @@ class Config:
 SIZE_FIELDS = ("deter", "units", "latents", "classes", "depth", "blocks")
 AT_LEAST = dict.fromkeys((*SIZE_FIELDS, "batch", "horizon", "envs", "log_every"), 1)
 AT_LEAST |= {"length": 2}
+# Shares, and the seeds that every random generator takes.
+AT_MOST = dict.fromkeys(("unimix", "discount", "lam", "slow_rate"), 1)
+AT_MOST |= {"seed": 2**63 - 1}
 
 # Nominal size: width, convolution depth, learning rate of the world model, warm-up.
 # The paper's 4e-5 after 1,000 updates is for the budget of a GPU; a CPU has a few

@@ -39,7 +39,11 @@ class DictObservation(gym.ObservationWrapper):
 
 
 class UnitActions(gym.ActionWrapper):
-    """Let a bounded Box be acted in as [-1, 1]: clip, then rescale to its bounds."""
+    """Let a bounded Box be acted in as [-1, 1]: clip, then rescale to its bounds.
+
+    Whole numbers get equal shares of [-1, 1], the highest one too.
+    Raises: ValueError for a Box without finite bounds.
+    """
 
     def __init__(self, env):
         super().__init__(env)
@@ -49,12 +53,19 @@ class UnitActions(gym.ActionWrapper):
         if not (np.isfinite(self.low).all() and np.isfinite(self.high).all()):
             raise ValueError(
                 f"Continuous actions need finite bounds, but the space is {space}; "
-                "bound it, for example with gymnasium.wrappers.RescaleAction."
+                "wrap the environment in gymnasium.wrappers.TransformAction(env, "
+                "lambda action: action, Box(low, high, shape))."
             )
+        self.whole = space.dtype.kind in "iu"
 
     def action(self, action):
         share = (np.clip(action, -1.0, 1.0) + 1) / 2
-        return (self.low + share * (self.high - self.low)).astype(self.low.dtype)
+        if self.whole:
+            low, high = self.low.astype(float), self.high.astype(float)
+            scaled = np.minimum(np.floor(low + share * (high - low + 1)), high)
+        else:
+            scaled = self.low + share * (self.high - self.low)
+        return scaled.astype(self.low.dtype)
 
 
 def build_env(make_env, seed=0, index=0, episode=0):

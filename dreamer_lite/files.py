@@ -9,11 +9,13 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import gymnasium as gym
+import numpy as np
 
 from dreamer_lite.replay import describe_space, restore_space
 
@@ -46,6 +48,7 @@ def write_atomically(path, write):
 def checked_fields(cls, values):
     """Values for the fields of the dataclass `cls`, numbers made floats where asked.
 
+    NumPy's numbers count as Python's.
     Raises: ValueError for an unknown field, another type, or a number that is negative
     or not finite.
     """
@@ -59,14 +62,15 @@ def checked_fields(cls, values):
     checked = {}
     for key, value in values.items():
         kind = known[key]
+        value = value.item() if isinstance(value, np.generic) else value
         if kind is float and type(value) in (int, str):  # YAML reads 1e-4 as text
             try:
                 value = float(value)
-            except ValueError:
+            except (ValueError, OverflowError):
                 pass
         fits = type(value) is kind
         if fits and kind is not str:
-            fits = math.isfinite(value) and value >= 0
+            fits = value >= 0 and (kind is not float or math.isfinite(value))
         if not fits:
             limits = {float: ", finite and not negative", int: ", not negative"}
             raise ValueError(
@@ -123,9 +127,18 @@ FORMAT = "dreamer-lite-agent-1"
 
 
 def save_agent(path, agent):
-    """Write weights, config and spaces to one safetensors file, atomically."""
+    """Write weights, config and spaces to one safetensors file, atomically.
+
+    Raises: OSError for a folder that does not exist or a file that cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    if not Path(path).parent.is_dir():
+        raise FileNotFoundError(
+            "Dreamer.save expects a file in a folder that exists, but there is no "
+            f"folder {Path(path).parent}; make it first."
+        )
     about = {
         "format": FORMAT,
         "config": asdict(agent.config),
@@ -135,21 +148,51 @@ def save_agent(path, agent):
     }
     weights = {key: w.contiguous() for key, w in agent.state_dict().items()}
     about = {"dreamer_lite": json.dumps(about)}
-    write_atomically(path, lambda partial: save_file(weights, partial, about))
+    try:
+        write_atomically(path, lambda partial: save_file(weights, partial, about))
+    except (OSError, SafetensorError) as error:
+        raise OSError(
+            f"Dreamer.save expects a file that can be written, but {path} cannot "
+            f"({error}); free space or choose another one."
+        ) from error
+
+
+def agent_file(path):
+    """The agent's file that `path` means: itself, or the newest one of a run folder.
+
+    Raises: FileNotFoundError if there is none; OSError if it cannot be read.
+    """
+    path, file = Path(path), Path(path)
+    if path.is_dir():
+        file = (Checkpoints(path).latest() or path) / "agent.safetensors"
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"There is no agent in the folder {path}, for it holds no checkpoint; "
+                "train longer or name a file."
+            )
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no agent at {path}; train one or copy it.")
+    try:
+        open(file, "rb").close()
+    except OSError as error:
+        raise OSError(
+            f"Dreamer.load expects a file that can be read, but {file} cannot "
+            f"({error}); change its permissions or copy it."
+        ) from error
+    return file
 
 
 def load_agent(path):
     """Read what `save_agent` wrote: obs_space, action_space, config and weights.
 
-    The config is a dict of all fields. Raises: FileNotFoundError, or ValueError for a
-    damaged or foreign file.
+    The config is a dict of all fields. Args: path, a file or a run folder. Raises: as
+    `agent_file`, and ValueError for a damaged or foreign file.
     """
     from safetensors import SafetensorError, safe_open
 
     from dreamer_lite.config import Config  # which reads and writes with this module
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no agent at {path}; train one or copy it.")
+    path = agent_file(path)
     try:
         with safe_open(path, "pt") as file:
             about = json.loads(file.metadata()["dreamer_lite"])
@@ -229,15 +272,24 @@ class Checkpoints:
     """Complete checkpoints in a run folder: a new one first, then the old one goes.
 
     Each is a folder `checkpoint-<step>`; it gets that name only when all of its files
-    are on disk, so a process killed at any moment leaves one that is whole.
+    are on disk, so a process killed at any moment leaves one that is whole. Any other
+    name, like that of a copy, is not ours and left alone.
     """
 
     def __init__(self, folder):
         self.folder = Path(folder)
 
     def _complete(self):
-        found = [p for p in self.folder.glob("checkpoint-*") if not p.suffix]
-        return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+        return sorted(self._named(r"checkpoint-\d+"), key=self.step_of)
+
+    def _named(self, pattern):
+        found = self.folder.glob("checkpoint-*")
+        return [p for p in found if re.fullmatch(pattern, p.name) and p.is_dir()]
+
+    @staticmethod
+    def step_of(path):
+        """The agent step of a checkpoint's folder."""
+        return int(path.name.split("-")[1])
 
     def latest(self):
         """Path of the newest complete checkpoint, or None."""
@@ -253,7 +305,7 @@ class Checkpoints:
         partial = final.with_suffix(".partial")
         if final.exists():
             return
-        for old in self.folder.glob("checkpoint-*.partial"):  # of a process that died
+        for old in self._named(r"checkpoint-\d+\.partial"):  # of a process that died
             shutil.rmtree(old, ignore_errors=True)
         try:
             partial.mkdir(parents=True)

@@ -7,6 +7,7 @@ it, so `--help` answers at once.
 import argparse
 import functools
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -136,10 +137,6 @@ def evaluate(o):
     """Report the flag rate; the last line printed is always of one form."""
     from dreamer_lite import files, playing
 
-    for name in ("episodes", "envs"):
-        if getattr(o, name) < 1:
-            got = getattr(o, name)
-            raise ValueError(f"--{name} is at least 1, but got {got}; ask for more.")
     players = {"agent": playing.load_agent(o.agent)}
     result = {"agent": playing.about_agent(o.agent), "commit": playing.commit()}
     result["hardware"] = playing.hardware(players["agent"])
@@ -176,11 +173,56 @@ def describe(name, found):
     )
 
 
+WRONG = OSError, ValueError, FloatingPointError, ModuleNotFoundError, MemoryError
+AT_LEAST = dict.fromkeys(("rows", "steps", "episodes", "envs"), 1)
+AT_LEAST |= dict.fromkeys(("minutes", "seed", "noops"), 0)
+
+
+def check(o):
+    """Refuse what could not work, before anything is played. Raises: ValueError."""
+    for name, least in AT_LEAST.items():
+        got = getattr(o, name, None)
+        if got is not None and not got >= least:  # nan is refused, too
+            raise ValueError(
+                f"--{name} is at least {least}, but got {got}; choose a larger one."
+            )
+    human = getattr(o, "human", False)
+    if human and sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
+        raise ValueError(
+            "--human needs a display, but DISPLAY is not set; leave it out to write a "
+            "GIF."
+        )
+    name = "path" if o.command == "record" else "--out"
+    file = getattr(o, name.lstrip("-"), None)
+    if file is None or human:
+        return
+    if not file.parent.is_dir():
+        raise ValueError(
+            f"{name} is a file in a folder that exists, but there is no folder "
+            f"{file.parent}; make it first."
+        )
+    if file.is_dir():
+        raise ValueError(f"{name} is a file, but {file} is a folder; add a name.")
+
+
 def main(argv=None):
-    """Run a command; what is wrong with its options or files is said in one line."""
+    """Run a command; what is wrong with its options or files is said in one line.
+
+    Exit status: 1 for what files and machine do not allow, 2 for wrong options, 130 if
+    it was stopped by the keyboard.
+    """
     options = parse(argv)
     command = {"record": record, "train": train, "play": play, "evaluate": evaluate}
     try:
+        check(options)
+    except ValueError as error:
+        print(f"{options.command}: {error}", file=sys.stderr)
+        sys.exit(2)
+    try:
         command[options.command](options)
-    except (OSError, ValueError, ModuleNotFoundError, MemoryError) as error:
+    except WRONG as error:
         sys.exit(f"{options.command}: {error}")
+    except KeyboardInterrupt as stop:
+        notes = getattr(stop, "__notes__", ["Stopped."])
+        print(f"{options.command}: {notes[-1]}", file=sys.stderr)
+        sys.exit(130)

@@ -37,11 +37,11 @@ def load_agent(path):
 def about_agent(path):
     """What is known of an agent file: its name, sha256, and the notes beside it.
 
-    The notes are a JSON file of the same name: steps, minutes, seed, commit of the
-    training.
+    Args: path, a file or a run folder. The notes are a JSON file of the same name:
+    steps, minutes, seed, commit of the training.
     """
     path = Path(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(files.agent_file(path).read_bytes()).hexdigest()
     notes = path.with_suffix(".json")
     known = files.read_json(notes) if notes.is_file() else {}
     return {"file": path.name, "sha256": digest, **known}

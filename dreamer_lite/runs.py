@@ -9,9 +9,11 @@ import errno
 import importlib.util
 import io
 import json
+import math
 import os
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from dreamer_lite.files import (
     Checkpoints,
     FolderLock,
     Table,
+    load_agent,
     read_yaml,
     write_atomically,
     write_yaml,
@@ -35,10 +38,12 @@ def has_pillow():
 
 
 def write_gif(path, frames, fps=15):
-    """Frames [T, H, W, 3] uint8 as a looping GIF; `path` may be a file object.
+    """Frames [T, H, W, C] uint8 as a looping GIF; `path` may be a file object.
 
-    One palette for all frames, chosen from some of them: finding one for each took
-    longer than the training between two videos of a short run.
+    Any C but 3 is shown as `in_colour` does. One palette for all frames, chosen from
+    some of them: finding one for each took longer than the training between two videos
+    of a short run.
+    Raises: ValueError for other frames or none; ModuleNotFoundError without pillow.
     """
     if not has_pillow():
         raise ModuleNotFoundError(
@@ -46,7 +51,13 @@ def write_gif(path, frames, fps=15):
         )
     from PIL import Image
 
-    frames = np.ascontiguousarray(frames)
+    frames = np.asarray(frames)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or not frames.size:
+        raise ValueError(
+            "write_gif expects frames uint8 [T, H, W, C], at least one, but got "
+            f"{frames.dtype} {list(frames.shape)}; pass bytes of 0 to 255."
+        )
+    frames = np.ascontiguousarray(in_colour(frames))
     some = frames[:: max(1, len(frames) // 8), ::2, ::2]
     palette = Image.fromarray(np.concatenate(some)).quantize(256)
     images = [Image.fromarray(f).quantize(palette=palette, dither=0) for f in frames]
@@ -77,7 +88,7 @@ class Board:
                 self.writer.add_scalar(key, value, step)
 
     def video(self, step, tag, frames, fps=10):
-        """Add frames [T, H, W, 3] uint8 as a GIF that TensorBoard plays."""
+        """Add frames [T, H, W, C] uint8 as a GIF that TensorBoard plays."""
         if not self.writer:
             return
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -107,6 +118,11 @@ class Board:
 WRONG = (136, 34, 85)  # the colour of an error in pictures, red, green, blue
 
 
+def in_colour(frames):
+    """Pictures [..., C] as [..., 3]: without three channels the first one in grey."""
+    return frames if frames.shape[-1] == 3 else frames[..., :1].repeat(3, -1)
+
+
 def error_frames(real, dreamed):
     """How far two clips uint8 [..., C] differ, [..., 3]: white is right, wine wrong.
 
@@ -124,9 +140,7 @@ def compare_frames(real, dreamed, axis=1):
     """
     real, dreamed = np.asarray(real), np.asarray(dreamed)
     error = error_frames(real, dreamed)
-    if real.shape[-1] == 1:
-        real, dreamed = real.repeat(3, -1), dreamed.repeat(3, -1)
-    return np.concatenate([real, dreamed, error], axis)
+    return np.concatenate([in_colour(real), in_colour(dreamed), error], axis)
 
 
 def free_memory():
@@ -179,6 +193,16 @@ def restore_optimizer(optimizer, stored):
             tensor.copy_(stored["state"][i][name])
 
 
+def first_update(config):
+    """The agent step of the first update, or None if no step pays for one."""
+    c = config
+    rows = c.batch * c.length
+    ticks = -(-max(c.prefill, rows, c.length * c.envs, 1) // c.envs)
+    if not c.ratio:
+        return None
+    return (ticks - 1 + math.ceil(rows / (c.ratio * c.envs))) * c.envs
+
+
 class Run:
     """A run folder and the clock.
 
@@ -187,11 +211,18 @@ class Run:
     Args: folder; config; minutes, a budget of this call; progress, show a bar.
     Raises: ValueError for a folder that holds a run of another configuration, foreign
     tables or a damaged checkpoint, which then stays as it is; BlockingIOError while
-    another run writes there; OSError for a folder that cannot be written.
+    another run writes there; OSError for a folder that cannot be written. An error
+    that ends it gets a note on what is kept; the same error comes out.
     """
 
     def __init__(self, folder, config, minutes=None, progress=True):
         self.folder, self.config, self.progress = Path(folder), config, progress
+        for path in (self.folder, *self.folder.parents):
+            if path.is_file():
+                raise NotADirectoryError(
+                    f"The run folder {self.folder} should be a folder, but {path} is a "
+                    "file; choose another folder, or move the file away."
+                )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = FolderLock(self.folder)
@@ -222,6 +253,9 @@ class Run:
         path = self.folder / "config.yaml"
         if path.exists() and self.last:
             self._compare(read_yaml(path))
+        elif self.last:  # the agent in the checkpoint knows it too
+            self._compare(self._read("agent.safetensors", load_agent)[2])
+        self.pending, self.recent, self.between = [], [], False
         self.step, self.updates, self.credit, self.minutes_before = 0, 0, 0.0, 0.0
         self.episodes = [0] * self.config.envs
         self.rng = np.random.default_rng(self.config.seed)
@@ -238,13 +272,12 @@ class Run:
                     "away."
                 )
             self._compare(read_yaml(path))
-        self.pending, self.recent, self.between = [], [], False
 
     def _go_on_from(self, path):
         state = json.loads(path.read_text())
         self.step, self.updates = state["step"], state["updates"]
         self.credit, self.minutes_before = state["credit"], state["minutes"]
-        self.episodes = state["episodes"]
+        self.episodes, self.pending = state["episodes"], state.get("pending", [])
         self.rng.bit_generator.state = state["rng"]
 
     def _begin(self):
@@ -292,16 +325,57 @@ class Run:
         if hasattr(self, "board"):
             with contextlib.suppress(Exception):  # a full disk must not hide the reason
                 self.board.close()
-        for part in ("bar", "envs"):  # which a run that did not begin lacks
-            if hasattr(self, part):
-                getattr(self, part).close()
-        self.lock.release()
-        if isinstance(error, OSError) and error.errno in FULL:
-            raise OSError(
+        if hasattr(self, "bar"):  # which a run that did not begin lacks
+            self.bar.close()
+        try:
+            self._close_envs(error)
+        finally:
+            self.lock.release()
+        if not error:
+            self._warn_if_idle()
+            return
+        full = isinstance(error, OSError) and error.errno in FULL
+        reason = error
+        if full:
+            reason = OSError(
                 f"The run folder {self.folder} can no longer be written ({error}); the "
                 "last checkpoint is kept, so free space, then run the same command "
                 "again."
-            ) from error
+            )
+        if hasattr(self, "bar") and not isinstance(error, FloatingPointError):
+            last = self.checkpoints.latest()
+            again = "goes on from there" if last else "begins anew"
+            kept = f"{self._newest()}, the same call {again}"
+            reason.add_note(f"Stopped at step {self.step}; {kept}.")
+        if full:
+            raise reason from error
+
+    def _close_envs(self, error):
+        """Let them go; after an error without waiting, and silently."""
+        if not hasattr(self, "envs"):
+            return
+        if not error:
+            self.envs.close()
+            return
+        for _ in range(2):  # the first may fail on a step that was broken off
+            with contextlib.suppress(Exception, KeyboardInterrupt):  # a worker's too
+                self.envs.close(terminate=True)
+
+    def _newest(self):
+        last = self.checkpoints.latest()
+        if last is None:
+            return "there is no checkpoint yet"
+        return f"the newest checkpoint is of step {self.checkpoints.step_of(last)}"
+
+    def _warn_if_idle(self):
+        first = first_update(self.config)
+        if self.step >= self.config.steps and not self.updates and first:
+            warnings.warn(
+                f"The run ended after {self.step} steps without an update, for the "
+                f"first one comes at step {first}; raise steps, or lower prefill, "
+                "batch or length.",
+                stacklevel=4,
+            )
 
     @property
     def continued(self):
@@ -336,8 +410,15 @@ class Run:
 
         With that the run begins: from here on it writes to its folder.
         """
+        import torch
+
         if self.last:
             replay = self._load(agent, replay)
+        self.pending = [
+            {name: torch.tensor(x, device=agent.device) for name, x in row.items()}
+            for row in self.pending
+        ]
+        self.skips = agent.scaler.is_enabled()  # fp16: no update if one overflows
         self._begin()
         return replay
 
@@ -367,9 +448,17 @@ class Run:
         return stored
 
     def save(self, agent, replay):
-        """Write a checkpoint: weights, optimizer, replay, counters, random states."""
+        """Write a checkpoint: weights, optimizer, replay, counters, random states.
+
+        Raises: FloatingPointError if weights or metrics are no numbers any more.
+        """
         import torch
 
+        pending = [{name: float(x) for name, x in row.items()} for row in self.pending]
+        for row in pending:
+            self._check_finite(row)
+        weights = agent.state_dict().items()
+        self._check_finite({k: float(w.float().sum()) for k, w in weights}, False)
         cuda = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
         training = {
             "agent": agent.state_dict(),
@@ -384,6 +473,7 @@ class Run:
             "credit": self.credit,
             "minutes": self.minutes,
             "episodes": self.episodes,
+            "pending": pending,
             "rng": self.rng.bit_generator.state,
         }
         writers = {
@@ -473,6 +563,7 @@ class Run:
             [torch.stack([m[n].float() for n in names]) for m in self.pending]
         )
         means = dict(zip(names, table.mean(0).tolist()))
+        self._check_finite(means)
         now = time.monotonic()
         rows = len(self.pending) * self.config.batch * self.config.length
         means["speed/replayed"] = rows / (now - self.logged)
@@ -481,6 +572,17 @@ class Run:
         self.metrics.add(row | means)
         self.board.scalars(self.step, means)
         self._show_progress(means)
+
+    def _check_finite(self, values, metrics=True):
+        """Refuse {name: number} that are broken, before they replace what is good."""
+        broken = [name for name, x in values.items() if not math.isfinite(x)]
+        if not broken or metrics and self.skips:
+            return
+        raise FloatingPointError(
+            f"{broken[0]} became {values[broken[0]]} by update {self.updates}, where a "
+            f"finite number was expected; {self._newest()} and stays, so begin another "
+            "folder with a smaller lr, with start_from from that agent."
+        )
 
     def _show_progress(self, means):
         shown = {"replayed/s": f"{means['speed/replayed']:.0f}"}
@@ -507,7 +609,7 @@ class Run:
             self.video(f"dream/{key}", np.concatenate(rows, 2))
 
     def video(self, tag, frames, fps=10):
-        """Keep frames [T, H, W, 3] uint8 as a GIF in videos/ and in TensorBoard.
+        """Keep frames [T, H, W, C] uint8 as a GIF in videos/ and in TensorBoard.
 
         Without pillow there are no videos; the run does not need them.
         """

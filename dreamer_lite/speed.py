@@ -113,7 +113,7 @@ def pick_precision(device, name="auto"):
 
 
 def make_update(agent, speed):
-    """The agent's update in its fast form: a function of a batch on the device."""
+    """The agent's update in the form `speed`: called with a batch on the device."""
     if speed not in ("eager", "compile", "graph"):
         raise ValueError(
             f"speed is one of eager, compile, graph, but the config says {speed!r}; "
@@ -126,15 +126,41 @@ def make_update(agent, speed):
                 "speed='eager' or 'compile'."
             )
         return GraphedUpdate(agent)
-    if speed == "compile":
-        compile_loss(agent)
+    return CompiledUpdate(agent) if speed == "compile" else Update(agent)
 
-    def update(batch):
-        metrics = agent.backward(batch)
-        agent.step()
+
+class Update:
+    """One update as it is written. It follows an agent that is copied or pickled."""
+
+    def __init__(self, agent):
+        self.agent = agent
+
+    def __call__(self, batch):
+        metrics = self.agent.backward(batch)
+        self.agent.step()
         return metrics
 
-    return update
+
+class Bound:
+    """An update made for one agent: a copy of it would still train the original.
+
+    Raises: TypeError for a copy or a pickle of an agent that holds it.
+    """
+
+    def __reduce_ex__(self, protocol):
+        speed = self.agent.config.speed
+        raise TypeError(
+            "Only an agent with speed='eager' can be copied or pickled, but this one "
+            f"has {speed!r}; save it, then Dreamer.load(path, speed='eager')."
+        )
+
+
+class CompiledUpdate(Bound, Update):
+    """One update with compiled losses."""
+
+    def __init__(self, agent):
+        super().__init__(agent)
+        compile_loss(agent)
 
 
 # What torch.compile gains from on a CPU: long chains of element-wise work, each of
@@ -171,7 +197,7 @@ def compile_loss(agent):
         setattr(module, name, torch.compile(getattr(module, name)))
 
 
-class GraphedUpdate:
+class GraphedUpdate(Bound):
     """One update as one CUDA graph: no launch overhead, static shapes.
 
     Not measured yet: it was written without a GPU at hand. With fp16 the gradient

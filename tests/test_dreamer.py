@@ -1,8 +1,12 @@
 """Notebook 09's module: configuration, agent, collector, evaluation, training."""
 
+import copy
 import dataclasses
 import functools
+import io
 import json
+import pickle
+import re
 from operator import attrgetter
 
 import gymnasium as gym
@@ -14,7 +18,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 from dreamer_lite import dreamer, files, runs, speed
 from dreamer_lite.config import SIZES
 from dreamer_lite.dreamer import AgentPolicy, Collector, Config, Dreamer
-from dreamer_lite.envs import make_vector, random_policy
+from dreamer_lite.envs import UnitActions, make_vector, random_policy
 from dreamer_lite.replay import Replay
 
 TINY = dict(units=16, deter=32, latents=4, classes=4, depth=4, blocks=4)
@@ -292,6 +296,43 @@ def test_train_step_changes_every_part(precision, action_space):
     assert all(p.dtype == torch.float32 for p in agent.parameters())
 
 
+def torch_copy(agent):
+    buffer = io.BytesIO()
+    torch.save(agent, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=False)
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent)), torch_copy],
+    ids=["deepcopy", "pickle", "torch"],
+)
+def test_a_copy_of_an_agent_trains_itself(copied):
+    agent = agent_for(warmup=0)
+    before = {key: w.clone() for key, w in agent.state_dict().items()}
+    twin = copied(agent)
+    torch.manual_seed(1)
+    twin.train_step(batch_for(agent))
+    for key, weight in agent.state_dict().items():
+        assert torch.equal(weight, before[key]), key
+    torch.manual_seed(1)
+    agent.train_step(batch_for(agent))
+    for key, weight in agent.state_dict().items():
+        assert torch.equal(weight, twin.state_dict()[key]), key
+    changed = [not torch.equal(w, before[k]) for k, w in twin.state_dict().items()]
+    assert any(changed)
+
+
+def test_a_compiled_agent_is_not_copied_silently(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(speed.shutil, "which", lambda name: name)
+    agent = agent_for(speed="compile")
+    for copied in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="but this one has 'compile'; save it"):
+            copied(agent)
+
+
 def test_slow_critic_follows_after_the_update():
     agent = agent_for(warmup=0, slow_rate=0.5)
     fast, slow = agent.actor_critic.critic, agent.actor_critic.slow_critic
@@ -455,6 +496,18 @@ def test_config_refuses_other_yaml(tmp_path, text, words):
         (dict(ratio=float("inf")), "ratio as float, finite .* but got inf;"),
         (dict(steps=1e5), "steps as int"),
         (dict(parallel=1), "parallel as bool, but got 1; correct"),
+        (dict(unimix=1.5), "unimix to be at most 1, but got 1.5; correct"),
+        (dict(discount=2), "discount to be at most 1"),
+        (dict(lam=1.1), "lam to be at most 1"),
+        (dict(slow_rate=3.0), "slow_rate to be at most 1"),
+        (dict(seed=2**63), "seed to be at most 9223372036854775807, but got"),
+        (dict(seed=10**400), "seed to be at most"),
+        (dict(lr=10**400), "lr as float, finite"),
+        (dict(units=np.float64(8.0)), r"units as int, not negative, but got 8\.0;"),
+        (
+            dict(deter=100, blocks=8),
+            "deter to be a multiple of blocks, but got deter 100 and blocks 8; correct",
+        ),
     ],
 )
 def test_config_refuses_numbers_that_would_fail_later(changes, words):
@@ -463,6 +516,15 @@ def test_config_refuses_numbers_that_would_fail_later(changes, words):
             make(changes) if make == Config.from_dict else make(**changes)
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(SMALL, **changes)
+
+
+def test_config_takes_numbers_of_numpy(tmp_path):
+    config = Config(seed=np.int64(5), lr=np.float64(1e-3), ratio=np.int32(8))
+    config = dataclasses.replace(config, parallel=np.bool_(True), clip=np.float32(0.5))
+    assert config == Config(seed=5, lr=1e-3, ratio=8.0, parallel=True, clip=0.5)
+    assert (type(config.seed), type(config.lr)) == (int, float)
+    config.to_yaml(tmp_path / "config.yaml")
+    assert Config.from_yaml(tmp_path / "config.yaml") == config
 
 
 def test_config_lets_a_run_go_without(tmp_path):
@@ -527,6 +589,42 @@ def test_other_files_are_no_agents(tmp_path):
     path.write_bytes(whole)
     with pytest.raises(ValueError, match="other sizes"):
         Dreamer.load(path, units=32)
+
+
+def test_an_agent_is_saved_where_it_can_be(tmp_path):
+    agent = agent_for()
+    expected = "a folder that exists, but there is no folder .*none; make it first"
+    with pytest.raises(FileNotFoundError, match=expected):
+        agent.save(tmp_path / "none" / "agent.safetensors")
+    (tmp_path / "taken").mkdir()
+    expected = "can be written, but .*taken cannot .*; free space or choose another"
+    with pytest.raises(OSError, match=expected):
+        agent.save(tmp_path / "taken")
+    assert [p.name for p in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "agent.safetensors"
+    agent_for().save(path)
+    monkeypatch.setattr(files, "open", refuse, raising=False)
+    expected = r"can be read, but .* cannot \(.*Permission denied\); change its"
+    with pytest.raises(OSError, match=expected):
+        Dreamer.load(path)
+
+
+def test_a_run_folder_gives_its_newest_agent(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint; train longer"):
+        Dreamer.load(tmp_path)
+    agent = agent_for()
+    checkpoints = files.Checkpoints(tmp_path)
+    checkpoints.write(7, {"agent.safetensors": agent.save})
+    for path in (tmp_path, str(tmp_path), checkpoints.latest()):
+        again = Dreamer.load(path)
+        for key, value in agent.state_dict().items():
+            assert torch.equal(value, again.state_dict()[key]), key
 
 
 def rewrite(path, change):
@@ -613,9 +711,31 @@ def test_box_actions_are_rescaled_and_clipped_at_the_environment_only():
     assert replay.data["action"][0, :4, 0].tolist() == [-3.0, 0.0, 0.5, 7.0]
 
 
+@pytest.mark.parametrize(
+    "low, high, dtype", [(0, 4, np.int64), (-2, 2, np.int8), (0, 255, np.uint8)]
+)
+def test_whole_numbers_get_equal_shares_of_the_actions(low, high, dtype):
+    """The highest one too: truncated, it would come at exactly 1.0 only."""
+    env = UnitActions(Steps(action_space=Box(low, high, (2,), dtype)))
+    count = high - low + 1
+    middles = (np.arange(count) + 0.5) / count * 2 - 1
+    found = np.array([env.action(np.full(2, x, np.float32)) for x in middles])
+    assert found.dtype == dtype and (found == np.arange(low, high + 1)[:, None]).all()
+    assert env.action(np.array([-9.0, 9.0])).tolist() == [low, high]
+
+
 def test_actions_without_bounds_are_refused():
-    with pytest.raises(ValueError, match="finite bounds"):
-        make_vector(lambda: Steps(action_space=Box(-np.inf, np.inf, (1,))), 1)
+    def unbounded():
+        return Steps(action_space=Box(-np.inf, np.inf, (1,), np.float32))
+
+    with pytest.raises(ValueError, match=r"finite bounds.*TransformAction\(env, ") as e:
+        make_vector(unbounded, 1)
+    advice = re.search(r"gymnasium\.wrappers\.\w+\(.*\)", str(e.value)).group()
+    names = dict(gymnasium=gym, Box=Box, low=-2.0, high=2.0, shape=(1,))
+    env = UnitActions(eval(advice, names | {"env": unbounded()}))
+    env.reset()
+    env.step(np.ones(1, np.float32))
+    assert env.unwrapped.seen[0].tolist() == [2.0]
 
 
 def test_random_policy_keeps_to_the_space():

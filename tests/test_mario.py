@@ -5,6 +5,8 @@ import itertools
 import json
 import math
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -272,10 +274,71 @@ def test_bad_files_are_named_in_one_sentence(tmp_path):
     for command in ("play", "evaluate"):
         with pytest.raises(SystemExit, match="damaged or foreign"):
             mario_cli.main([command, str(broken)])
-    for name in ("--episodes", "--envs"):
-        expected = f"evaluate: {name} is at least 1, but got 0; ask for more"
-        with pytest.raises(SystemExit, match=expected):
-            mario_cli.main(["evaluate", name, "0"])
+
+
+@pytest.mark.parametrize(
+    "command, words",
+    [
+        ("evaluate --episodes 0", "--episodes is at least 1, but got 0; choose a"),
+        ("evaluate --envs 0", "--envs is at least 1, but got 0; choose a larger"),
+        ("evaluate --seed -1", "--seed is at least 0, but got -1;"),
+        ("evaluate --out none/x.json", "no folder none; make it first"),
+        ("play --steps -3", "--steps is at least 1, but got -3;"),
+        ("play --out none/x.gif", "--out is a file in a folder that exists, but there"),
+        ("play --out .", "--out is a file, but . is a folder; add a name"),
+        ("play --human", "--human needs a display, but DISPLAY is not set; leave it"),
+        ("train --minutes -1", "--minutes is at least 0, but got -1.0;"),
+        ("train --minutes nan", "--minutes is at least 0, but got nan;"),
+        (
+            "record none/x.npz",
+            "path is a file in a folder that exists, but there is no",
+        ),
+        ("record x.npz --rows 0", "--rows is at least 1, but got 0;"),
+    ],
+)
+def test_wrong_options_are_named_before_anything_is_played(
+    command, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mario_cli.sys, "platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    for name in ("record", "train", "play", "evaluate"):
+        monkeypatch.setattr(mario_cli, name, lambda o: pytest.fail("it was played"))
+    with pytest.raises(SystemExit) as stopped:
+        mario_cli.main(command.split())
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and said.count("\n") == 1
+    assert said.startswith(command.split()[0] + ": ") and words in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_the_keyboard_stops_training_in_one_sentence(tmp_path):
+    """Ctrl-C reaches the workers, too; none of them prints how it died."""
+    command = [
+        sys.executable,
+        "-m",
+        "dreamer_lite.mario",
+        "train",
+        "--profile",
+        "debug",
+    ]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [*command, "--quiet", "--logdir", tmp_path / "run"],
+        cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    end = time.monotonic() + 300
+    while not (tmp_path / "run" / "config.yaml").exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 130, said
+    assert "Traceback" not in said
+    assert re.match(
+        r"train: Stopped at step \d+; .*, the same call", said.splitlines()[-1]
+    )
 
 
 @pytest.mark.parametrize("text", ['{"steps": 7', "[1, 2]", b"\xff"])

@@ -125,6 +125,19 @@ def test_checkpoints_stay_until_a_new_one_is_whole(tmp_path):
     assert (checkpoints.latest() / "a").read_text() == "four"
 
 
+def test_only_folders_named_like_ours_are_checkpoints(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    names = ["checkpoint-000000080-best", "checkpoint-old", "checkpoint-7.partial.mine"]
+    for name in names:
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-000000099").write_text("a file")
+    assert checkpoints.latest() is None
+    for step in (80, 120):
+        checkpoints.write(step, {"a": lambda p: p.write_text("one")})
+    ours = ["checkpoint-000000099", "checkpoint-000000120"]
+    assert {p.name for p in tmp_path.iterdir()} == {*names, *ours}
+
+
 # One writer
 
 
@@ -256,11 +269,139 @@ def test_rows_of_nobody_are_not_dropped(folder):
     assert snapshot(folder) == before
 
 
-def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+def test_a_run_without_its_configuration_asks_the_agent(folder):
+    """The sizes, but also what no weight shows: another `envs` is another ratio."""
+    (folder / "config.yaml").unlink()
+    before = snapshot(folder)
+    for changes, words in ((dict(units=32), "units 16"), (dict(envs=2), "envs 1")):
+        with pytest.raises(ValueError, match=rf"another configuration \({words} -> "):
+            go(folder, **changes)
+        assert snapshot(folder) == before
+    go(folder, steps=48)
+    assert Config.from_yaml(folder / "config.yaml").steps == 48
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OSError, match="cannot be written .* choose a folder"):
-        go(tmp_path / "file" / "run")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        expected = "should be a folder, but .*file is a file; choose another folder"
+        with pytest.raises(OSError, match=expected):
+            go(path)
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(runs.Path, "mkdir", refuse)
+    with pytest.raises(OSError, match="cannot be written .* choose a folder"):
+        go(tmp_path / "run")
+
+
+def stop(error, step):
+    def callback(agent, run):
+        if run.step >= step:
+            raise error
+
+    return callback
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no game")])
+def test_what_stops_a_run_says_what_is_kept(folder, tmp_path, error):
+    options = dict(callback=stop(error, 50), progress=False)
+    config = dataclasses.replace(CONFIG, steps=60, video_minutes=0.0)
+    with pytest.raises(type(error)) as found:
+        train("CartPole-v1", config, folder, **options)
+    expected = "Stopped at step 50; the newest checkpoint is of step 40, the same call "
+    assert found.value.__notes__ == [expected + "goes on from there."]
+    assert Checkpoints(folder).latest().name == "checkpoint-000000040"
+    del error.__notes__
+    with pytest.raises(type(error)) as found:
+        train("CartPole-v1", config, tmp_path / "new", **options)
+    assert "there is no checkpoint yet, the same call begins" in error.__notes__[0]
+
+
+def test_a_run_that_did_not_begin_has_no_note(folder):
+    with pytest.raises(ValueError) as found:
+        go(folder, units=32)
+    assert not hasattr(found.value, "__notes__")
+
+
+def test_environments_that_cannot_be_closed_do_not_hide_the_reason(tmp_path):
+    class Stuck(Frames):
+        def close(self):
+            raise OSError("stuck")
+
+    config = dataclasses.replace(CONFIG, video_minutes=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(Stuck, config, tmp_path, callback=stop(KeyboardInterrupt(), 9))
+    FolderLock(tmp_path).release()
+
+
+def test_numbers_that_break_replace_no_checkpoint(folder, tmp_path, monkeypatch):
+    before = Checkpoints(folder).latest()
+    step = Dreamer.train_step
+
+    def broken(agent, batch):
+        return step(agent, batch) | {"loss/obs": torch.tensor(float("nan"))}
+
+    monkeypatch.setattr(Dreamer, "train_step", broken)
+    expected = "loss/obs became nan by update .*; the newest checkpoint is of step 40 "
+    for changes in (dict(log_every=1), dict(log_every=1000)):  # at a line, at a save
+        with pytest.raises(FloatingPointError, match=expected + "and stays, so begin"):
+            go(folder, steps=60, **changes)
+        assert Checkpoints(folder).latest() == before
+
+    def spoiled(agent, batch):
+        agent.world_model.rssm.gates.bias.data.fill_(float("inf"))
+        return {"loss/obs": torch.tensor(1.0)}
+
+    monkeypatch.setattr(Dreamer, "train_step", spoiled)
+    with pytest.raises(FloatingPointError, match="gates.bias became .*no checkpoint"):
+        go(tmp_path / "new", steps=60)
+
+
+def test_a_run_that_learns_nothing_says_from_where_it_would(tmp_path, recwarn):
+    cases = [
+        dict(prefill=100),
+        dict(prefill=0, batch=4, length=8),
+        dict(prefill=0, batch=1, length=6, envs=8, ratio=0.25),
+    ]
+    for number, changes in enumerate(cases):
+        config = dataclasses.replace(CONFIG, **changes)
+        first = runs.first_update(config)
+        go(tmp_path / f"{number}", **changes, steps=first - config.envs)
+        text = str(recwarn.pop(UserWarning).message)
+        assert f"the first one comes at step {first}; raise steps" in text
+        go(tmp_path / f"{number}", **changes, steps=first)
+        latest = Checkpoints(tmp_path / f"{number}").latest()
+        assert json.loads((latest / "state.json").read_text())["updates"] > 0
+        assert not [w for w in recwarn if w.category is UserWarning]
+    go(tmp_path / "none", ratio=0.0)  # nothing is what it asked for
+    assert not [w for w in recwarn if w.category is UserWarning]
+
+
+def test_lines_of_metrics_go_on_across_a_checkpoint(tmp_path):
+    """A line after it is the mean of all updates since the line before it."""
+    often = dict(log_every=7, ratio=8.0, steps=60, checkpoint_minutes=0.0)
+    often |= dict(video_minutes=0.0)
+    go(tmp_path / "once", **often)
+    config = dataclasses.replace(CONFIG, **often)
+    options = dict(callback=stop(KeyboardInterrupt(), 50), progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        train("CartPole-v1", config, tmp_path / "twice", **options)
+    latest = Checkpoints(tmp_path / "twice").latest()
+    assert json.loads((latest / "state.json").read_text())["pending"]
+    go(tmp_path / "twice", **often)
+    once, twice = (
+        [
+            {k: v for k, v in row.items() if k not in ("minutes", "speed/replayed")}
+            for row in Table(tmp_path / name / "metrics.csv", 99).rows
+        ]
+        for name in ("once", "twice")
+    )
+    assert once == twice and len(once) > 5
 
 
 LIMITED = """
@@ -286,8 +427,9 @@ def test_a_full_disk_loses_nothing(folder, tmp_path, limit):
     done = subprocess.run(
         [*command, str(tmp_path / "b")], capture_output=True, text=True
     )
-    last = done.stderr.strip().splitlines()[-1]
+    last, note = done.stderr.strip().splitlines()[-2:]
     assert done.returncode == 1
+    assert "the newest checkpoint is of step 40, the same call goes on" in note
     assert last.startswith("OSError: The ") and "run the same command again" in last
     assert Checkpoints(folder).latest().name == "checkpoint-000000040"
     go(folder, steps=60)
@@ -367,6 +509,18 @@ class Frames(gym.Env):
         return np.full((16, 16, 1), 9, np.uint8), 0.0, False, False, {}
 
 
+class Stacked(Frames):
+    observation_space = gym.spaces.Box(0, 255, (16, 16, 4), np.uint8)
+
+    def step(self, action):
+        return np.full((16, 16, 4), 9, np.uint8), 0.0, False, False, {}
+
+
+def test_a_run_with_stacked_frames_shows_the_first_one(tmp_path):
+    go(tmp_path, env=Stacked, steps=60, video_minutes=0.0)
+    assert list((tmp_path / "videos").glob("dream_obs_*.gif"))
+
+
 def test_a_run_with_images_shows_its_dream(tmp_path):
     go(tmp_path, env=Frames, steps=60, video_minutes=0.0)
     from PIL import Image
@@ -428,6 +582,34 @@ def test_comparison_stacks_real_dreamed_error():
     assert beside.shape == (2, 3, 12, 3) and (beside[:, :, 8:] == 255).all()
     black, white = np.zeros_like(real), np.full_like(real, 255)
     assert tuple(runs.error_frames(black, white)[0, 0, 0]) == runs.WRONG
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_other_channels_are_compared_by_the_first_in_grey(channels):
+    real = np.random.default_rng(0).integers(0, 256, (2, 3, 4, channels), np.uint8)
+    stack = runs.compare_frames(real, 255 - real)
+    assert stack.shape == (2, 9, 4, 3)
+    assert (stack[:, :3] == real[..., :1]).all()
+    assert (stack[:, 6:] == runs.error_frames(real, 255 - real)).all()
+
+
+def test_a_gif_takes_bytes_of_any_channels_and_says_what_else_it_got(tmp_path):
+    from PIL import Image
+
+    frames = np.arange(3 * 4 * 4 * 1, dtype=np.uint8).reshape(3, 4, 4, 1) * 5
+    runs.write_gif(tmp_path / "x.gif", frames)
+    with Image.open(tmp_path / "x.gif") as image:
+        assert (image.n_frames, image.size) == (3, (4, 4))
+        shown = np.asarray(image.convert("RGB")).astype(int)
+    assert np.abs(shown - frames[0]).max() < 16 and np.ptp(shown, -1).max() == 0
+    for wrong, words in (
+        (frames / 255, r"float64 \[3, 4, 4, 1\]"),
+        (frames[:0], r"uint8 \[0, 4, 4, 1\]"),
+        (frames[..., 0], r"uint8 \[3, 4, 4\]"),
+    ):
+        expected = f"expects frames uint8 .*, at least one, but got {words}; pass bytes"
+        with pytest.raises(ValueError, match=expected):
+            runs.write_gif(tmp_path / "y.gif", wrong)
 
 
 # The page
