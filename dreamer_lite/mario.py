@@ -16,7 +16,7 @@ from dreamer_lite.emulator import BUTTONS, load_emulator
 
 
 @functools.cache
-def area_weights(source, target):
+def area_weights(source: int, target: int) -> np.ndarray:
     """Weights [target, source] of the mean over the area that each target covers."""
     fine = np.eye(source, dtype=np.float32).repeat(target, axis=1)
     return fine.reshape(source, target, source).mean(-1).T.copy()
@@ -26,7 +26,7 @@ SCORE_BOARD = 32  # rows at the top of the screen
 BLOCKS = 16  # the picture below the score board is 16 x 16 blocks of 13 x 16 pixels
 
 
-def area_average(picture, size):
+def area_average(picture: np.ndarray, size: int) -> np.ndarray:
     """The screen below the score board, small: [208, 256, 3] -> [size, size, 3] uint8.
 
     Inside each block rows, then columns, are averaged by a small matrix product: exact
@@ -41,7 +41,7 @@ def area_average(picture, size):
     return pixels.astype(np.uint8, order="C")
 
 
-def mario_pixel(nes, size):
+def mario_pixel(nes: gym.Env, size: int) -> np.ndarray:
     """Mario's middle in the small picture: [row, column], at its border if outside."""
     row = nes._y_pixel + 256 * (nes._y_viewport - 1) + 24 - SCORE_BOARD
     column = (int(nes.ram[0x86]) - int(nes.ram[0x71C])) % 256 + 8
@@ -87,7 +87,7 @@ class MarioOptions:
     patience: int = 120
     render_mode: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         numbers = {"world": range(1, 9), "stage": range(1, 5), "skip": range(1, 61)}
         numbers |= {"noops": range(1001), "patience": range(1, 100_001)}
         for name, span in numbers.items():
@@ -102,7 +102,7 @@ class MarioOptions:
         fits = isinstance(self.sticky, (int, float)) and 0 <= self.sticky < 1
         self._require("sticky", fits, "a probability below 1")
 
-    def _require(self, name, fine, expected):
+    def _require(self, name: str, fine: bool, expected: str) -> None:
         if not fine:
             got = getattr(self, name)
             raise ValueError(
@@ -113,7 +113,7 @@ class MarioOptions:
 class MarioEnv(gym.Env):
     """One stage of Super Mario Bros.; use `make_mario`, which adds the wrappers."""
 
-    def __init__(self, options):
+    def __init__(self, options: MarioOptions):
         self.options = options
         emulator, action_sets = load_emulator()
         self.action_names = getattr(action_sets, options.actions)
@@ -126,7 +126,9 @@ class MarioEnv(gym.Env):
         self.nes = emulator(target=(options.world, options.stage))
         self.nes.render_mode = options.render_mode
 
-    def reset(self, *, seed=None, options=None):
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         self.nes.reset()  # restores a saved state: the title screen is not replayed
         for _ in range(self.np_random.integers(self.options.noops + 1)):
@@ -136,7 +138,7 @@ class MarioEnv(gym.Env):
         picture = self.nes.screen[SCORE_BOARD:]
         return area_average(picture, self.options.size), self._info(0.0)
 
-    def step(self, action):
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
         if not self.action_space.contains(action):
             raise ValueError(
                 f"MarioEnv expects an action in {self.action_space}, but got "
@@ -160,13 +162,13 @@ class MarioEnv(gym.Env):
         obs = area_average(screen[SCORE_BOARD:], self.options.size)
         return obs, reward, self.nes.done, False, info
 
-    def _frame(self, buttons):
+    def _frame(self, buttons: int) -> float:
         reward = self.nes.step(buttons)[1]
         if self.render_mode == "human":
             self.nes.render()
         return reward
 
-    def _progress(self):
+    def _progress(self) -> int:
         """Pixels moved to the right; a jump through a pipe counts as none."""
         x = self.nes._x_position
         moved, self.x = x - self.x, x
@@ -176,7 +178,7 @@ class MarioEnv(gym.Env):
         self.best = max(self.best, x)
         return moved
 
-    def _info(self, emulator_reward):
+    def _info(self, emulator_reward: float) -> dict:
         nes = self.nes
         flag = bool(nes._flag_get)
         dead = bool(nes._is_dying or nes._is_dead) and not flag
@@ -191,16 +193,16 @@ class MarioEnv(gym.Env):
             "emulator_reward": emulator_reward,
         }
 
-    def render(self):
+    def render(self) -> np.ndarray | None:
         return self.nes.screen.copy() if self.render_mode == "rgb_array" else None
 
-    def close(self):
+    def close(self) -> None:
         nes, self.nes = self.nes, None
         if nes is not None:  # the emulator refuses to be closed twice
             nes.close()
 
 
-def make_mario(world=1, stage=1, **options):
+def make_mario(world: int = 1, stage: int = 1, **options: object) -> gym.Env:
     """One stage of Super Mario Bros. as a Gymnasium environment.
 
     Observations are uint8 [size, size, 3]: the screen without the 32 rows of the score

@@ -99,7 +99,7 @@ show(*dreamer_map("symlog"))
 # moments. Every two seconds the dream starts anew, from what the world model remembers
 # after watching all frames up to then; from there its eyes are closed, and it is told only
 # which buttons are pressed. All that it draws then it invents. The right picture is the
-# difference, black where the dream is right.
+# difference: white where the dream is right, dark red where it is wrong.
 #
 # The film lies ready in `data/mario.gif`; we thin it out, so that this page stays small.
 # In notebook 10 the agent plays while you watch.

@@ -396,8 +396,8 @@ def test_result_blocks_say_what_the_files_say(results):
     assert f"seed 8 | 475 | 22 | never | {ends}" in text
     text = readme.BLOCKS["mario-curve"](results)
     assert "| 60,000 steps, 60 min | 84,000 steps, 84 min | 104,000 steps" in text
-    # Episode i ends at x = i after 1000 i steps: the first 33, then the last 50.
-    assert "| 16 | 94 |" in text and "A random policy reaches 321." in text
+    # Episode i ends at x = i after 1000 i steps: the first 26, then the last 50.
+    assert "| 12 | 94 |" in text and "A random policy reaches 321." in text
     assert text.endswith(" Seed 3: an abacus.")
     text = readme.BLOCKS["evaluation"](results)
     assert "4 episodes, seed 5" in text and "`ffffffffffff` after 1,234 steps" in text

@@ -298,7 +298,7 @@ def learning(root):
     return table(["run", "goal", "random", "at the goal first", "at the end"], rows)
 
 
-EARLY = 32_000  # agent steps that every stored Mario run has
+EARLY = 25_000  # agent steps that every stored Mario run has
 
 
 @block("mario-curve")
