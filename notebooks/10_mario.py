@@ -1068,7 +1068,7 @@ for name, found in live.items():
 #
 # <details><summary>Answer</summary>
 #
-# In none: nearly always one of the first jumps comes a step too late.
+# In hardly any: nearly always one of the first jumps comes a step too late.
 #
 # </details>
 
