@@ -14,7 +14,7 @@
 # **You need** notebooks 02 (two-hot), 03 (rows) and 05 (RSSM); of 04 only that an encoder
 # and a decoder exist.
 #
-# *Measured: 1.5 minutes on two CPU cores, 1.5 GB memory, no GPU.*
+# *Measured: 2.0 minutes on two CPU cores, 1.5 GB memory, no GPU.*
 
 # %% [markdown] tags=["badge"]
 # *To open this notebook in Colab, put the repository on GitHub and run `python tools/nb.py stamp` in it: that writes the link here.*

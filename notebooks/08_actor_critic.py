@@ -14,7 +14,7 @@
 # **You need** notebook 06 (world model: states, predicted reward and continue) and 07
 # (lambda-return and its scale $S$). What a policy gradient is, is explained here.
 #
-# *Measured: 0.8 minutes on two CPU cores, 0.5 GB memory, no GPU.*
+# *Measured: 0.9 minutes on two CPU cores, 0.5 GB memory, no GPU.*
 
 # %% [markdown] tags=["badge"]
 # *To open this notebook in Colab, put the repository on GitHub and run `python tools/nb.py stamp` in it: that writes the link here.*

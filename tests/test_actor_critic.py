@@ -348,6 +348,76 @@ def test_replay_critic_uses_real_rows_and_leaves_last_ones_out():
 # The slow critic
 
 
+def plain_returns(reward, value, cont, lam):
+    """Equation 5 for each row by itself: lists instead of tensors."""
+    found = torch.zeros(value.shape[0], value.shape[1] - 1)
+    for row in range(len(value)):
+        later = float(value[row, -1])
+        for t in reversed(range(value.shape[1] - 1)):
+            share = float(lam[row, t + 1])
+            mixed = (1 - share) * float(value[row, t + 1]) + share * later
+            later = float(reward[row, t + 1]) + float(cont[row, t + 1]) * mixed
+            found[row, t] = later
+    return found
+
+
+def test_every_loss_is_what_the_equations_say(monkeypatch):
+    """All three losses computed again, slowly, from one recorded dream."""
+    model, agent = pair(lam=0.8, discount=0.9, entropy=0.1, horizon=4)
+    torch.nn.init.normal_(agent.actor.mlp[-1].weight, std=1.0)
+    batch = rows()
+    batch["is_last"][1, 3] = batch["is_last"][2, 2] = True
+    batch["is_terminal"][1, 3] = True
+    _, _, states = model.loss(batch)
+    dreams, imagine, begun = [], agent._imagine, []
+    monkeypatch.setattr(
+        agent, "_imagine", lambda *args: dreams.append(imagine(*args)) or dreams[0]
+    )
+    steps = model.rssm.imagine
+    monkeypatch.setattr(
+        model.rssm, "imagine", lambda s, *rest: begun.append(s) or steps(s, *rest)
+    )
+    _, metrics = agent.loss(states, model, batch)
+    assert torch.equal(begun[0].h, states.h.flatten(0, 1))  # from every state
+    feature, action, reward, cont = (part.detach() for part in dreams[0])
+    mean, loss = agent.two_hot.mean, agent.two_hot.loss
+    seen, value = feature[:, :-1], mean(agent.critic(feature).detach())
+    returns = plain_returns(reward, value, cont, torch.full_like(value, 0.8))
+    weight = torch.stack([cont[:, : t + 1].prod(1) for t in range(4)], 1)
+    probs = 0.99 * agent.actor.mlp(seen).softmax(-1) + 0.01 / 17
+    chosen = (probs * action).sum(-1).log()
+    entropy = -(probs * probs.log()).sum(-1)
+    advantage = (returns - value[:, :-1]) / metrics["return/scale"]
+    truth = {"actor": -(weight * (chosen * advantage + 0.1 * entropy)).mean()}
+
+    def critic_loss(where, target):
+        logits = agent.critic(where)
+        return loss(logits, target) + loss(logits, mean(agent.slow_critic(where)))
+
+    truth["critic"] = (weight * critic_loss(seen, returns)).mean()
+    later = returns[:, 0].unflatten(0, (BATCH, LENGTH))
+    lam = 0.8 * (1 - batch["is_last"].float())
+    goes_on = 0.9 * (1 - batch["is_terminal"].float())
+    real = plain_returns(batch["reward"], later, goes_on, lam)
+    kept = 1 - batch["is_last"][:, :-1].float()
+    real_loss = critic_loss(states.feature[:, :-1], real)
+    truth["replay_critic"] = (kept * real_loss).mean()
+    for name, number in truth.items():
+        found = float(metrics[f"loss/{name}"])
+        assert found == pytest.approx(float(number), rel=1e-4), name
+
+
+def test_a_certain_actor_still_tries_the_other_buttons():
+    """One percent is uniform when an action is sampled, not only when it is judged."""
+    actor = Actor(8, gym.spaces.Discrete(3), units=8)
+    torch.nn.init.zeros_(actor.mlp[-1].weight)
+    actor.mlp[-1].bias.data[:] = torch.tensor([50.0, 0.0, 0.0])
+    with torch.no_grad():
+        action = actor.sample(torch.randn(1, 8).expand(60_000, 8))
+    share = float(action[:, 1:].sum() / 60_000)
+    assert abs(share - 0.01 * 2 / 3) < 0.0015  # four standard deviations are 0.0013
+
+
 def test_slow_critic_starts_as_a_copy_and_follows_by_two_percent():
     agent = ActorCritic(8, BUTTONS, units=8)
     assert all(

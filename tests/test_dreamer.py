@@ -122,6 +122,28 @@ def test_presets_follow_the_papers_table(name):
     assert config.actor_lr == pytest.approx(config.lr / 5)
 
 
+def test_every_setting_reaches_its_part():
+    """Values that differ from each other and from every default."""
+    named = dict(horizon=4, lam=0.91, discount=0.92, entropy=0.01, slow_rate=0.3)
+    kl = dict(free_nats=0.7, dyn_scale=0.8, rep_scale=0.2)
+    more = dict(replay_scale=0.4, clip=0.6, warmup=11, unimix=0.05)
+    agent = agent_for(**named, **kl, **more)
+    for name, value in (named | {"replay_scale": 0.4}).items():
+        assert getattr(agent.actor_critic, name) == value, name
+    assert agent.world_model.scales == {"dyn": 0.8, "rep": 0.2}
+    assert (agent.world_model.free_nats, agent.world_model.discount) == (0.7, 0.92)
+    assert agent.actor_critic.actor.unimix == agent.world_model.rssm.unimix == 0.05
+    groups = agent.optimizer.param_groups
+    assert [(g["clip"], g["warmup"]) for g in groups] == [(0.6, 11)] * 3
+
+
+def test_acting_draws_from_the_policy():
+    """An actor without an opinion takes every button, not always the first."""
+    agent = agent_for(action_space=Discrete(4))
+    action, _ = agent.act(observations(agent, batch=200))
+    assert set(action) == {0, 1, 2, 3}
+
+
 def test_each_part_learns_at_its_own_rate():
     agent = agent_for(lr=1e-3, critic_lr=2e-3, actor_lr=3e-3)
     rates = {
@@ -878,6 +900,26 @@ def test_train_starts_from_an_agent_and_acts_with_it(tmp_path):
     )
     for a, b in zip(first.parameters(), second.parameters()):
         assert torch.equal(a, b)
+
+
+def test_policy_tells_the_agent_where_episodes_begin(monkeypatch):
+    agent, asked = agent_for(), []
+    act = agent.act
+    monkeypatch.setattr(
+        agent, "act", lambda obs, state, first: asked.append(first) or act(obs, state)
+    )
+    policy = AgentPolicy(agent)
+    for first in ([True, True], [False, True]):
+        policy(observations(agent), np.array(first))
+    assert asked[0] is None and asked[1].tolist() == [False, True]
+
+
+def test_training_acts_with_the_agent_once_the_prefill_is_over(tmp_path, monkeypatch):
+    config = dataclasses.replace(SMALL, steps=60, prefill=40, ratio=0.0)
+    acted, act = [], Dreamer.act
+    monkeypatch.setattr(Dreamer, "act", lambda *args: acted.append(1) or act(*args))
+    dreamer.train("CartPole-v1", config, tmp_path, progress=False)
+    assert 15 <= len(acted) <= 25
 
 
 def test_policy_starts_without_a_state():

@@ -383,3 +383,20 @@ def test_autocast_leaves_reconstructions_in_float32():
         embed, recon = encoder(rows(MIXED, 2, 3)), decoder(torch.randn(2, 3, 24))
     assert embed.dtype == torch.bfloat16
     assert {x.dtype for x in recon.values()} == {torch.float32}
+
+
+def test_decoder_of_images_layer_by_layer():
+    """Two parts are added on the small grid, normed, activated, then unfolded."""
+    spaces = Dict(obs=Box(0, 255, (32, 48, 3), np.uint8))
+    decoder = Decoder(spaces, deter=16, stoch=8, depth=2, units=16)
+    for norm in (decoder.norm, decoder.from_z[1]):
+        torch.nn.init.normal_(norm.scale)
+    assert decoder.from_z[0].weight.shape == (32, 8)  # twice the units
+    feature = torch.randn(5, 24)
+    grid = (decoder.from_h(feature[:, :16]) + decoder.from_z(feature[:, 16:])).view(
+        5, 16, 2, 3
+    )
+    size = (grid.square().mean(1, keepdim=True) + 1e-4).sqrt()
+    x = F.silu(grid / size * decoder.norm.scale[None, :, None, None])
+    truth = torch.sigmoid(decoder.conv(x)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(decoder(feature)["obs"], truth)

@@ -194,6 +194,23 @@ def test_actions_beyond_one_are_capped_without_a_gradient_through_the_cap():
     assert torch.equal(model.embed_action(inside), model.from_a(inside))
 
 
+def test_the_cap_is_a_constant_for_the_gradient():
+    model = make()
+    action = torch.tensor([[0.0, -7.0, 0, 0, 0]], requires_grad=True)
+    model.embed_action(action).square().sum().backward()
+    capped = torch.tensor([[0.0, -1.0, 0, 0, 0]], requires_grad=True)
+    model.from_a(capped).square().sum().backward()
+    torch.testing.assert_close(action.grad[0, 1], capped.grad[0, 1] / 7)
+
+
+def test_noise_is_exponential_and_independent_everywhere():
+    noise = make(latents=32, classes=32)._noise(torch.zeros(1), 8, 8)
+    assert noise.shape == (8, 8, 32, 32)
+    assert abs(float(noise.mean()) - 1) < 0.02 and abs(float(noise.std()) - 1) < 0.03
+    assert abs(float((noise > 2).float().mean()) - math.exp(-2)) < 0.01
+    assert noise.flatten().unique().numel() > 0.9 * noise.numel()
+
+
 # Watching
 
 

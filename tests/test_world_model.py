@@ -402,6 +402,22 @@ def slow_laprop(weights, gradients, lr, betas, clip, warmup):
     return p
 
 
+def test_laprop_averages_as_the_paper_does_unless_told_otherwise():
+    first, second = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3))
+    pair = LaProp([first], lr=0.1), LaProp([second], lr=0.1, betas=(0.9, 0.999))
+    for gradient in (0.02, -0.05, 0.3):
+        first.grad = second.grad = torch.full((3,), gradient)
+        for optimizer in pair:
+            optimizer.step()
+    assert torch.equal(first, second)
+
+
+def test_free_nats_reach_the_loss():
+    """A KL of eight latents stays below 200 nats: if so many are free, all are cut."""
+    _, metrics, _ = small(free_nats=200.0).loss(rows())
+    assert float(metrics["loss/dyn"]) == float(metrics["loss/rep"]) == 200.0
+
+
 @pytest.mark.parametrize("warmup", [0, 7])
 def test_laprop_equals_a_plain_loop(warmup):
     start = [torch.randn(5, 4), torch.randn(3), torch.zeros(2), torch.ones(())]

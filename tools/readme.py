@@ -63,6 +63,7 @@ GIF = (
     "frames that its world model dreams from the buttons alone (anew every two "
     "seconds), and their difference, side by side."
 )
+CAPTION = "*The game, its dream anew every two seconds, the error: white is right.*"
 
 
 @block("gif")
@@ -70,7 +71,7 @@ def gif(root):
     """The picture at the top, once there is one."""
     if not (root / "data" / "mario.gif").is_file():
         return "*The agent's GIF comes here.*"
-    return f'<img src="data/mario.gif" alt="{GIF}">'
+    return f'<img src="data/mario.gif" alt="{GIF}">\n\n{CAPTION}'
 
 
 # The notebooks
