@@ -1111,9 +1111,9 @@ else:
 #
 # These are the stored curves of the run that made the shipped agent, and of every other
 # seed that is stored: the x that was reached, and the share of flags, as means over the
-# last 50 episodes. The dotted vertical lines stand where an hour of training was over (on
-# machines that differ, see the README); the dotted horizontal one is how far a random
-# policy gets, if it was measured.
+# last 50 episodes. The vertical lines, in the style of their seed, stand where an hour of
+# training was over (under loads that differ, see the README); the dotted horizontal one
+# is how far a random policy gets, if it was measured.
 
 # %%
 import csv
