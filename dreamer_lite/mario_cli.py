@@ -55,6 +55,7 @@ def _train(p):
     p.add_argument("--speed", choices=["eager", "compile", "graph"], help="of updates")
     p.add_argument("--seed", type=int, default=0, help="of everything")
     p.add_argument("--from", dest="start", type=Path, help="agent to start a run from")
+    p.add_argument("--noops", type=int, default=0, help="idle frames at most")
     p.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -111,6 +112,7 @@ def train(o):
 
     given = {"seed": o.seed, "preset": o.preset, "speed": o.speed}
     changes = {key: value for key, value in given.items() if value is not None}
+    changes["noops"] = o.noops
     train_mario(o.logdir, o.profile, o.minutes, o.start, not o.quiet, **changes)
     print(f"the run lies in {o.logdir}; the same command goes on with it")
 

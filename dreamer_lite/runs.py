@@ -251,9 +251,7 @@ class Run:
         self.checkpoints = Checkpoints(self.folder)
         self.last = self.checkpoints.latest()
         path = self.folder / "config.yaml"
-        if path.exists() and self.last:
-            self._compare(read_yaml(path))
-        elif self.last:  # the agent in the checkpoint knows it too
+        if self.last:  # its agent knows it for sure: the file may have been edited
             self._compare(self._read("agent.safetensors", load_agent)[2])
         self.pending, self.recent, self.between = [], [], False
         self.step, self.updates, self.credit, self.minutes_before = 0, 0, 0.0, 0.0
@@ -304,7 +302,7 @@ class Run:
             changes = ", ".join(f"{n} {stored.get(n)} -> {mine.get(n)}" for n in other)
             raise ValueError(
                 f"{self.folder} holds a run of another configuration ({changes}); "
-                "choose another folder, or continue with its config.yaml."
+                "choose another folder, or the fields that the run began with."
             )
 
     def _read(self, name, read):

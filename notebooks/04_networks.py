@@ -628,9 +628,11 @@ print(
 # %% [markdown]
 # The second table is the way back, the transposed convolution: 4 x 4 ones become 8 x 8,
 # and each pixel inside sees just $2 \times 2$ inputs. So the fan-in of a convolution is
-# $16 \cdot C_\mathrm{in}$, that of its mirror image $4 \cdot C_\mathrm{in}$. Counting
-# 16 there would halve the signal's size in every layer, and after the last one no norm
-# sets it right.
+# $16 \cdot C_\mathrm{in}$, that of its mirror image $4 \cdot C_\mathrm{in}$. Whoever
+# reads the fan-in off the kernel's shape, as the authors' code does, counts 16 there, too:
+# that halves the signal's size in every such layer, and after the last one no norm sets it
+# right. (Their decoder enlarges the picture and then convolves in the usual way, so it
+# meets this only with an option that is off.)
 #
 # The norm of a convolution works over the channels, at every position by itself.
 
@@ -1159,14 +1161,14 @@ print(f"drawing Mario saves {in_colour:.0f} of {round(constant, -1):.0f}")
 #
 # *easy, about 8 minutes*
 #
-# Say which fan-in Dreamer's initialisation counts for the four kinds of layers of this
-# notebook. For three of them it is the number of inputs that one output sees; for the block
+# Say which fan-in the initialisation of this notebook counts for its four kinds of layers.
+# For three of them it is the number of inputs that one output sees; for the block
 # layer see the paragraph below its picture. The two kinds of convolution have a kernel of
 # 4 x 4 and stride 2.
 
 # %% tags=["exercise-4.1"]
 def fan_in(layer):
-    """The fan-in that Dreamer's initialisation counts; stride 2 where it convolves."""
+    """The fan-in that our initialisation counts; stride 2 where it convolves."""
     if isinstance(layer, nn.ConvTranspose2d):
         height, width = layer.kernel_size
         raise NotImplementedError("exercise 4.1")

@@ -754,6 +754,7 @@ toy = ActorCritic(4, gym.spaces.Discrete(2), units=8)
 with torch.no_grad():  # as if both had learnt something
     toy.actor.mlp[-1].weight.mul_(100)
     toy.critic[-1].bias.copy_(-0.5 * (torch.arange(255) - 140.0).abs())
+    toy.critic[-1].weight.normal_(std=0.3)  # at 0 it would not see its input
 
 feature, action = torch.randn(1, 3, 4), torch.eye(2)[None]  # left, then right
 reward, cont = torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[1.0, 0.5, 0.5]])

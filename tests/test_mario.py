@@ -100,6 +100,15 @@ def test_training_from_an_agent_takes_over_its_weights_and_sizes(agent_file, tmp
     assert len(replay) == 64  # its own play, from the first step on
 
 
+@pytest.mark.parametrize("words, noops", [([], 0), (["--noops", "30"], 30)])
+def test_training_begins_its_episodes_as_asked(words, noops, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(playing, "train", lambda make, *_, **__: made.append(make()))
+    mario_cli.main(["train", "--logdir", str(tmp_path), "--quiet", *words])
+    assert made[0].unwrapped.options.noops == noops
+    made[0].close()
+
+
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_profile_is_a_valid_config_that_fits_its_memory(name):
     config, minutes = playing.mario_config(name)

@@ -269,16 +269,22 @@ def test_rows_of_nobody_are_not_dropped(folder):
     assert snapshot(folder) == before
 
 
-def test_a_run_without_its_configuration_asks_the_agent(folder):
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_run_asks_its_agent_how_it_is_configured(folder, edited):
     """The sizes, but also what no weight shows: another `envs` is another ratio."""
-    (folder / "config.yaml").unlink()
+    path = folder / "config.yaml"
+    if edited:  # by hand, and then it is no longer what the run began with
+        path.write_text(path.read_text().replace("units: 16", "units: 32"))
+    else:
+        path.unlink()
     before = snapshot(folder)
     for changes, words in ((dict(units=32), "units 16"), (dict(envs=2), "envs 1")):
         with pytest.raises(ValueError, match=rf"another configuration \({words} -> "):
             go(folder, **changes)
         assert snapshot(folder) == before
     go(folder, steps=48)
-    assert Config.from_yaml(folder / "config.yaml").steps == 48
+    config = Config.from_yaml(path)
+    assert (config.steps, config.units) == (48, 16)
 
 
 def test_a_file_in_the_way_is_named(tmp_path):

@@ -197,7 +197,8 @@ def untrained(seed):
 
 def test_losses_before_training():
     batch, found = black_and_white(), []
-    for seed in range(4):  # one head of few units varies: the mean of four is steady
+    # A head of few units varies by 20 % from seed to seed, the mean of 16 by 5 %.
+    for seed in range(16):
         loss, metrics, states = (model := untrained(seed)).loss(batch)
         metrics = {key: value.item() for key, value in metrics.items()}
         assert metrics["loss/reward"] == pytest.approx(math.log(255), abs=1e-5)
@@ -207,13 +208,13 @@ def test_losses_before_training():
         expected = total + 0.1 * metrics["loss/rep"]
         assert loss.item() == pytest.approx(expected, rel=1e-5)
         found.append(metrics)
-    mean = {key: sum(one[key] for one in found) / 4 for key in metrics}
-    assert mean["loss/continue"] == pytest.approx(0.7, rel=0.15)
-    assert mean["loss/dyn"] == pytest.approx(7.4, rel=0.15)
-    assert mean["entropy/prior"] == pytest.approx(41, rel=0.15)
-    assert mean["entropy/posterior"] == pytest.approx(41, rel=0.15)
+    mean = {key: sum(one[key] for one in found) / len(found) for key in metrics}
+    assert mean["loss/continue"] == pytest.approx(0.7, rel=0.2)
+    assert mean["loss/dyn"] == pytest.approx(7.4, rel=0.2)
+    assert mean["entropy/prior"] == pytest.approx(41, rel=0.05)
+    assert mean["entropy/posterior"] == pytest.approx(41, rel=0.05)
     # Black and white: 12,288 x 0.25, plus the little that random weights add.
-    assert mean["loss/obs"] == pytest.approx(3300, rel=0.15)
+    assert mean["loss/obs"] == pytest.approx(3300, rel=0.05)
     assert not any(value.requires_grad for value in model.loss(batch)[1].values())
 
 

@@ -8,7 +8,7 @@ from dreamer_lite.networks import BlockLinear
 
 
 def fan_in(layer):
-    """The fan-in that Dreamer's initialisation counts; stride 2 where it convolves."""
+    """The fan-in that our initialisation counts; stride 2 where it convolves."""
     if isinstance(layer, nn.ConvTranspose2d):
         height, width = layer.kernel_size
         return layer.in_channels * height * width // 4  # solution
