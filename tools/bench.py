@@ -9,9 +9,9 @@ recurrent 512, 32 x 32 latents, width 512, convolution depth 32, batch 16 x 64.
 """
 
 import argparse
+import itertools
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 from dreamer_lite.dreamer import Config, Dreamer  # noqa: E402
 from dreamer_lite.replay import Replay, replay_bytes  # noqa: E402
 from dreamer_lite.speed import reuse_memory  # noqa: E402
+from machine import machine  # noqa: E402
 
 PIXELS = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
 VECTOR = gym.spaces.Dict(obs=gym.spaces.Box(-4.0, 4.0, (4,), np.float32))
@@ -234,31 +235,17 @@ def bench_import(repeat=5):
     return result
 
 
-def machine(device):
-    """What the numbers were measured on; the commit too."""
-    processor = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [s for s in cpuinfo.read_text().splitlines() if "model name" in s]
-        processor = names[0].split(":")[1].strip() if names else processor
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    gpu = torch.cuda.get_device_name() if device == "cuda" else None
-    return {
-        "processor": processor,
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "gpu": gpu,
-        "python": platform.python_version(),
-        "torch": torch.__version__.split("+")[0],
-        "commit": commit.stdout.strip(),
-        "date": time.strftime("%Y-%m-%d"),
-    }
+def run_cases(names, device, repeat):
+    """Measure every precision and speed of each size, one process each."""
+    speeds = ["eager", "compile"] + ["graph"] * (device == "cuda")
+    cases = []
+    for name, precision, speed in itertools.product(names, ("fp32", "bf16"), speeds):
+        result = bench_in_process(name, precision, device, speed, repeat)
+        if result:
+            cases.append(result)
+            fps = result["frames_per_second"]
+            print(f"{name:12} {precision} {speed:8} {fps:8.0f} frames/s")
+    return cases
 
 
 def main():
@@ -279,20 +266,13 @@ def main():
             result["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
         print(json.dumps(result))
         return
-    names = [n for n in CASES if not options.quick or n.split()[0] in ("1m", "3m")]
+    names = [n for n in CASES if not options.quick or n[:2] in ("1m", "3m")]
     repeat = 3 if options.quick else options.repeat
-    speeds = ["eager", "compile"] + ["graph"] * (options.device == "cuda")
-    cases = []
-    for name in names:
-        for precision in ("fp32", "bf16"):
-            for speed in speeds:
-                case = (name, precision, options.device, speed)
-                result = bench_in_process(*case, repeat)
-                if result:
-                    cases.append(result)
-                    fps = result["frames_per_second"]
-                    print(f"{name:12} {precision} {speed:8} {fps:8.0f} frames/s")
-    report = {"machine": machine(options.device), "cases": cases}
+    cases = run_cases(names, options.device, repeat)
+    about = {**machine(), "cores": os.cpu_count(), "gpu": None}
+    if options.device == "cuda":
+        about["gpu"] = torch.cuda.get_device_name()
+    report = {"machine": about, "cases": cases}
     report["import_seconds"] = bench_import()
     report["environment"] = bench_environment()
     folder = ROOT / "data" / "bench"

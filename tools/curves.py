@@ -11,8 +11,6 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,30 +22,6 @@ TASKS = {"cartpole": ("CartPole-v1", 475), "pendulum": ("Pendulum-v1", -200)}
 SETTINGS = dict(ratio=32.0, steps=30_000)
 EVERY, EPISODES = 1000, 20
 TABLES = ("episodes", "metrics", "evaluations")
-
-
-def processor():
-    """Return the name of the processor, as the system tells it."""
-    try:
-        rows = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    return next((r.split(":")[1].strip() for r in rows if "model name" in r), "")
-
-
-def commit():
-    """Return the commit that is checked out, with a plus if files differ from it."""
-    command = [
-        "git",
-        "-C",
-        str(ROOT),
-        "describe",
-        "--always",
-        "--dirty=+",
-        "--exclude=*",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip()
 
 
 class Evaluations:
@@ -82,22 +56,17 @@ class Evaluations:
 def describe_machine(config):
     """Return on what a configuration runs here: commit, device, versions."""
     import gymnasium
-    import torch
 
     from dreamer_lite.speed import pick_device, pick_precision
+    from machine import machine
 
     device = pick_device(config.device)
     return {
-        "commit": commit(),
+        **machine(),
         "device": str(device),
         "precision": str(pick_precision(device, config.precision)),
-        "processor": processor(),
-        "threads": torch.get_num_threads(),
         "shared": os.environ.get("DREAMER_LITE_SHARED", "no"),
-        "python": platform.python_version(),
-        "torch": torch.__version__.partition("+")[0],
         "gymnasium": gymnasium.__version__,
-        "date": time.strftime("%Y-%m-%d"),
     }
 
 
@@ -134,12 +103,12 @@ def store(name, config, folder, table):
     target = ROOT / "data" / "curves"
     target.mkdir(parents=True, exist_ok=True)
     stem = f"{name}_seed{config.seed}"
+    about = json.dumps(describe(name, config, table), indent=1) + "\n"
     for kind in TABLES:
         text = (folder / f"{kind}.csv").read_bytes()
         write_atomically(
             target / f"{stem}_{kind}.csv", lambda p, text=text: p.write_bytes(text)
         )
-    about = json.dumps(describe(name, config, table), indent=1) + "\n"
     write_atomically(target / f"{stem}.json", lambda path: path.write_text(about))
 
 

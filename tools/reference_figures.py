@@ -35,17 +35,18 @@ def train(names):
     from dreamer_lite import dreamer
 
     CURVES.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        config = dreamer.Config.preset("1m", **{**SMALL, **RUNS[name]})
+    configs = {n: dreamer.Config.preset("1m", **{**SMALL, **RUNS[n]}) for n in names}
+    here = {name: describe_machine(config) for name, config in configs.items()}
+    for name, config in configs.items():
+        command = f"python tools/reference_figures.py train {name}"
+        about = {"command": command, "preset": "1m", **SMALL, "changed": RUNS[name]}
+        about |= here[name]
         with tempfile.TemporaryDirectory() as folder:
             dreamer.train("CartPole-v1", config, folder, progress=False)
             for table in ("metrics", "episodes"):
                 text = (Path(folder) / f"{table}.csv").read_text(encoding="utf-8")
                 path = CURVES / f"reference_{name}_{table}.csv"
                 path.write_text(text, encoding="utf-8")
-        command = f"python tools/reference_figures.py train {name}"
-        about = {"command": command, "preset": "1m", **SMALL, "changed": RUNS[name]}
-        about |= describe_machine(config)
         text = json.dumps(about, indent=1) + "\n"
         (CURVES / f"reference_{name}.json").write_text(text, encoding="utf-8")
         print(f"trained {name}", flush=True)

@@ -11,17 +11,15 @@ shows it up to date.
 
 import argparse
 import json
-import platform
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from curves import commit, processor  # noqa: E402
 from dreamer_lite.config import Config  # noqa: E402
 from dreamer_lite.files import Checkpoints, write_atomically  # noqa: E402
+from machine import machine  # noqa: E402
 
 
 def rows_until(path, step):
@@ -39,8 +37,6 @@ def ship(run, data, trained_with=None, hardware=None, agent=True):
 
     Raises: FileNotFoundError for a folder without a checkpoint.
     """
-    import torch
-
     run, data = Path(run), Path(data)
     newest = Checkpoints(run).latest()
     if newest is None:
@@ -50,16 +46,15 @@ def ship(run, data, trained_with=None, hardware=None, agent=True):
         )
     state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
     config = Config.from_yaml(run / "config.yaml")
+    here = machine()
     about = {
         "steps": state["step"],
         "updates": state["updates"],
         "minutes": round(state["minutes"], 1),
         "seed": config.seed,
-        "commit": trained_with or commit(),
-        "hardware": hardware or f"{processor()}, {torch.get_num_threads()} threads",
-        "python": platform.python_version(),
-        "torch": torch.__version__.partition("+")[0],
-        "date": time.strftime("%Y-%m-%d"),
+        "commit": trained_with or here["commit"],
+        "hardware": hardware or f"{here['processor']}, {here['threads']} threads",
+        **{key: here[key] for key in ("python", "torch", "date")},
     }
     text = (json.dumps(about, indent=1) + "\n").encode()
     files = {}
