@@ -172,7 +172,7 @@ class MarioEnv(gym.Env):
         """Pixels moved to the right; a jump through a pipe counts as none."""
         x = self.nes._x_position
         moved, self.x = x - self.x, x
-        if abs(moved) > 5 * self.options.skip:  # he runs at most 2.5 pixels a frame
+        if abs(moved) > 5 * self.options.skip:  # he runs at most 3 pixels a frame
             moved, self.best = 0, x
         self.idle = 0 if x > self.best else self.idle + 1
         self.best = max(self.best, x)

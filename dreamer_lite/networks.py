@@ -21,7 +21,7 @@ class RMSNorm(nn.Module):
 
     Computed in float32 whatever comes in; returns the dtype that came in.
     Args: size, the last dimension; eps, added under the root.
-    Source: DreamerV3, Methods, "Networks".
+    Source: DreamerV3, Methods, table of hyperparameters; eps from the authors' code.
     """
 
     def __init__(self, size: int, eps: float = 1e-4):
@@ -301,7 +301,7 @@ class Decoder(nn.Module):
 
         Images: squared error in [0, 1]. Vectors: squared error in symlog space.
         Choices: cross entropy in nats. Summed, not averaged: an image of 12,288 numbers
-        must outweigh the KL of a latent of 32.
+        must outweigh the price in nats (the KL) of a latent of 32 categoricals.
         """
         losses = {}
         for key in self.images:

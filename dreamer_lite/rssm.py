@@ -38,7 +38,7 @@ class SequenceModel(nn.Module):
     """Block GRU, the function f of equation 1: h_t = f(h_{t-1}, z_{t-1}, a_{t-1}).
 
     Args: stoch, width of flat z; action_size, A; deter, D; hidden, width of the inner
-    layers; blocks, of the block-diagonal layers (1 gives a plain GRU).
+    layers; blocks, of the block-diagonal layers (1 gives the dense cell).
     Source: DreamerV3, equation 1 and Methods, "Networks".
     """
 

@@ -94,8 +94,8 @@ use_style()
 show(*dreamer_map("symlog"))
 
 # %% [markdown]
-# And this is what the map is for. Below plays the agent that comes with this course. The
-# left picture is the real game. The middle one is the agent's **dream** of the same
+# And this is what the map is for. Below you see the agent that comes with this course,
+# playing. The left picture is the real game. The middle one is the agent's **dream** of the same
 # moments. Every two seconds the dream starts anew, from what the world model remembers
 # after watching all frames up to then; from there its eyes are closed, and it is told only
 # which buttons are pressed. All that it draws then it invents. The right picture is the
@@ -123,7 +123,9 @@ show_gif(
 # The same as a strip, for a closer look. What does the dream keep, and what does it lose?
 # Late in such a dream, model and game drift apart: what comes next is the model's guess,
 # one of many. Small things are the last that a world model learns, and
-# Mario is small. Notebook 06 measures it.
+# Mario is small. Notebook 06 measures it. (The numbers count frames of the film, about four
+# to a second. A dream lasts seven or eight of them, so each column shows a dream of another
+# age.)
 
 # %%
 real, dreamed, error = (film[:, :, x : x + 64] for x in (0, 64, 128))
@@ -762,6 +764,14 @@ check("1.3", both_means)
 # solution("1.3")
 
 # %% [markdown]
+# <details><summary>Answer: when do they agree?</summary>
+#
+# When the outcome is certain; when the outcomes are symmetric around 0, where both are 0;
+# and nearly, when all outcomes are small against 1, where symlog is a straight line. For
+# gains the read-out is too low, for losses too high.
+#
+# </details>
+#
 # ## What breaks
 #
 # * **Forgetting symexp at the end.** The loss is perfect and the agent is blind: a reward of

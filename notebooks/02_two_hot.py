@@ -440,8 +440,8 @@ compare("NumPy's sum", products.sum(), 0.0, expect="different")
 # %% [markdown] tags=["predict"]
 # **Predict.** Later rewards will count a little less: a reward $n$ steps ahead is multiplied
 # by $\gamma^n$, with the *discount* $\gamma = 1 - 1/333$ (notebook 07), so that
-# $1 + \gamma + \gamma^2 + \ldots = 333$. How large is the return that an agent believes in
-# whose reward head invents 0.625 per step?
+# $1 + \gamma + \gamma^2 + \ldots = 333$. An agent's reward head invents 0.625 per step. How
+# large a return does the agent believe in?
 #
 # <details><summary>Answer</summary>
 #
@@ -454,7 +454,11 @@ compare("NumPy's sum", products.sum(), 0.0, expect="different")
 print("believed return:", round(float(total) * 333))
 
 # %% [markdown]
-# The cure costs nothing: pair each positive bin with its mirror image and subtract their
+# > **The paper says** (Methods, "Distributions"): the order of the sum matters; positive and
+# > negative bins are summed separately, from small to large, and then added.
+#
+# The authors' code adds to each product that of its mirror image, and then all the pairs. We
+# go one step further, which costs nothing: pair each positive bin with its mirror image and subtract their
 # *probabilities* before anything is multiplied or added. Equal probabilities cancel
 # exactly, to the last bit. For this, the bins must be mirror images to the last bit as
 # well, and `linspace` does not promise that: its middle need not even be 0. So we build
@@ -607,8 +611,8 @@ print(
 # [PyTorch ports](https://github.com/NM512/dreamerv3-torch) that follow it, space the
 # bins *equally in symlog space*, encode symlog(y), take the mean there and apply symexp
 # to the mean. The published form takes the mean of the numbers themselves. The old one has
-# the flaw that we met at the pit: it is right for a certain outcome and far too low for a
-# random one.
+# the flaw that we met at the pit: it is right for a certain outcome and wrong for a random
+# one, far too low for gains and far too high for losses.
 
 # %%
 mixture = head.encode(returns).mean(0)  # what a perfect head predicts: [255]

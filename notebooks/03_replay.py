@@ -129,8 +129,8 @@ show_gif(
 # ## Which action goes with which frame?
 #
 # Here are the last six rows of that episode. Below each frame stands what the file says
-# about it: the reward and the action of the *same* row. (A step pays for the way to the
-# right and costs 0.02; losing Mario, or 120 steps without progress, costs 2; the flag pays
+# about it: the reward and the action of the *same* row. (A step pays 1 for every 16 pixels
+# to the right and costs 0.02; losing Mario, or 120 steps without progress, costs 2; the flag pays
 # 5.)
 
 # %%
@@ -276,7 +276,8 @@ for row in episode:
 # %% [markdown]
 # The same six rows as a picture. Follow one arrow: the jump is *stored* in the column of
 # x = 2, it *leads to* the frame and the reward of the next column, and there the model
-# *reads* it.
+# *reads* it. (The shapes at the left are those of a batch: $B$ windows of $T$ rows, and $A$
+# numbers for an action.)
 
 # %%
 drawn = []
@@ -576,7 +577,7 @@ explore(
 # window starts from the zero state, as if its first row were the first of an episode. That
 # costs a little knowledge in the first rows of each window and saves a lot of code.
 #
-# Two flags are therefore corrected in the *copy* that `sample` returns:
+# Two flags are corrected in the *copy* that `sample` returns:
 #
 # * `is_first[:, 0] = True`, because there the model starts from the zero state;
 # * `is_last |= next is_first`, because what comes before a first row was the end of
@@ -1029,6 +1030,7 @@ counted = share_with_reset(mario, 64)
 drawn = mario.sample(2000, 64)["is_first"][:, 1:].any(1).mean()
 terminal = mario.data["is_terminal"].mean()
 
+print(f"windows with a reset inside: {counted:.2f}, terminal rows: {terminal:.3f}")
 claim("more than one window in ten holds a reset", counted > 0.1)
 claim(
     "the sampled share is within 0.05 of the counted one", abs(drawn - counted) < 0.05
@@ -1037,8 +1039,8 @@ claim("fewer than 2 rows in 100 are terminal", terminal < 0.02)
 
 
 # %% [markdown]
-# Two lessons for the coming notebooks. Windows with a reset inside are common, so a model
-# that ignores `is_first` learns from teleportations in many of its sequences. And the
+# Two lessons for the coming notebooks. More than one window in three has a reset inside, so
+# a model that ignores `is_first` learns from teleportations in many of its sequences. And the
 # rows that teach what *ends* an episode are rare: of the 1,024 rows of a batch, a handful.
 
 # %% [markdown]

@@ -162,8 +162,10 @@ claim("after 20 layers less than a millionth is left", naive_sizes[-1] < 1e-6)
 #
 # ## RMSNorm
 #
-# > **The paper says** ([DreamerV3](https://arxiv.org/abs/2301.04104), Methods, "Networks"):
-# > the layers of all networks use root mean square normalisation and the SiLU activation.
+# > **The paper says** ([DreamerV3](https://arxiv.org/abs/2301.04104), Methods, what is new
+# > since the previous generations, and the table of hyperparameters): the networks use root
+# > mean square normalisation and the SiLU activation. (The $\varepsilon$ below is that of the
+# > authors' code.)
 #
 # We say: divide a vector by its typical size. Nothing is subtracted.
 #
@@ -210,7 +212,7 @@ class RMSNorm(nn.Module):
 
     Computed in float32 whatever comes in; returns the dtype that came in.
     Args: size, the last dimension; eps, added under the root.
-    Source: DreamerV3, Methods, "Networks".
+    Source: DreamerV3, Methods, table of hyperparameters; eps from the authors' code.
     """
 
     def __init__(self, size: int, eps: float = 1e-4):
@@ -366,7 +368,7 @@ class MLP(nn.Sequential):
 
 
 # %% [markdown] tags=["predict"]
-# **Predict.** How many parameters has `MLP(4, 8, layers=2, outputs=3)`?
+# **Predict.** How many parameters does `MLP(4, 8, layers=2, outputs=3)` have?
 #
 # <details><summary>Answer</summary>
 #
@@ -599,10 +601,11 @@ except ValueError as error:
 # 1 halve any even side exactly and symmetrically.
 #
 # > **The paper says** (Methods, "Networks"): images are encoded by convolutions with
-# > stride 2 down to a resolution of 4 x 4, and decoded by transposed convolutions with
-# > stride 2; vectors go through MLPs, after symlog.
+# > stride 2 down to a resolution of 6 x 6 or 4 x 4, and decoded by transposed convolutions
+# > with stride 2 and a sigmoid at the end; vectors go through MLPs of three layers, after
+# > symlog.
 #
-# (The authors' [newest code](https://github.com/danijar/dreamerv3) pools instead of
+# (Ours always divides the sides by 16: 4 x 4 for 64 x 64. The authors' [newest code](https://github.com/danijar/dreamerv3) pools instead of
 # striding and lets the channels grow more slowly. Stride 2 costs several times less
 # arithmetic and is what the text describes.)
 
@@ -833,7 +836,7 @@ class Decoder(nn.Module):
 
         Images: squared error in [0, 1]. Vectors: squared error in symlog space.
         Choices: cross entropy in nats. Summed, not averaged: an image of 12,288 numbers
-        must outweigh the KL of a latent of 32.
+        must outweigh the price in nats (the KL) of a latent of 32 categoricals.
         """
         losses = {}
         for key in self.images:
@@ -867,12 +870,12 @@ print(f"variance after the sigmoid: {spread.item():.4f}")
 
 # %% [markdown] tags=["predict"]
 # **Predict.** What is the loss of the *button* (5 choices) at the start: exactly 0, about
-# 1.6, or about 5.5?
+# 1.7, or about 5.5?
 #
 # <details><summary>Answer</summary>
 #
-# About $\ln 5 = 1.61$ nats: small logits make all choices nearly equally likely. (A
-# little more, because the logits are random and not exactly 0.)
+# It would be $\ln 5 = 1.61$ nats if all logits were 0. They are random, with the variance
+# 0.356, which adds about $\frac12 \cdot \frac45 \cdot 0.356 = 0.14$: about 1.75.
 #
 # </details>
 
@@ -1019,7 +1022,8 @@ claim(
 
 # %% [markdown]
 # How it looks in the numbers: the image loss is small and soon flat (0.02 instead of
-# hundreds), the KL of notebook 05 sits on its floor, and every reconstruction is the
+# hundreds), the price on information (in notebook 05 the *KL divergence*, KL for short) sits
+# on its floor, and every reconstruction is the
 # mean picture.
 #
 # ## The real experiment: a picture and a number
@@ -1078,14 +1082,15 @@ model = Autoencoder(seen)
 print("numbers in: 12,289 | in the code: 256 | parameters:", count(model))
 
 # %% [markdown] tags=["predict"]
-# **Predict.** The model has learnt nothing yet. What does the position cost, if most
-# targets lie near 1,000? And does the screen cost about 100, 1,000 or 10,000?
+# **Predict.** The model has learnt nothing yet. What does the position cost, if half of the
+# test rows lie beyond 720 pixels, and a third before 500? And does the screen cost about
+# 100, 1,000 or 10,000?
 #
 # <details><summary>Answer</summary>
 #
-# The position's prediction is near 0 in symlog space, so it costs about
-# $\mathrm{symlog}(1000)^2 = 47.7$, and a little less for the rows near the start. The
-# screen costs the error of a grey picture and $12{,}288 \cdot 0.019 = 233$ for the
+# The position's prediction is near 0 in symlog space, so a row costs the square of its
+# target: $\mathrm{symlog}(720)^2 = 43$ in the middle, 47.7 at 1,000 pixels, 14 at the start,
+# and about 40 on average. The screen costs the error of a grey picture and $12{,}288 \cdot 0.019 = 233$ for the
 # scatter around it: about 1,000.
 #
 # </details>

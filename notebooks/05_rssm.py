@@ -136,7 +136,7 @@ from dreamer_lite.networks import MLP, BlockLinear, Linear, RMSNorm
 # ## A model that must be sure draws ghosts
 #
 # Here are two recorded moments, both the same number of steps after the start. In one
-# Mario jumped, in the other he did not. A model that sees the start and must name *one*
+# Mario comes down from a long jump, in the other he has just begun his second one. A model that sees the start and must name *one*
 # picture minimises its squared error with the mean of the two.
 
 # %%
@@ -257,7 +257,9 @@ print(f"new memory: {gru_mix(torch.tensor(1.0), zero, zero + 2, zero).item():.4f
 # The raw numbers come from a network that sees all three inputs. Memory, latent and
 # action first go through a layer each, so that all three have the same width; side by
 # side with the old memory itself they go through two more, `core` and `gates`, and the
-# second returns the raw numbers. With dense layers that is a plain GRU cell:
+# second returns the raw numbers. With dense layers that is Dreamer's GRU (in PyTorch's
+# `nn.GRUCell` the reset gate scales only what the candidate takes from the old memory; here
+# it scales all of it):
 
 # %%
 class PlainGRU(nn.Module):
@@ -304,7 +306,7 @@ class SequenceModel(nn.Module):
     """Block GRU, the function f of equation 1: h_t = f(h_{t-1}, z_{t-1}, a_{t-1}).
 
     Args: stoch, width of flat z; action_size, A; deter, D; hidden, width of the inner
-    layers; blocks, of the block-diagonal layers (1 gives a plain GRU).
+    layers; blocks, of the block-diagonal layers (1 gives the dense cell).
     Source: DreamerV3, equation 1 and Methods, "Networks".
     """
 
@@ -858,7 +860,7 @@ for name, loss in zip(("dyn", "rep"), losses):
 # only. Without free nats the teacher is dragged towards the student, and the further
 # the larger `rep` is. With free nats both stop as soon as the KL is below them. Try 0
 # free nats, `dyn` 0.1 and `rep` 1: now the teacher follows the student, and both end
-# where neither knows much. (The next cell checks that.)
+# where neither knows much. (The cell below the picture checks that.)
 
 # %%
 def descend(free_nats, dyn, rep, updates=120, rate=0.02):
@@ -976,8 +978,8 @@ show(
 
 # %% [markdown]
 # Look at the pairs. At P and Q a pipe comes into the picture at the right edge: the
-# memory may know *that* it comes, but not at which step. At Q, S and T the question blocks
-# change colour, at a rhythm of their own. R and U cannot be read off the pictures, and
+# memory may know *that* it comes, but not at which step. At Q and S the question blocks
+# change colour, at a rhythm of their own. R, T and U cannot be read off the pictures, and
 # after U the KL stays high for a dozen rows in which Mario only stands on the pipe: what
 # surprises a model need not be visible. In most other rows Mario walks and jumps under
 # buttons that the model knows, and the KL is low.
@@ -1074,12 +1076,12 @@ check("5.1", step)
 # solution("5.1")
 
 # %% [markdown]
-# ### Exercise 5.2: A prior that never learns
+# ### Exercise 5.2: A prior that hardly learns
 #
 # *medium, about 10 minutes, one planted bug*
 #
-# With this loss the KL in the log never reads below 32 for 32 dice, and the prior gets
-# better at nothing. Find the bug.
+# With this loss `dyn` in the log never reads below 32 for 32 dice, and the prior learns
+# nothing about a die that is off by less than a whole nat. Find the bug.
 
 # %% tags=["exercise-5.2"]
 def kl_loss(posterior, prior, free_nats=1.0):
@@ -1128,7 +1130,8 @@ check("5.3", most_surprised)
 #   ([TorchRL had this](https://github.com/pytorch/rl/pull/4128).)
 # * **Resets are missing** inside windows: the KL jumps at first rows, as it did at our
 #   cut.
-# * **The KL is clipped per die**: it never reads below 32, and the prior learns nothing.
+# * **The KL is clipped per die**: it never reads below 32, and a die that is off by less
+#   than 1 nat teaches the prior nothing.
 # * **No 1 % uniform**: single KL values above the largest possible one, and rare explosions.
 # * **dyn and rep differ** in the logs: one of them is clipped differently, or has its
 #   arguments swapped. A stop-gradient in the wrong place does *not* show in the

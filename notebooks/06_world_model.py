@@ -692,7 +692,7 @@ for name, term in model._losses(states.feature, posterior, prior, single).items(
 #
 # One line above needs a word. The reward head's last layer starts at zero, so at first it
 # passes no gradient on: in the very first update the reward teaches its own last layer
-# only. We gave it small weights to see the road that is open from the second update on.
+# only. We gave it small weights to see the road that is open as soon as that layer has moved.
 #
 # ## The optimizer
 #
@@ -704,18 +704,21 @@ for name, term in model._losses(states.feature, posterior, prior, single).items(
 # it clips the gradient of every tensor by the tensor's own size.
 #
 # > **The paper says** (Methods, "Optimizer"). Adaptive gradient clipping scales a gradient
-# > down where its norm exceeds 30 % of the norm of the weights it belongs to. LaProp then
-# > computes, with decay rates $\beta_1 = 0.9$ and $\beta_2$,
-# >
-# > $$v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \qquad
-# > g' = \frac{g}{\sqrt{\hat v} + \epsilon}, \qquad
-# > m \leftarrow \beta_1 m + (1 - \beta_1) g', \qquad
-# > \theta \leftarrow \theta - \eta\, \hat m$$
-# >
-# > with $\epsilon = 10^{-20}$ and bias-corrected $\hat v$, $\hat m$.
+# > down where its norm exceeds 30 % of the norm of the weights it belongs to. LaProp
+# > ($\epsilon = 10^{-20}$, $\beta_1 = 0.9$, $\beta_2 = 0.99$) then divides gradients by their
+# > running size, as RMSProp does, and smooths the result by momentum.
 #
-# The paper's text has $\beta_2 = 0.99$, its [published
-# code](https://github.com/danijar/dreamerv3) 0.999; we take the code's. Adam would average $g$ into $m$ first and divide $\hat m$ by $\sqrt{\hat v}$ at the end.
+# Written out, after [LaProp's own paper](https://arxiv.org/abs/2002.04839), with hats where an
+# average is corrected for its start at 0:
+#
+# $$v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \qquad
+# g' = \frac{g}{\sqrt{\hat v} + \epsilon}, \qquad
+# m \leftarrow \beta_1 m + (1 - \beta_1) g', \qquad
+# \theta \leftarrow \theta - \eta\, \hat m$$
+#
+# The [published code](https://github.com/danijar/dreamerv3) has $\beta_2 = 0.999$; we take
+# the code's. Adam would average $g$ into $m$ first and divide $\hat m$ by $\sqrt{\hat v}$ at
+# the end.
 #
 # ### Clipping by hand
 #
@@ -744,7 +747,7 @@ print(f"a weight of 0: {tiny.item():.4f}")
 #
 # ### LaProp by hand
 #
-# First slowly, one tensor after the other, line by line the paper's equations.
+# First slowly, one tensor after the other, line by line the equations above.
 
 # %%
 def laprop_slowly(weights, gradients, lr, clip=0.3, warmup=0, b1=0.9, b2=0.999):
@@ -1042,8 +1045,9 @@ claim(
 )
 
 # %% [markdown]
-# The dotted lines are the same losses on the held-out rows, after the training. The KL is
-# worth a look. At first it falls to its floor of 1: to draw the mean frame
+# The dotted lines are the losses on the held-out rows, after the training. (Do not compare
+# the KL's with its curve: these windows have 160 rows instead of 16, so fewer of their rows
+# begin with an empty memory, where the KL is largest.) The KL is worth a look. At first it falls to its floor of 1: to draw the mean frame
 # takes no look at the frame. Then it *rises*, as the frames get better: what the
 # posterior puts into $z$, the prior must foresee, and every new detail must be learnt
 # twice. A KL that *stays* at exactly 1 while the frames stay blurred means that the
@@ -1099,15 +1103,17 @@ scrub(
 # > stopped, and it wrote `data/world_model.safetensors`.
 #
 # Do not be too impressed. This run begins at the start of the level, which the recording
-# holds dozens of times. Further to the right it has fewer examples, and there the model
-# dreams a world that is plausible, but not the one that is coming:
+# holds dozens of times. Further to the right it has fewer examples. Here Mario runs
+# against a stair and gets no further, and the model dreams that he gets past it: a world
+# that is plausible, but not the one that is coming.
 
 # %%
-rare = cut(stream=1, start=40, length=36)
+rare = cut(stream=2, start=40, length=36)
+claim("no episode begins inside this window", not rare["is_first"][:, 1:].any())
 rare_real, rare_dream = frames_of(longer, rare)
 show(
     strip(rare_real, rare_dream, columns=6, context=5, title="a rarer scene"),
-    alt="Later in the level the longer model dreams pipes where the game has none.",
+    alt="Later in the level the longer model dreams on past a stair that stops Mario.",
 )
 
 # %% [markdown]
@@ -1467,7 +1473,7 @@ claim(
     np.mean(results[1][0]["dyn"][-10:]) < 0.1,
 )
 claim(
-    "two shifts: it cannot (KL above 1 nat; ln 4 = 1.386 is what a button is worth)",
+    "two shifts: it cannot (KL above 1 nat; to tell a button costs ln 4 = 1.386)",
     np.mean(results[2][0]["dyn"][-10:]) > 1,
 )
 claim(
@@ -1480,7 +1486,8 @@ claim(
 # and is right about every frame. In the dream, which gives it the right button, it is
 # too late by one. With two shifts the button comes one row *after* the frame that shows
 # it: no prior can foresee that frame, the posterior has to carry it, and the KL stays
-# high. Real frames are so alike from row to row that nobody notices, until the agent
+# high (above ln 4, probably because several dice repeat the button, and the prior guesses
+# each die by itself). Real frames are so alike from row to row that nobody notices, until the agent
 # jumps too late at every pit.
 #
 # ### Also seen in the wild

@@ -228,11 +228,13 @@ for name in SIZES:
     print(f"{name:6} {c.units:6} {c.deter:6} {c.classes:8} {c.depth:6} {c.lr:7.0e}")
 
 # %% [markdown]
-# The sizes follow the paper's table: everything grows with one width. Our "3m" is a little
-# size between its rows. One column is ours. The paper learns everywhere with a rate of
-# 4e-5 after 1,000 updates of warm-up, and most of its runs make hundreds of thousands of
-# updates. A laptop makes a few thousand, and a small model stands a faster rate; critic and
-# actor take a half and a fifth of it. The rates belong to the *size*, not to the task.
+# The sizes follow the authors' table: width, memory and classes grow together. Our "3m" is
+# a little size in between. Two columns are ours. The two smallest sizes keep a depth of 16,
+# where the rule, a sixteenth of the units, would give 4 and 8. And the rate: the paper
+# learns everywhere with 4e-5 after 1,000 updates of warm-up, and most of its runs make
+# hundreds of thousands of updates. A laptop makes a few thousand, and a small model stands
+# a faster rate; critic and actor take a half and a fifth of it. The rates belong to the
+# *size*, not to the task.
 #
 # Two tasks put that to the test: CartPole, with two buttons, and Pendulum, with a
 # continuous torque. They get this configuration, and no other. (Notebook 08 turned the angles
@@ -728,7 +730,8 @@ claim("a random policy earns between 15 and 30", 15 < random_return < 30)
 # How often should it learn? The *replay ratio* counts rows that are replayed for each row
 # that is collected. With a ratio of 32 and 16 sequences of 32 rows in a batch, an update
 # replays 512 rows and is due every 16 steps. A higher ratio makes more of each step and
-# costs more time per step. The paper uses 32 for Minecraft and 1,024 for simulated robots.
+# costs more time per step. The paper uses 32 for Minecraft and, for simulated robots, 512
+# (on arXiv) or 1,024 (in Nature).
 
 # %% [markdown] tags=["predict"]
 # **Predict.** The configuration above plays 30,000 steps, the first 1,000 of them at random
@@ -1183,8 +1186,8 @@ check("9.2", mean_of_episodes)
 def value_at(steps, returns, grid):
     """Read a learning curve at the steps of `grid`: the last value known by then.
 
-    Args: steps [N], rising; returns [N], measured at them; grid [M].
-    Returns: [M]; nan where nothing was measured yet.
+    Args: steps [N], rising; returns [N], measured at them; grid [M]; three tensors.
+    Returns: a tensor [M]; nan where nothing was measured yet.
     """
     raise NotImplementedError("exercise 9.3")
 
@@ -1213,9 +1216,11 @@ check("9.3", value_at)
 #   the half-played episode has no end in the replay: after a hundred restarts the model
 #   has seen a hundred episodes that stop for no reason.
 # * **Counting the wrong thing.** Steps of the agent, frames of the game and updates differ
-#   by the action repeat and the ratio. In
+#   by the action repeat and the ratio.
+# * **A setting from another task.** In
 #   [one public report](https://github.com/danijar/dreamerv3/issues/140) a robot that should
-#   earn more than 900 stayed between 200 and 300; the replay ratio was meant otherwise.
+#   earn more than 900 stayed between 200 and 300: it was trained with a replay ratio of 32
+#   where its task has 512.
 #
 # ## What we built
 

@@ -24,7 +24,10 @@ def check_inverse(my_symlog, my_symexp):
         isinstance(y, torch.Tensor) and y.shape == x.shape,
         "return a tensor shaped like x",
     )
-    require(torch.isfinite(y).all(), "at x = 0 the logarithm must see 1 + |x|, not |x|")
+    require(
+        torch.isfinite(y).all(),
+        "the logarithm must see 1 + |x|: |x| alone fails at 0, 1 + x from -1 down",
+    )
     require(y[0] < 0, "symlog is odd: a negative x gives a negative result")
     require(
         abs(y[-1] - 6.90875) < 1e-3,

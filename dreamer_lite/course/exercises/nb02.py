@@ -107,7 +107,8 @@ def check_read_mean(read_mean):
         exact.append(read_mean(mirrored / count, TwoHot(bins=count).bins).abs().max())
     require(
         max(out.abs().max(), *exact) == 0,
-        "equal chances must give exactly 0: let mirrored bins meet before the sum",
+        "equal chances must give exactly 0: let mirrored bins meet before the sum, or "
+        "sum both sides in the same order, from small to large",
     )
 
 

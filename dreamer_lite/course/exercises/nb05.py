@@ -127,7 +127,7 @@ def check_kl_loss(kl_loss):
 
 exercise(
     "5.2",
-    "A prior that never learns",
+    "A prior that hardly learns",
     difficulty="medium",
     minutes=10,
     kind="bug",

@@ -175,7 +175,11 @@ def check_reward_loss(reward_loss):
         "a head that names the reward of the *next* row costs nothing here: the reward "
         "of row t came with the frame of row t",
     )
-    require(loss(late) > 1, "a head that names the reward of the row before is right")
+    require(
+        loss(late) > 1,
+        "a head that names the reward of the row before costs nothing here: it is one "
+        "row late",
+    )
     nearest = (bins - symlog(reward)[..., None]).abs().argmin(-1)
     require(
         loss(sure(index)) < loss(sure(nearest)),

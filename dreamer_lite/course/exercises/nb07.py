@@ -27,6 +27,7 @@ def check_n_step_return(n_step_return):
     cont = torch.tensor([[1.0, 0.5, 0.5, 0.5]])
     one = n_step_return(reward, value, cont, 1)
     require(one.shape == (1,), "return one number per dream: [B]")
+    require(one < 200, "this asks the critic too early: the value is value[:, n]")
     require(one < 50, "the reward of s_0 was earned before: begin with reward[:, 1]")
     require(one != 1, "after n steps the critic is asked: add alive * value[:, n]")
     require(one != 5.5, "the reward of s_1 is not discounted: first add, then discount")
@@ -55,6 +56,7 @@ exercise(
     wrongs=[
         Edit("alive * reward[:, t]", "alive * reward[:, t - 1]", "reward of s_0"),
         Edit("total + alive * value[:, n]", "total + 0 * alive", "the critic is asked"),
+        Edit("alive * value[:, n]", "alive * value[:, n - 1]", "too early"),
         Edit("alive * reward[:, t]", "alive * cont[:, t] * reward[:, t]",
              "first add, then discount"),
         Edit("alive = alive * cont[:, t]", "alive = cont[:, t]", "multiply"),

@@ -141,8 +141,8 @@ exercise(
 def value_at(steps, returns, grid):
     """Read a learning curve at the steps of `grid`: the last value known by then.
 
-    Args: steps [N], rising; returns [N], measured at them; grid [M].
-    Returns: [M]; nan where nothing was measured yet.
+    Args: steps [N], rising; returns [N], measured at them; grid [M]; three tensors.
+    Returns: a tensor [M]; nan where nothing was measured yet.
     """
     # solution
     last = torch.searchsorted(steps, grid, right=True) - 1

@@ -9,7 +9,7 @@ def progress_reward(before, after, flag=False, dead=False, stuck=False, skip=4):
     """The reward of one step of Mario.
 
     Args: before, after, Mario's x in pixels; flag, dead, stuck, what this step brought;
-    skip, frames in a step. He runs at most 2.5 pixels a frame: a change of more than
+    skip, frames in a step. He runs at most 3 pixels a frame: a change of more than
     5 a frame, in either direction, is a pipe and counts as no progress.
     Returns: a sixteenth of the pixels moved, minus 0.02 for the time, plus 5 at the
     flag, minus 2 when he is lost: dead, or stuck.
