@@ -368,7 +368,8 @@ def results(tmp_path):
     for i in range(120):
         lines.append(f"{1000 * i},{i},0,9,9,{i},{int(i > 59)}")
     (curves / "mario_seed3_episodes.csv").write_text("\n".join(lines) + "\n")
-    (curves / "mario_seed3.json").write_text('{"hardware": "an abacus"}')
+    about = {"hardware": "an abacus", "note": "oiled at step 9"}
+    (curves / "mario_seed3.json").write_text(json.dumps(about))
     run = dict(environment="CartPole-v1", seed=7, goal=475, random_return=22.4)
     run["first_at_goal"] = dict(step="9000", cpu_minutes="12.3")
     run["final"] = {"step": "20000", "return": "498.6"}
@@ -398,7 +399,7 @@ def test_result_blocks_say_what_the_files_say(results):
     assert "| 60,000 steps, 60 min | 84,000 steps, 84 min | 104,000 steps" in text
     # Episode i ends at x = i after 1000 i steps: the first 26, then the last 50.
     assert "| 12 | 94 |" in text and "A random policy reaches 321." in text
-    assert text.endswith(" Seed 3: an abacus.")
+    assert text.endswith(" Seed 3: an abacus; oiled at step 9.")
     text = readme.BLOCKS["evaluation"](results)
     assert "4 episodes, seed 5" in text and "`ffffffffffff` after 1,234 steps" in text
     assert "| agent | 0.75 (3/4) | 0.30 to 0.95 | 2,500 | 100.0 ± 9.5 |" in text

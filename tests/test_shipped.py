@@ -52,7 +52,8 @@ def test_a_run_is_shipped_up_to_its_checkpoint(tmp_path):
     columns = Table(run / "episodes.csv", 999).fields
     with open(run / "episodes.csv", "a") as file:  # rows of a later, unsaved agent
         file.write(",".join(["9999"] * len(columns)) + "\n")
-    about = ship.ship(run, data, trained_with="abc")
+    about = ship.ship(run, data, trained_with="abc", note="no-ops from step 50")
+    assert about["note"] == "no-ops from step 50"
     assert (about["steps"], about["seed"], about["commit"]) == (90, 5, "abc")
     assert Dreamer.load(data / "mario_agent.safetensors").config.seed == 5
     assert json.loads((data / "mario_agent.json").read_text()) == about

@@ -315,8 +315,9 @@ def mario_curve(root):
         far = [mean_x(early[-50:]), mean_x(episodes[-50:])]
         rows.append([f"seed {seed}", when(episodes[-1]), *map(when, flags), *far])
         about = read_json(root, f"curves/mario_seed{seed}.json") or {}
-        if "hardware" in about:
-            where.append(f" Seed {seed}: {about['hardware']}.")
+        said = [about[key] for key in ("hardware", "note") if key in about]
+        if said:
+            where.append(f" Seed {seed}: {'; '.join(said)}.")
     if not rows:
         return "*No stored runs yet.*"
     head = ["run", "length", "first flag", "50 % flags", "90 % flags"]

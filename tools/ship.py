@@ -1,6 +1,6 @@
 """Put a Mario run into data/: its newest agent, its curves, and what they are.
 
-    python tools/ship.py runs/mario [--commit abc1234] [--hardware "..."]
+    python tools/ship.py runs/mario [--commit abc1234] [--hardware "..."] [--note "..."]
 
 With `--tables-only` the agent in data/ stays: so other seeds get their curves. After a
 new agent `python -m dreamer_lite.mario evaluate --baselines --out
@@ -30,10 +30,11 @@ def rows_until(path, step):
     return "".join([header, *kept]).encode()
 
 
-def ship(run, data, trained_with=None, hardware=None, agent=True):
+def ship(run, data, trained_with=None, hardware=None, agent=True, note=None):
     """Copy the newest checkpoint's agent and the tables up to it; return what it is.
 
-    Args: agent, False leaves the agent in data/ as it is and copies the tables alone.
+    Args: agent, False leaves the agent in data/ as it is and copies the tables alone;
+    note, what its settings do not say: what was changed on the way.
 
     Raises: FileNotFoundError for a folder without a checkpoint.
     """
@@ -56,6 +57,8 @@ def ship(run, data, trained_with=None, hardware=None, agent=True):
         "hardware": hardware or f"{here['processor']}, {here['threads']} threads",
         **{key: here[key] for key in ("python", "torch", "date")},
     }
+    if note:
+        about["note"] = note
     text = (json.dumps(about, indent=1) + "\n").encode()
     files = {}
     if agent:
@@ -81,6 +84,7 @@ def main():
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("--commit", help="that trained it (default: what is here)")
     parser.add_argument("--hardware", help="that trained it (default: this machine)")
+    parser.add_argument("--note", help="what was changed on the way")
     parser.add_argument(
         "--tables-only", action="store_true", help="leave the agent in data/ alone"
     )
@@ -91,6 +95,7 @@ def main():
         options.commit,
         options.hardware,
         agent=not options.tables_only,
+        note=options.note,
     )
     print(json.dumps(about, indent=1))
 
