@@ -1171,7 +1171,8 @@ claim("at least one whole run is stored", len(curves) >= 1)
 # pixel, the dream let him run on, and the value of these states did not fall. The model did
 # not know the *risk*: seven rows in ten of its replay came from before the change, and the
 # few deaths of the new kind were seldom drawn. With the newest 50,000 rows alone, and rates
-# that fell to a tenth at the end, 16,000 more steps brought it to 94 of 100. (We changed two
+# that fell to a tenth at the end, 16,000 more steps brought it to 94 of 100. (The curve ends
+# lower: it averages over 50 episodes of agents that were still changing. We changed two
 # things at once, so we cannot say which of them did it. All figures are by the protocol
 # above, with seed 0; the agents in between are not stored.)
 
