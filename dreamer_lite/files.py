@@ -4,6 +4,7 @@ Plumbing, nothing of DreamerV3 itself, hence written by hand and not exported fr
 notebook. It imports no torch until weights are read or written.
 """
 
+import contextlib
 import csv
 import io
 import json
@@ -182,12 +183,9 @@ def agent_file(path):
     return file
 
 
-def load_agent(path):
-    """Read what `save_agent` wrote: obs_space, action_space, config and weights.
-
-    The config is a dict of all fields. Args: path, a file or a run folder. Raises: as
-    `agent_file`, and ValueError for a damaged or foreign file.
-    """
+@contextlib.contextmanager
+def _opened(path):
+    """The open file of an agent, what its header says, and its config as a dict."""
     from safetensors import SafetensorError, safe_open
 
     from dreamer_lite.config import Config  # which reads and writes with this module
@@ -198,16 +196,34 @@ def load_agent(path):
             about = json.loads(file.metadata()["dreamer_lite"])
             if about["format"] != FORMAT:
                 raise ValueError(f"its format is {about['format']!r}, not {FORMAT!r}")
-            weights = {key: file.get_tensor(key) for key in file.keys()}
-        spaces = {key: restore_space(s) for key, s in about["obs_space"].items()}
-        obs_space = spaces["obs"] if about["plain"] else gym.spaces.Dict(spaces)
-        config = asdict(Config.from_dict(about["config"]))
-        return obs_space, restore_space(about["action_space"]), config, weights
+            yield file, about, asdict(Config.from_dict(about["config"]))
     except (SafetensorError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(
             f"Dreamer.load expects a file written by Dreamer.save, but {path} is "
             f"damaged or foreign ({error}); restore a copy or train again."
         ) from error
+
+
+def agent_config(path):
+    """All fields of an agent's Config as a dict, read without its weights.
+
+    Args and raises: as `load_agent`.
+    """
+    with _opened(path) as (_, _, config):
+        return config
+
+
+def load_agent(path):
+    """Read what `save_agent` wrote: obs_space, action_space, config and weights.
+
+    The config is a dict of all fields. Args: path, a file or a run folder. Raises: as
+    `agent_file`, and ValueError for a damaged or foreign file.
+    """
+    with _opened(path) as (file, about, config):
+        weights = {key: file.get_tensor(key) for key in file.keys()}
+        spaces = {key: restore_space(s) for key, s in about["obs_space"].items()}
+        obs_space = spaces["obs"] if about["plain"] else gym.spaces.Dict(spaces)
+        return obs_space, restore_space(about["action_space"]), config, weights
 
 
 def fill(agent, weights, path):

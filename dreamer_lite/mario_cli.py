@@ -110,9 +110,8 @@ def train(o):
     """Train, or go on training."""
     from dreamer_lite.playing import train_mario
 
-    given = {"seed": o.seed, "preset": o.preset, "speed": o.speed}
+    given = {key: getattr(o, key) for key in ("seed", "preset", "speed", "noops")}
     changes = {key: value for key, value in given.items() if value is not None}
-    changes["noops"] = o.noops
     train_mario(o.logdir, o.profile, o.minutes, o.start, not o.quiet, **changes)
     print(f"the run lies in {o.logdir}; the same command goes on with it")
 

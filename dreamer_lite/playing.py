@@ -229,7 +229,7 @@ def mario_config(profile, start=None, **changes):
     values = {**profile, **changes}
     preset, minutes = values.pop("preset"), values.pop("minutes", None)
     if start:
-        stored = files.load_agent(start)[2]
+        stored = files.agent_config(start)
         values = {key: stored[key] for key in OF_THE_AGENT} | values
     return Config.preset(preset, **values), minutes
 

@@ -23,7 +23,7 @@ from dreamer_lite.files import (
     Checkpoints,
     FolderLock,
     Table,
-    load_agent,
+    agent_config,
     read_yaml,
     write_atomically,
     write_yaml,
@@ -252,7 +252,7 @@ class Run:
         self.last = self.checkpoints.latest()
         path = self.folder / "config.yaml"
         if self.last:  # its agent knows it for sure: the file may have been edited
-            self._compare(self._read("agent.safetensors", load_agent)[2])
+            self._compare(self._read("agent.safetensors", agent_config))
         self.pending, self.recent, self.between = [], [], False
         self.step, self.updates, self.credit, self.minutes_before = 0, 0, 0.0, 0.0
         self.episodes = [0] * self.config.envs
