@@ -95,11 +95,11 @@ show(*dreamer_map("symlog"))
 
 # %% [markdown]
 # And this is what the map is for. Below you see the agent that comes with this course,
-# playing. The left picture is the real game. The middle one is the agent's **dream** of the same
-# moments. Every two seconds the dream starts anew, from what the world model remembers
-# after watching all frames up to then; from there its eyes are closed, and it is told only
-# which buttons are pressed. All that it draws then it invents. The right picture is the
-# difference: white where the dream is right, dark red where it is wrong.
+# playing. The left picture is the real game. The middle one is the agent's **dream** of
+# the same moments. Every two seconds the dream starts anew, from what the world model
+# remembers after watching all frames up to then; from there its eyes are closed, and it
+# is told only which buttons are pressed. All that it draws then it invents. The right
+# picture is the difference: white where the dream is right, dark red where it is wrong.
 #
 # The film lies ready in `data/mario.gif`; we thin it out, so that this page stays small.
 # In notebook 10 the agent plays while you watch.

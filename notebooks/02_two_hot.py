@@ -457,12 +457,12 @@ print("believed return:", round(float(total) * 333))
 # > **The paper says** (Methods, "Distributions"): the order of the sum matters; positive and
 # > negative bins are summed separately, from small to large, and then added.
 #
-# The authors' code adds to each product that of its mirror image, and then all the pairs. We
-# go one step further, which costs nothing: pair each positive bin with its mirror image and subtract their
-# *probabilities* before anything is multiplied or added. Equal probabilities cancel
-# exactly, to the last bit. For this, the bins must be mirror images to the last bit as
-# well, and `linspace` does not promise that: its middle need not even be 0. So we build
-# one half and mirror it.
+# The authors' code adds to each product that of its mirror image, and then all the pairs.
+# We go one step further, which costs nothing: pair each positive bin with its mirror
+# image and subtract their *probabilities* before anything is multiplied or added. Equal
+# probabilities cancel exactly, to the last bit. For this, the bins must be mirror images
+# to the last bit as well, and `linspace` does not promise that: its middle need not even
+# be 0. So we build one half and mirror it.
 
 # %%
 paired = ((1 / 255 - np.full(127, 1 / 255)) * bins32[128:]).sum()

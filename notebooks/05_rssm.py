@@ -136,8 +136,9 @@ from dreamer_lite.networks import MLP, BlockLinear, Linear, RMSNorm
 # ## A model that must be sure draws ghosts
 #
 # Here are two recorded moments, both the same number of steps after the start. In one
-# Mario comes down from a long jump, in the other he has just begun his second one. A model that sees the start and must name *one*
-# picture minimises its squared error with the mean of the two.
+# Mario comes down from a long jump, in the other he has just begun his second one. A
+# model that sees the start and must name *one* picture minimises its squared error with
+# the mean of the two.
 
 # %%
 streams, rows = replay.data["reward"].shape
