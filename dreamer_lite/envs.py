@@ -4,6 +4,9 @@ Plumbing, nothing of DreamerV3 itself, hence written by hand and not exported fr
 notebook. It imports no torch: the workers of parallel environments stay small.
 """
 
+import os
+import signal
+
 import gymnasium as gym
 import numpy as np
 
@@ -91,12 +94,18 @@ def build_env(make_env, seed=0, index=0, episode=0):
 
 
 class EnvFactory:
-    """A picklable `build_env` call, for worker processes started in any way."""
+    """A picklable `build_env` call, for worker processes started in any way.
+
+    Ctrl-C reaches every process of a terminal; only the one that trains answers it and
+    ends its workers, so that none of them breaks off in a step and prints how it died.
+    """
 
     def __init__(self, *args):
-        self.args = args
+        self.args, self.trainer = args, os.getpid()
 
     def __call__(self):
+        if os.getpid() != self.trainer:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         return build_env(*self.args)
 
 

@@ -356,7 +356,7 @@ class Run:
             self.envs.close()
             return
         for _ in range(2):  # the first may fail on a step that was broken off
-            with contextlib.suppress(Exception, KeyboardInterrupt):  # a worker's too
+            with contextlib.suppress(Exception, KeyboardInterrupt):  # a second one
                 self.envs.close(terminate=True)
 
     def _newest(self):

@@ -3,7 +3,9 @@
 import dataclasses
 import io
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -681,6 +683,24 @@ def test_environments_travel_to_new_processes(context):
     here = make_vector("CartPole-v1", 2)
     assert np.array_equal(obs["obs"], here.reset()[0]["obs"])
     here.close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_the_keyboard_does_not_reach_the_workers():
+    """Ctrl-C goes to every process of a terminal; only the one that trains answers."""
+    before = signal.getsignal(signal.SIGINT)
+    vector = make_vector("CartPole-v1", 2, parallel=True)
+    vector.reset(seed=0)
+    for worker in vector.processes:
+        os.kill(worker.pid, signal.SIGINT)
+    try:
+        for _ in range(5):
+            vector.step(np.zeros(2, int))
+    except KeyboardInterrupt:  # which would stop the tests, too
+        pytest.fail("a worker was interrupted")
+    assert all(worker.is_alive() for worker in vector.processes)
+    vector.close()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_workers_load_no_torch():
