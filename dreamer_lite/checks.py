@@ -1,4 +1,4 @@
-"""What `evaluate` and `train` refuse before they begin, each in one sentence.
+"""What `evaluate` and `train` refuse, each in one sentence.
 
 Plumbing, nothing of DreamerV3 itself, hence written by hand and not exported from a
 notebook.
@@ -10,13 +10,44 @@ import numpy as np
 from dreamer_lite.config import Config
 
 
-def check_config(config):
-    """Refuse what is no Config. Raises: TypeError."""
+def check_train(config, minutes):
+    """Refuse what is no Config, or no budget. Raises: TypeError, ValueError."""
     if not isinstance(config, Config):
         raise TypeError(
             f"train expects a dreamer_lite.config.Config, but got {config!r}; pass for "
             "example Config.preset('1m')."
         )
+    real = isinstance(minutes, (int, float, np.number))
+    if minutes is not None and not (real and minutes >= 0):  # nan is refused, too
+        raise ValueError(
+            f"train expects minutes as a number of at least 0, but got {minutes!r}; "
+            "correct it, or leave it out."
+        )
+
+
+def check_player(agent, seed):
+    """Refuse what cannot choose actions, or no seed. Raises: TypeError, ValueError."""
+    if not callable(agent):
+        raise TypeError(
+            "evaluate expects a Dreamer or a policy (obs, is_first) -> actions, but "
+            f"got {agent!r}; Dreamer.load(path) reads an agent."
+        )
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+        raise ValueError(
+            "evaluate expects seed as a whole number from 0 to 2**63 - 1, but got "
+            f"{seed!r}; correct it."
+        )
+
+
+def number(name, column, i):
+    """What environment i tracks, as a float. Raises: ValueError if it is no number."""
+    try:
+        return float(column[i])
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"track expects a number at the end of an episode, but info[{name!r}] is "
+            f"one of {column!r}; leave that name out."
+        ) from error
 
 
 def check_counts(**counts):
@@ -30,13 +61,17 @@ def check_counts(**counts):
 
 
 def check_fit(agent, envs):
-    """Refuse a vector environment that an agent was not made for.
+    """Refuse an environment, vector or not, that an agent was not made for.
 
     Choices must be the same and shapes too; bounds and further observations may differ.
     Raises: ValueError with the name of the space.
     """
     mine = {**agent.obs_space.spaces, "action": agent.action_space}
-    theirs = dict(envs.single_observation_space.spaces, action=envs.single_action_space)
+    several = isinstance(envs, gym.vector.VectorEnv)
+    space = envs.single_observation_space if several else envs.observation_space
+    theirs = space.spaces if isinstance(space, gym.spaces.Dict) else {"obs": space}
+    action = envs.single_action_space if several else envs.action_space
+    theirs = {**theirs, "action": action}
     for name, space in mine.items():
         other = theirs.get(name)
         fits = type(other) is type(space) and other.shape == space.shape

@@ -50,37 +50,43 @@ class UnitActions(gym.ActionWrapper):
 
     def __init__(self, env):
         super().__init__(env)
-        space = env.action_space
+        self.space = space = env.action_space
         self.action_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
-        self.low, self.high = space.low, space.high
-        if not (np.isfinite(self.low).all() and np.isfinite(self.high).all()):
+        self.whole = space.dtype.kind in "iu"
+        self.low, self.high = space.low.astype(float), space.high.astype(float)
+        limit = 2.0**53 if self.whole else np.inf  # a float is a whole number up to it
+        if not (np.abs([self.low, self.high]) < limit).all():
             raise ValueError(
                 f"Continuous actions need finite bounds, but the space is {space}; "
                 "wrap the environment in gymnasium.wrappers.TransformAction(env, "
                 "lambda action: action, Box(low, high, shape))."
             )
-        self.whole = space.dtype.kind in "iu"
 
     def action(self, action):
-        share = (np.clip(action, -1.0, 1.0) + 1) / 2
+        share = (np.clip(action, -1.0, 1.0).astype(float) + 1) / 2
         if self.whole:
-            low, high = self.low.astype(float), self.high.astype(float)
-            scaled = np.minimum(np.floor(low + share * (high - low + 1)), high)
+            scaled = np.floor(self.low + share * (self.high - self.low + 1))
         else:
-            scaled = self.low + share * (self.high - self.low)
-        return scaled.astype(self.low.dtype)
+            scaled = (1 - share) * self.low + share * self.high
+        scaled = np.clip(scaled, self.low, self.high).astype(self.space.dtype)
+        return np.clip(scaled, self.space.low, self.space.high)  # rounding may leave it
 
 
 def build_env(make_env, seed=0, index=0, episode=0):
     """One environment: actions in [-1, 1], observations named, resets seeded.
 
     Args: make_env, a Gymnasium id or a callable; seed, index, episode of the seeding.
-    Raises: TypeError for anything else.
+    Raises: TypeError for anything else, or a callable that returns anything else.
     """
     if isinstance(make_env, str):
         env = gym.make(make_env)
     elif callable(make_env):
         env = make_env()
+        if not isinstance(env, gym.Env):
+            raise TypeError(
+                "make_env is a callable that returns a gymnasium.Env, but got "
+                f"{env!r}; return the environment from it."
+            )
     else:
         raise TypeError(
             "make_env is a Gymnasium id or a callable that returns an environment, but "

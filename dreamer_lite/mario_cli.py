@@ -17,9 +17,18 @@ AGENT = DATA / "mario_agent.safetensors"
 RUN = DATA / "mario_1_1_actions.json"
 
 
+class Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that names a default where there is one."""
+
+    def _get_help_string(self, action):
+        return (
+            action.help if action.default is None else super()._get_help_string(action)
+        )
+
+
 def parse(argv=None):
     """The options of the command line."""
-    style = argparse.ArgumentDefaultsHelpFormatter
+    style = Help
     parser = argparse.ArgumentParser(
         prog="python -m dreamer_lite.mario",
         description="Dreamer Lite on Super Mario Bros.: record, train, play, evaluate.",
@@ -46,12 +55,14 @@ def _record(p):
 
 def _train(p):
     """Train on the real game; the same command again goes on."""
+    from dreamer_lite.config import SIZES
     from dreamer_lite.mario import PROFILES
 
     p.add_argument("--logdir", default="runs/mario", help="folder of the run")
     p.add_argument("--profile", choices=PROFILES, default="evening", help="settings")
     p.add_argument("--minutes", type=float, help="budget, in place of the profile's")
-    p.add_argument("--preset", help="size of the agent, in place of the profile's")
+    text = "size of the agent, in place of the profile's"
+    p.add_argument("--preset", choices=SIZES, help=text)
     p.add_argument("--speed", choices=["eager", "compile", "graph"], help="of updates")
     p.add_argument("--seed", type=int, default=0, help="of everything")
     p.add_argument("--from", dest="start", type=Path, help="agent to start a run from")
@@ -84,7 +95,7 @@ def _evaluate(p):
 
 
 def _add_agent(parser):
-    text = "agent file written by Dreamer.save"
+    text = "agent file, or the folder of a run"
     parser.add_argument("agent", nargs="?", type=Path, default=AGENT, help=text)
 
 
@@ -176,7 +187,8 @@ def describe(name, found):
 
 WRONG = OSError, ValueError, FloatingPointError, ModuleNotFoundError, MemoryError
 AT_LEAST = dict.fromkeys(("rows", "steps", "episodes", "envs"), 1)
-AT_LEAST |= dict.fromkeys(("minutes", "seed", "noops"), 0)
+AT_LEAST |= dict.fromkeys(("minutes", "seed", "noops", "sticky"), 0)
+AT_MOST = {"seed": 2**32 - 1, "sticky": 1}
 
 
 def check(o):
@@ -186,6 +198,12 @@ def check(o):
         if got is not None and not got >= least:  # nan is refused, too
             raise ValueError(
                 f"--{name} is at least {least}, but got {got}; choose a larger one."
+            )
+    for name, most in AT_MOST.items():
+        got = getattr(o, name, None)
+        if got is not None and got > most:
+            raise ValueError(
+                f"--{name} is at most {most}, but got {got}; choose a smaller one."
             )
     human = getattr(o, "human", False)
     if human and sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):
@@ -204,6 +222,8 @@ def check(o):
         )
     if file.is_dir():
         raise ValueError(f"{name} is a file, but {file} is a folder; add a name.")
+    if o.command == "play" and file.suffix.lower() != ".gif":
+        raise ValueError(f"--out is a .gif, but got {file}; give it that ending.")
 
 
 def main(argv=None):

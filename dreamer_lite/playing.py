@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from dreamer_lite import files
+from dreamer_lite.checks import check_fit
 from dreamer_lite.config import Config
 from dreamer_lite.dreamer import Dreamer, evaluate, train
 from dreamer_lite.mario import PROFILES, make_mario
@@ -68,9 +69,11 @@ def play_episode(agent, seed=0, max_steps=3000, show=False, **options):
     """The agent plays one episode on the game, with sampled actions.
 
     Args: show, in a window, at the game's own pace; options, for `make_mario`.
+    Raises: ValueError for an agent that learnt in another environment.
     """
     mode = "human" if show else "rgb_array"
     env = make_mario(render_mode=mode, **options)
+    check_fit(agent, env)
     rows, screens = [], []
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -219,6 +222,7 @@ def mario_config(profile, start=None, **changes):
 
     Args: profile, a name in `PROFILES` or such a dict; start, an agent file whose sizes
     and learning rates are taken over.
+    Raises: ValueError for another name, or for both a start and a preset.
     """
     if not isinstance(profile, dict) and profile not in PROFILES:
         names = ", ".join(PROFILES)
@@ -229,6 +233,11 @@ def mario_config(profile, start=None, **changes):
     values = {**profile, **changes}
     preset, minutes = values.pop("preset"), values.pop("minutes", None)
     if start:
+        if changes.get("preset"):
+            raise ValueError(
+                f"A run that starts from {start} has the size of that agent, but "
+                f"preset {preset!r} was asked for, too; leave one of them out."
+            )
         stored = files.agent_config(start)
         values = {key: stored[key] for key in OF_THE_AGENT} | values
     return Config.preset(preset, **values), minutes

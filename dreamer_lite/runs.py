@@ -355,9 +355,11 @@ class Run:
         if not error:
             self.envs.close()
             return
-        for _ in range(2):  # the first may fail on a step that was broken off
-            with contextlib.suppress(Exception, KeyboardInterrupt):  # a second one
-                self.envs.close(terminate=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the step that was broken off
+            for _ in range(2):  # the first may fail on that step
+                with contextlib.suppress(Exception, KeyboardInterrupt):  # a second one
+                    self.envs.close(terminate=True)
 
     def _newest(self):
         last = self.checkpoints.latest()
@@ -584,11 +586,12 @@ class Run:
 
     def _show_progress(self, means):
         shown = {"replayed/s": f"{means['speed/replayed']:.0f}"}
-        if self.recent:
-            names = [k for k in self.recent[-1] if k not in ("env", "length")]
-            for key in names:
-                mean = np.mean([episode[key] for episode in self.recent])
-                shown[key] = f"{mean:.2f}"
+        columns = {}  # some environments report a value only at times, as at a win
+        for episode in self.recent:
+            for key, value in episode.items():
+                if key not in ("env", "length"):
+                    columns.setdefault(key, []).append(value)
+        shown |= {key: f"{np.mean(values):.2f}" for key, values in columns.items()}
         self.bar.set_postfix(shown)
 
     def show_dream(self, agent, replay, context=5, length=40):

@@ -58,6 +58,19 @@ def check_obs(obs, spaces, device):
     return tensors
 
 
+def check_sizes(obs, state, is_first):
+    """Refuse observations, state and first flags of different batches: ValueError."""
+    sizes = {f"obs[{key!r}]": len(value) for key, value in obs.items()}
+    sizes["state"] = len(getattr(state, "action", ()))
+    sizes["is_first"] = len(is_first) if is_first.dim() == 1 else "no [B]"
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(
+            "Dreamer.act expects one batch size, and the state that the last call "
+            f"returned, but got {found}; pass rows of the same environments."
+        )
+
+
 def as_numbers(key, value):
     """An observation as a tensor of real numbers. Raises: ValueError for any other."""
     try:

@@ -96,7 +96,13 @@ from torch import Tensor, nn
 
 from dreamer_lite import files, runs, speed
 from dreamer_lite.actor_critic import ActorCritic
-from dreamer_lite.checks import check_config, check_counts, check_fit
+from dreamer_lite.checks import (
+    check_counts,
+    check_fit,
+    check_player,
+    check_train,
+    number,
+)
 from dreamer_lite.config import Config
 from dreamer_lite.envs import make_vector, random_policy
 from dreamer_lite.replay import Replay
@@ -301,7 +307,10 @@ class Dreamer(nn.Module):
     """World model, actor and critic: seven modules and the slow critic.
 
     Args: obs_space and action_space of the environment (a plain observation space is
-    taken as Dict(obs=...)); config. Source: DreamerV3, section "Learning algorithm".
+    taken as Dict(obs=...)); config.
+    Raises: TypeError or ValueError for a space that it cannot learn from, or a device,
+    precision or speed that this machine lacks.
+    Source: DreamerV3, section "Learning algorithm".
     """
 
     def __init__(self, obs_space: gym.Space, action_space: gym.Space, config: Config):
@@ -349,7 +358,7 @@ class Dreamer(nn.Module):
         Returns: actions and the state for the next call. Actions are int64 [B] of a
         Discrete space; of a Box float32 [B, A] in its unit range, [-1, 1], unclipped:
         an environment of `dreamer_lite.envs.build_env` clips and rescales them.
-        Raises: ValueError for a missing key, a wrong shape or dtype.
+        Raises: ValueError for a missing key, a wrong shape, batch or dtype.
         """
         obs = speed.check_obs(obs, self.obs_space, self.device)
         batch = len(next(iter(obs.values())))
@@ -360,6 +369,7 @@ class Dreamer(nn.Module):
         if state is None:
             zeros = torch.zeros(batch, model.rssm.action_size, device=self.device)
             state = ActState(model.rssm.initial(batch), zeros)
+        speed.check_sizes(obs, state, is_first)
         with self._autocast():
             embed = model.encoder(obs)[:, None]
             states, _, _ = model.rssm.observe(
@@ -424,12 +434,15 @@ class Dreamer(nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike, **changes: object) -> "Dreamer":
-        """Read an agent written by `save`; `changes` replace config fields.
+        """Read an agent written by `save`, or the newest one of a run folder.
 
+        Args: changes, config fields to replace. Device and speed are the reader's, not
+        those it was trained with: auto and eager, unless `changes` names them.
         Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
         """
         obs_space, action_space, config, weights = files.load_agent(path)
-        agent = cls(obs_space, action_space, Config.from_dict({**config, **changes}))
+        config |= {"device": "auto", "speed": "eager", **changes}
+        agent = cls(obs_space, action_space, Config.from_dict(config))
         files.fill(agent, weights, path)
         return agent
 
@@ -594,7 +607,8 @@ class Collector:
     def _report(self, i: int | np.integer, info: dict) -> dict:
         row = {"env": int(i), "return": float(self.returns[i])}
         row["length"] = int(self.lengths[i])
-        return row | {key: float(info[key][i]) for key in self.track if key in info}
+        known = [key for key in self.track if key in info and info[f"_{key}"][i]]
+        return row | {key: number(key, info[key], i) for key in known}
 
 
 # %% [markdown] tags=["predict"]
@@ -691,10 +705,14 @@ def evaluate(
     """Play whole episodes with sampled actions, nothing is learnt.
 
     Args: agent (or any policy of `Collector.tick`); make_env, a Gymnasium id or a
-    callable; episodes, in all, shared equally, so that short ones are not favoured.
+    callable; episodes, in all, shared equally, so that short ones are not favoured;
+    envs, how many side by side; seed, of environments and actions; track, names in
+    `info` to report; parallel, one process for each environment.
     Returns: a list of {"env", "return", "length", and what is tracked}, one an episode.
-    Raises: ValueError for counts below 1, or spaces that the agent does not fit.
+    Raises: ValueError for counts below 1, or spaces that the agent does not fit;
+    TypeError for an agent that cannot choose actions.
     """
+    check_player(agent, seed)
     check_counts(episodes=episodes, envs=envs)
     policy = AgentPolicy(agent) if isinstance(agent, Dreamer) else agent
     left = episodes // envs + (np.arange(envs) < episodes % envs)
@@ -781,9 +799,12 @@ def train(
     `info` to record at the end of an episode; start_from, an agent file whose weights a
     new run begins with; callback(agent, run), called with every video; progress, show a
     bar.
-    Returns: the agent. Source: DreamerV3, section "Learning algorithm".
+    Returns: the agent. Raises: TypeError or ValueError for arguments, spaces or a
+    folder that do not fit; OSError for a folder that cannot be written or that another
+    run holds; FloatingPointError if the weights become nan.
+    Source: DreamerV3, section "Learning algorithm".
     """
-    check_config(config)
+    check_train(config, minutes)
     speed.reuse_memory()
     with runs.Run(logdir, config, minutes, progress) as run:
         envs = run.make_envs(make_env)

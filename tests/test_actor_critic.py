@@ -187,6 +187,7 @@ def test_each_loss_reaches_exactly_its_own_part(space, low):
         # Together, as in training: what imagination casts must not lose its gradient.
         model_loss, _, states = model.loss(batch)
         feature, action, reward, cont = agent._imagine(states, model)
+        torch.clear_autocast_cache()  # as the loss does, for older torch
         seen = feature[:, :-1]
         log_prob, entropy = agent.actor.evaluate(seen, action)
         actor_loss = -(log_prob + entropy).mean()

@@ -247,6 +247,23 @@ def test_act_refuses_other_observations(wrong, words):
         agent_for().act(wrong)
 
 
+def test_act_refuses_batches_that_differ():
+    agent = agent_for(MIXED)
+    three, one = observations(agent, batch=3), observations(agent, batch=1)
+    _, state = agent.act(one)
+    mixed = three | {"mode": one["mode"]}
+    wrong = [
+        (mixed, None, None, r"obs\['mode'\] 1.*is_first 3"),
+        (three, state, None, "state 1, is_first 3"),
+        (three, tuple(state), None, "state 0"),
+        (three, None, np.ones(2, bool), "state 3, is_first 2"),
+        (one, state, True, r"is_first no \[B\]"),
+    ]
+    for obs, before, first, words in wrong:
+        with pytest.raises(ValueError, match=f"one batch size.*{words}.*; pass rows"):
+            agent.act(obs, before, first)
+
+
 def test_act_takes_a_plain_array_for_the_only_key():
     now = np.ones((2, 3), np.float32)
     plain = Box(-1, 1, (3,), np.float32)
@@ -582,7 +599,7 @@ def test_agent_survives_its_file(tmp_path, obs_space):
     agent.train_step(batch_for(agent))
     agent.save(tmp_path / "agent.safetensors")
     again = Dreamer.load(tmp_path / "agent.safetensors", seed=9)
-    assert again.config == dataclasses.replace(agent.config, seed=9)
+    assert again.config == dataclasses.replace(agent.config, seed=9, device="auto")
     assert (again.obs_space, again.plain) == (agent.obs_space, agent.plain)
     for key, value in agent.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
@@ -684,7 +701,19 @@ def test_an_agent_from_before_a_field_has_its_default(tmp_path):
     agent_for(entropy=0.5).save(path)
     rewrite(path, lambda about: about["config"].pop("entropy"))
     assert files.load_agent(path)[2]["entropy"] == Config().entropy
-    assert Dreamer.load(path).config == SMALL
+    assert Dreamer.load(path, device="cpu").config == SMALL
+
+
+def test_an_agent_from_another_machine_can_be_used_here(tmp_path):
+    """Device and speed of its training are not asked for, unless they are wished."""
+    path = tmp_path / "agent.safetensors"
+    agent_for().save(path)
+    rewrite(path, lambda about: about["config"].update(device="cuda", speed="graph"))
+    agent = Dreamer.load(path)
+    assert (agent.config.device, agent.config.speed) == ("auto", "eager")
+    assert len(agent.act(observations(agent))[0]) == 2
+    with pytest.raises(ValueError, match="speed='graph' needs a CUDA device"):
+        Dreamer.load(path, device="cpu", speed="graph")
 
 
 # Collecting
@@ -744,6 +773,38 @@ def test_whole_numbers_get_equal_shares_of_the_actions(low, high, dtype):
     found = np.array([env.action(np.full(2, x, np.float32)) for x in middles])
     assert found.dtype == dtype and (found == np.arange(low, high + 1)[:, None]).all()
     assert env.action(np.array([-9.0, 9.0])).tolist() == [low, high]
+
+
+@pytest.mark.parametrize(
+    "low, high, dtype",
+    [
+        ([-1.08, 0.0, -5.0], [7.82, 0.3, -1.0], np.float32),
+        ([np.finfo(np.float32).min] * 3, [np.finfo(np.float32).max] * 3, np.float32),
+        ([-1e308] * 3, [1e308] * 3, np.float64),
+        ([-(2**53) + 1] * 3, [2**53 - 1] * 3, np.int64),
+    ],
+)
+def test_actions_never_leave_the_bounds_by_rounding(low, high, dtype):
+    """An environment that checks them would end the run."""
+    low, high = np.array(low, dtype), np.array(high, dtype)
+    env = UnitActions(Steps(action_space=Box(low, high, dtype=dtype)))
+    shares = np.linspace(-1.5, 1.5, 301, dtype=np.float32)
+    found = np.array([env.action(np.full(3, share)) for share in shares])
+    assert all(env.env.action_space.contains(action) for action in found)
+    assert (found[0] == low).all() and (found[-1] == high).all()
+    assert (np.diff(found, axis=0) >= 0).all()
+
+
+@pytest.mark.parametrize("end", [2**53, 2**63 - 1])
+def test_whole_numbers_that_a_float_skips_are_refused(end):
+    space = Box(0, end, (1,), np.int64)
+    with pytest.raises(ValueError, match="finite bounds"):
+        UnitActions(Steps(action_space=space))
+
+
+def test_make_env_returns_an_environment():
+    with pytest.raises(TypeError, match="returns a gymnasium.Env, but got None; ret"):
+        make_vector(lambda: None, 1)
 
 
 def test_actions_without_bounds_are_refused():
@@ -834,6 +895,66 @@ def test_track_may_be_one_name():
     agent = agent_for(NUMBERS)
     (episode,) = dreamer.evaluate(agent, Steps, 1, track="passed")
     assert episode["passed"] == 4.0
+
+
+class Sometimes(Steps):
+    """Reports `won` at the end of every second episode only."""
+
+    episodes = 0
+
+    def step(self, action):
+        *result, ended, cut, info = super().step(action)
+        self.episodes += ended
+        if ended and self.episodes % 2 == 0:
+            info = info | {"won": True}
+        return *result, ended, cut, info
+
+
+def test_track_takes_what_comes_only_at_times(tmp_path):
+    """A value of another environment, or of none, is no zero."""
+    lengths = iter([1, 2] * 3)
+    found = dreamer.evaluate(
+        agent_for(NUMBERS), lambda: Sometimes(length=next(lengths)), 8, 2, track="won"
+    )
+    mine = [[e.get("won") for e in found if e["env"] == i] for i in range(2)]
+    assert mine == [[None, 1.0, None, 1.0]] * 2
+    agent = dreamer.train(
+        Sometimes, run_config(log_every=1), tmp_path / "run", None, ["won", "return"]
+    )
+    assert isinstance(agent, Dreamer)
+    rows = files.Table(tmp_path / "run" / "episodes.csv", float("inf")).rows
+    assert [row["won"] for row in rows[:4]] == ["", "1", "", "1"]
+
+
+@pytest.mark.parametrize("value", ["far", {"x": 1}, np.ones(2)])
+def test_track_refuses_what_is_no_number(value):
+    class Words(Steps):
+        def step(self, action):
+            *result, info = super().step(action)
+            return *result, info | {"place": value}
+
+    with pytest.raises(ValueError, match=r"track expects .* info\['place'\] is"):
+        dreamer.evaluate(agent_for(NUMBERS), Words, 1, track="place")
+
+
+@pytest.mark.parametrize(
+    "player, seed, error, words",
+    [
+        ("runs/cartpole", 0, TypeError, "but got 'runs/cartpole'; Dreamer.load"),
+        (agent_for, -1, ValueError, "seed as a whole number .* got -1;"),
+        (agent_for, None, ValueError, "seed as a whole number .* got None;"),
+    ],
+)
+def test_evaluate_refuses_what_cannot_play(player, seed, error, words):
+    with pytest.raises(error, match=words):
+        dreamer.evaluate(player, Steps, 1, seed=seed)
+
+
+@pytest.mark.parametrize("minutes", ["5", float("nan"), -1])
+def test_train_refuses_what_is_no_budget(tmp_path, minutes):
+    with pytest.raises(ValueError, match=f"at least 0, but got {minutes!r}; correct"):
+        dreamer.train(Steps, SMALL, tmp_path / "run", minutes, progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("config", [None, {"steps": 10}, Config])

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -98,6 +99,22 @@ def test_training_from_an_agent_takes_over_its_weights_and_sizes(agent_file, tmp
     assert all(torch.equal(w, before[key]) for key, w in agent.state_dict().items())
     replay = Replay.load(Checkpoints(tmp_path).latest() / "replay.npz")
     assert len(replay) == 64  # its own play, from the first step on
+
+
+def test_a_size_beside_an_agent_to_start_from_is_refused(agent_file, tmp_path):
+    command = ["train", "--logdir", str(tmp_path / "run"), "--preset", "12m"]
+    with pytest.raises(SystemExit, match="preset '12m' was asked for, too; leave one"):
+        mario_cli.main([*command, "--from", str(agent_file)])
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_agent_of_another_environment_is_refused(tmp_path):
+    spaces = gym.spaces.Box(-1, 1, (4,)), gym.spaces.Discrete(2)
+    path = tmp_path / "cartpole.safetensors"
+    Dreamer(*spaces, Config(units=16, deter=32, depth=4, blocks=4)).save(path)
+    for command in (["play", "--out", str(tmp_path / "x.gif")], ["evaluate"]):
+        with pytest.raises(SystemExit, match="expects an environment with 'obs' as"):
+            mario_cli.main([*command, str(path)])
 
 
 @pytest.mark.parametrize("words, noops", [([], 0), (["--noops", "30"], 30)])
@@ -297,6 +314,9 @@ def test_bad_files_are_named_in_one_sentence(tmp_path):
         ("play --out .", "--out is a file, but . is a folder; add a name"),
         ("play --human", "--human needs a display, but DISPLAY is not set; leave it"),
         ("train --minutes -1", "--minutes is at least 0, but got -1.0;"),
+        ("evaluate --sticky 2", "--sticky is at most 1, but got 2.0; choose a smaller"),
+        ("evaluate --seed 99999999999999999999", "--seed is at most 4294967295, but"),
+        ("play --out x.mp4", "--out is a .gif, but got x.mp4; give it that ending"),
         ("train --minutes nan", "--minutes is at least 0, but got nan;"),
         (
             "record none/x.npz",
