@@ -193,8 +193,14 @@ def compile_loss(agent):
     On a GPU the whole loss becomes one graph. On a CPU its parts are compiled one by
     one, about a minute in all: the scan unrolled into one graph takes six minutes and
     is no faster. Which sizes gain stands in data/bench/cpu.json.
-    Raises: ValueError on a CPU without a C++ compiler.
+    Raises: ValueError with an older torch, or on a CPU without a C++ compiler.
     """
+    # Tried: 2.11 and 2.13. Compilers of 2.4, 2.6 and 2.9 did not follow State.feature.
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11):
+        raise ValueError(
+            f"speed='compile' needs torch 2.11 or newer, but this is "
+            f"{torch.__version__}; install a newer one or use speed='eager'."
+        )
     if agent.device.type == "cuda":
         agent.loss = torch.compile(agent.loss, fullgraph=True)
         return

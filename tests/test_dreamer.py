@@ -454,6 +454,13 @@ def test_speed_compile_needs_a_compiler(monkeypatch):
         agent_for(speed="compile", device="cpu")
 
 
+@pytest.mark.parametrize("version", ["2.6.0", "2.10.0+cu128"])
+def test_speed_compile_needs_a_newer_torch(monkeypatch, version):
+    monkeypatch.setattr(speed.torch, "__version__", version)
+    with pytest.raises(ValueError, match=r"torch 2\.11 or newer, but this is 2\.\d+"):
+        agent_for(speed="compile", device="cpu")
+
+
 def test_speed_graph_needs_cuda():
     if torch.cuda.is_available():
         pytest.skip("CUDA is there")
