@@ -77,6 +77,7 @@ def check_fit(agent, envs):
         fits = type(other) is type(space) and other.shape == space.shape
         if not fits or (isinstance(space, gym.spaces.Discrete) and other != space):
             raise ValueError(
-                f"evaluate expects an environment with {name!r} as the agent knows it, "
-                f"{space}, but got {other}; pass the environment that it learnt in."
+                f"The agent expects an environment with {name!r} as it knows it, "
+                f"{space}, but got {other}; use the environment that it learnt in, or "
+                "another agent."
             )

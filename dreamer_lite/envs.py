@@ -4,8 +4,10 @@ Plumbing, nothing of DreamerV3 itself, hence written by hand and not exported fr
 notebook. It imports no torch: the workers of parallel environments stay small.
 """
 
+import contextlib
 import os
 import signal
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -45,7 +47,8 @@ class UnitActions(gym.ActionWrapper):
     """Let a bounded Box be acted in as [-1, 1]: clip, then rescale to its bounds.
 
     Whole numbers get equal shares of [-1, 1], the highest one too.
-    Raises: ValueError for a Box without finite bounds.
+    Raises: ValueError for a Box without finite bounds, of bool, or of whole numbers of
+    2**53 and more.
     """
 
     def __init__(self, env):
@@ -53,9 +56,18 @@ class UnitActions(gym.ActionWrapper):
         self.space = space = env.action_space
         self.action_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
         self.whole = space.dtype.kind in "iu"
+        if space.dtype.kind == "b":
+            raise ValueError(
+                f"Actions are numbers, but the space is {space}; use a Discrete space, "
+                "or a Box of whole numbers from 0 to 1."
+            )
         self.low, self.high = space.low.astype(float), space.high.astype(float)
-        limit = 2.0**53 if self.whole else np.inf  # a float is a whole number up to it
-        if not (np.abs([self.low, self.high]) < limit).all():
+        if self.whole and not (np.abs([self.low, self.high]) < 2.0**53).all():
+            raise ValueError(
+                f"Whole numbers as actions are below 2**53 in size, but the space is "
+                f"{space}; beyond it floats skip some, so give it closer bounds."
+            )
+        if not np.isfinite([self.low, self.high]).all():
             raise ValueError(
                 f"Continuous actions need finite bounds, but the space is {space}; "
                 "wrap the environment in gymnasium.wrappers.TransformAction(env, "
@@ -111,7 +123,8 @@ class EnvFactory:
 
     def __call__(self):
         if os.getpid() != self.trainer:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            # No SIG_IGN: a program that an environment starts would inherit it.
+            signal.signal(signal.SIGINT, lambda *_: None)
         return build_env(*self.args)
 
 
@@ -126,6 +139,30 @@ def make_vector(make_env, num_envs, seed=0, episodes=None, parallel=False):
     if parallel and num_envs > 1:
         return gym.vector.AsyncVectorEnv(factories, **mode)
     return gym.vector.SyncVectorEnv(factories, **mode)
+
+
+def break_off(vector):
+    """Close a vector environment after an error: at once, and silently.
+
+    A step that was broken off is not waited for: a worker may never answer.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the step that was broken off
+        for _ in range(2):  # the first may fail on that step
+            with contextlib.suppress(Exception, KeyboardInterrupt):  # a second one
+                vector.close(terminate=True)
+
+
+@contextlib.contextmanager
+def open_vector(*args, **options):
+    """`make_vector` for a with block, which closes it; after an error at once."""
+    vector = make_vector(*args, **options)
+    try:
+        yield vector
+    except BaseException:
+        break_off(vector)
+        raise
+    vector.close()
 
 
 def random_policy(action_space, rng):

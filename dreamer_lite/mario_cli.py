@@ -188,7 +188,7 @@ def describe(name, found):
 WRONG = OSError, ValueError, FloatingPointError, ModuleNotFoundError, MemoryError
 AT_LEAST = dict.fromkeys(("rows", "steps", "episodes", "envs"), 1)
 AT_LEAST |= dict.fromkeys(("minutes", "seed", "noops", "sticky"), 0)
-AT_MOST = {"seed": 2**32 - 1, "sticky": 1}
+BELOW = {"seed": 2**32, "sticky": 1}
 
 
 def check(o):
@@ -199,11 +199,11 @@ def check(o):
             raise ValueError(
                 f"--{name} is at least {least}, but got {got}; choose a larger one."
             )
-    for name, most in AT_MOST.items():
+    for name, limit in BELOW.items():
         got = getattr(o, name, None)
-        if got is not None and got > most:
+        if got is not None and got >= limit:
             raise ValueError(
-                f"--{name} is at most {most}, but got {got}; choose a smaller one."
+                f"--{name} is below {limit}, but got {got}; choose a smaller one."
             )
     human = getattr(o, "human", False)
     if human and sys.platform.startswith("linux") and not os.environ.get("DISPLAY"):

@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,10 +73,9 @@ def play_episode(agent, seed=0, max_steps=3000, show=False, **options):
     Raises: ValueError for an agent that learnt in another environment.
     """
     mode = "human" if show else "rgb_array"
-    env = make_mario(render_mode=mode, **options)
-    check_fit(agent, env)
-    rows, screens = [], []
-    with torch.random.fork_rng():
+    rows, screens, game = [], [], make_mario(render_mode=mode, **options)
+    with closing(game) as env, torch.random.fork_rng():
+        check_fit(agent, env)
         torch.manual_seed(seed)
         obs, info = env.reset(seed=seed)
         reward, ended, state, begin = 0.0, False, None, time.perf_counter()
@@ -93,7 +93,6 @@ def play_episode(agent, seed=0, max_steps=3000, show=False, **options):
             if show:  # wait until this step's frames would have been shown
                 due = begin + (step + 1) / env.metadata["render_fps"]
                 time.sleep(max(0.0, due - time.perf_counter()))
-    env.close()
     columns = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
     return Played(columns, np.array(screens), info)
 
@@ -199,6 +198,7 @@ def hardware(agent=None):
     found["torch"] = torch.__version__
     if agent is not None:
         found |= {"device": str(agent.device), "precision": str(agent.dtype)[6:]}
+        found["speed"] = agent.config.speed
         if agent.device.type == "cuda":
             found["gpu"] = torch.cuda.get_device_name()
     return found

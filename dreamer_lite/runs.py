@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamer_lite.envs import make_vector
+from dreamer_lite.envs import break_off, make_vector
 from dreamer_lite.files import (
     Checkpoints,
     FolderLock,
@@ -355,11 +355,7 @@ class Run:
         if not error:
             self.envs.close()
             return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the step that was broken off
-            for _ in range(2):  # the first may fail on that step
-                with contextlib.suppress(Exception, KeyboardInterrupt):  # a second one
-                    self.envs.close(terminate=True)
+        break_off(self.envs)
 
     def _newest(self):
         last = self.checkpoints.latest()

@@ -73,6 +73,7 @@ import matplotlib.pyplot as plt
 from dreamer_lite.course import COLORS, alignment, check, claim, compare, data_path
 from dreamer_lite.course import dreamer_map, line, show, solution, two_phases, use_style
 from dreamer_lite.course import what_we_built
+from dreamer_lite.envs import make_vector
 
 use_style()
 show(*dreamer_map("dreamer"))
@@ -86,7 +87,6 @@ Built in notebook 09. Source: DreamerV3, section "Learning algorithm".
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from typing import NamedTuple
 
 import gymnasium as gym
@@ -104,7 +104,7 @@ from dreamer_lite.checks import (
     number,
 )
 from dreamer_lite.config import Config
-from dreamer_lite.envs import make_vector, random_policy
+from dreamer_lite.envs import open_vector, random_policy
 from dreamer_lite.replay import Replay
 from dreamer_lite.rssm import State
 from dreamer_lite.world_model import LaProp, WorldModel, check_batch
@@ -437,7 +437,8 @@ class Dreamer(nn.Module):
         """Read an agent written by `save`, or the newest one of a run folder.
 
         Args: changes, config fields to replace. Device and speed are the reader's, not
-        those it was trained with: auto and eager, unless `changes` names them.
+        those it was trained with: auto and eager, unless `changes` names them. The
+        precision stays that of the training.
         Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
         """
         obs_space, action_space, config, weights = files.load_agent(path)
@@ -607,7 +608,9 @@ class Collector:
     def _report(self, i: int | np.integer, info: dict) -> dict:
         row = {"env": int(i), "return": float(self.returns[i])}
         row["length"] = int(self.lengths[i])
-        known = [key for key in self.track if key in info and info[f"_{key}"][i]]
+        # Who reports a value says so in the mask _name, if the environment has one.
+        there = np.ones(self.envs.num_envs, bool)
+        known = [k for k in self.track if k in info and info.get(f"_{k}", there)[i]]
         return row | {key: number(key, info[key], i) for key in known}
 
 
@@ -719,7 +722,7 @@ def evaluate(
     results = []
     # Its own random numbers: evaluating does not change how a run goes on.
     with (
-        closing(make_vector(make_env, envs, seed, parallel=parallel)) as vector,
+        open_vector(make_env, envs, seed, parallel=parallel) as vector,
         torch.random.fork_rng(),
     ):
         if policy is not agent:

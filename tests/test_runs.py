@@ -1,5 +1,6 @@
 """The run folder: whole files, one writer, clear sentences, a page of curves."""
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -8,6 +9,8 @@ import re
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -701,6 +704,50 @@ def test_the_keyboard_does_not_reach_the_workers():
     assert all(worker.is_alive() for worker in vector.processes)
     vector.close()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+UNEVEN = """
+import time, gymnasium as gym, numpy as np
+from dreamer_lite.dreamer import evaluate
+
+class Uneven(gym.Wrapper):
+    def reset(self, *, seed=None, options=None):
+        self.slow = seed % 2  # seed 9 makes the second environment slow
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        time.sleep(60 * self.slow)
+        return super().step(action)
+
+def policy(obs, is_first):
+    print("acts", flush=True)
+    return np.zeros(len(is_first), int)
+
+if __name__ == "__main__":
+    make_env = lambda: Uneven(gym.make("CartPole-v1"))
+    evaluate(policy, make_env, 2, 2, seed=9, parallel=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_the_keyboard_ends_a_parallel_evaluation_at_once(tmp_path):
+    """Also while one worker has answered and another has not: none is waited for."""
+    script = tmp_path / "uneven.py"
+    script.write_text(UNEVEN)
+    process = subprocess.Popen(
+        [sys.executable, script], cwd=Path(__file__).parents[1], start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "acts\n"
+        time.sleep(1.0)  # the first worker has answered by now
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=40)[1]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert said.splitlines()[-1] == "KeyboardInterrupt" and "Worker" not in said
 
 
 def test_workers_load_no_torch():
