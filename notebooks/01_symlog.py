@@ -13,7 +13,7 @@
 # **You need** Python, and a little PyTorch (tensors, `nn.Linear`, a training loop). No
 # reinforcement learning yet: words from it are explained when they come up.
 #
-# *Measured: 0.3 minutes on two CPU cores, 0.4 GB memory, no GPU.*
+# *Measured: 0.4 minutes on two CPU cores, 0.4 GB memory, no GPU.*
 
 # %% [markdown] tags=["badge"]
 # *To open this notebook in Colab, put the repository on GitHub and run `python tools/nb.py stamp` in it: that writes the link here.*

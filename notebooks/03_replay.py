@@ -14,7 +14,7 @@
 # **You need** NumPy indexing and the idea of an environment with `reset` and `step`.
 # Nothing from notebooks 01 and 02.
 #
-# *Measured: 0.2 minutes on two CPU cores, 1.8 GB memory, no GPU.*
+# *Measured: 0.1 minutes on two CPU cores, 1.8 GB memory, no GPU.*
 
 # %% [markdown] tags=["badge"]
 # *To open this notebook in Colab, put the repository on GitHub and run `python tools/nb.py stamp` in it: that writes the link here.*

@@ -16,7 +16,7 @@
 # *You need:* notebooks 01 (symlog) and 03 (rows, spaces); linear layers and convolutions
 # in PyTorch.
 #
-# *Measured: 0.7 minutes on two CPU cores, 0.8 GB memory, no GPU.*
+# *Measured: 0.7 minutes on two CPU cores, 0.9 GB memory, no GPU.*
 
 # %% [markdown] tags=["badge"]
 # *To open this notebook in Colab, put the repository on GitHub and run `python tools/nb.py stamp` in it: that writes the link here.*

@@ -15,7 +15,7 @@
 # *You need:* notebooks 03 (rows, resets) and 04 (`MLP`, `BlockLinear`); a rough idea of
 # what a recurrent network is.
 #
-# *Measured: 0.2 minutes on two CPU cores, 0.6 GB memory, no GPU.*
+# *Measured: 0.2 minutes on two CPU cores, 0.7 GB memory, no GPU.*
 
 # %% [markdown] tags=["badge"]
 # *To open this notebook in Colab, put the repository on GitHub and run `python tools/nb.py stamp` in it: that writes the link here.*
