@@ -14,15 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamer_lite import files, runs, speed
+from dreamer_lite import checks, files, runs, speed
 from dreamer_lite.actor_critic import ActorCritic
-from dreamer_lite.checks import (
-    check_counts,
-    check_fit,
-    check_player,
-    check_train,
-    number,
-)
 from dreamer_lite.config import Config
 from dreamer_lite.envs import open_vector, random_policy
 from dreamer_lite.replay import Replay
@@ -231,7 +224,7 @@ class Collector:
         # Who reports a value says so in the mask _name, if the environment has one.
         there = np.ones(self.envs.num_envs, bool)
         known = [k for k in self.track if k in info and info.get(f"_{k}", there)[i]]
-        return row | {key: number(key, info[key], i) for key in known}
+        return row | {key: checks.number(key, info[key], i) for key in known}
 
 
 class AgentPolicy:
@@ -265,8 +258,8 @@ def evaluate(
     Raises: ValueError for counts below 1, or spaces that the agent does not fit;
     TypeError for an agent that cannot choose actions.
     """
-    check_player(agent, seed)
-    check_counts(episodes=episodes, envs=envs)
+    checks.check_player(agent, seed)
+    checks.check_counts(episodes=episodes, envs=envs)
     policy = AgentPolicy(agent) if isinstance(agent, Dreamer) else agent
     left = episodes // envs + (np.arange(envs) < episodes % envs)
     results = []
@@ -276,7 +269,7 @@ def evaluate(
         torch.random.fork_rng(),
     ):
         if policy is not agent:
-            check_fit(agent, vector)
+            checks.check_fit(agent, vector)
         torch.manual_seed(seed)
         collector = Collector(vector, track=track)
         while left.any():
@@ -313,7 +306,7 @@ def train(
     run holds; FloatingPointError if the weights become nan.
     Source: DreamerV3, section "Learning algorithm".
     """
-    check_train(config, minutes)
+    checks.check_train(config, minutes)
     speed.reuse_memory()
     with runs.Run(logdir, config, minutes, progress) as run:
         envs = run.make_envs(make_env)

@@ -1,6 +1,11 @@
 """On CI no test may be skipped, except for a missing CUDA device."""
 
 import os
+import signal
+
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and what they
+# start as well: the tests of Ctrl-C would wait for an answer that never comes.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def unexpected_skips(stats):
