@@ -53,9 +53,9 @@ class UnitActions(gym.ActionWrapper):
 
     def __init__(self, env):
         super().__init__(env)
-        self.space = space = env.action_space
+        space = env.action_space
         self.action_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
-        self.whole = space.dtype.kind in "iu"
+        self.dtype, self.whole = space.dtype, space.dtype.kind in "iu"
         if space.dtype.kind == "b":
             raise ValueError(
                 f"Actions are numbers, but the space is {space}; use a Discrete space, "
@@ -80,8 +80,7 @@ class UnitActions(gym.ActionWrapper):
             scaled = np.floor(self.low + share * (self.high - self.low + 1))
         else:
             scaled = (1 - share) * self.low + share * self.high
-        scaled = np.clip(scaled, self.low, self.high).astype(self.space.dtype)
-        return np.clip(scaled, self.space.low, self.space.high)  # rounding may leave it
+        return np.clip(scaled, self.low, self.high).astype(self.dtype)
 
 
 def build_env(make_env, seed=0, index=0, episode=0):

@@ -28,18 +28,15 @@ class Help(argparse.ArgumentDefaultsHelpFormatter):
 
 def parse(argv=None):
     """The options of the command line."""
-    style = Help
     parser = argparse.ArgumentParser(
         prog="python -m dreamer_lite.mario",
         description="Dreamer Lite on Super Mario Bros.: record, train, play, evaluate.",
-        formatter_class=style,
+        formatter_class=Help,
     )
     commands = parser.add_subparsers(dest="command", required=True)
     for add_options in (_record, _train, _play, _evaluate):
         name, text = add_options.__name__[1:], add_options.__doc__
-        p = commands.add_parser(
-            name, help=text, description=text, formatter_class=style
-        )
+        p = commands.add_parser(name, help=text, description=text, formatter_class=Help)
         add_options(p)
     return parser.parse_args(argv)
 
