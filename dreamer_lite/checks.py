@@ -4,6 +4,8 @@ Plumbing, nothing of DreamerV3 itself, hence written by hand and not exported fr
 notebook.
 """
 
+import warnings
+
 import gymnasium as gym
 import numpy as np
 
@@ -48,6 +50,17 @@ def number(name, column, i):
             f"track expects a number at the end of an episode, but info[{name!r}] is "
             f"one of {column!r}; leave that name out."
         ) from error
+
+
+def warn_untracked(track, reported):
+    """Name what was to be tracked, but is not among the names that were `reported`."""
+    missing = [name for name in track if name not in reported]
+    if missing:
+        warnings.warn(
+            f"track expects names in the info of an episode's last step, but none had "
+            f"{', '.join(missing)}; correct that name, or leave it out.",
+            stacklevel=3,
+        )
 
 
 def check_counts(**counts):

@@ -277,6 +277,7 @@ def evaluate(
                 if left[episode["env"]]:
                     left[episode["env"]] -= 1
                     results.append(episode)
+    checks.warn_untracked(collector.track, set().union(*results))
     return results
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import re
+import warnings
 from operator import attrgetter
 
 import gymnasium as gym
@@ -945,6 +946,19 @@ def test_track_takes_what_comes_only_at_times(tmp_path):
     assert isinstance(agent, Dreamer)
     rows = files.Table(tmp_path / "run" / "episodes.csv", float("inf")).rows
     assert [row["won"] for row in rows[:4]] == ["", "1", "", "1"]
+
+
+def test_track_names_what_no_episode_had(tmp_path):
+    """A misspelt name is not silent; one that came in an earlier slice is known."""
+    words = "track expects names .* but none had pased;"
+    with pytest.warns(UserWarning, match=words):
+        dreamer.evaluate(agent_for(NUMBERS), Steps, 1, track=["passed", "pased"])
+    folder, config = tmp_path / "run", run_config(log_every=1)
+    with pytest.warns(UserWarning, match=words):
+        dreamer.train(Steps, config, folder, None, ["passed", "pased"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dreamer.train(Steps, config, folder, None, "passed")
 
 
 def test_track_needs_no_mask():
