@@ -53,9 +53,12 @@ def number(name, column, i):
 
 
 def warn_untracked(track, reported):
-    """Name what was to be tracked, but is not among the names that were `reported`."""
+    """Name what was to be tracked, but is not among the names that were `reported`.
+
+    Without any names no episode has ended yet: then nothing is known.
+    """
     missing = [name for name in track if name not in reported]
-    if missing:
+    if missing and reported:
         warnings.warn(
             f"track expects names in the info of an episode's last step, but none had "
             f"{', '.join(missing)}; correct that name, or leave it out.",

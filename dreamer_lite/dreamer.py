@@ -329,4 +329,5 @@ def train(
             run.look(agent, replay, callback)
             run.save_if_due(agent, replay)
         run.save(agent, replay)
+    checks.warn_untracked(collector.track, run.history.fields)
     return agent

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamer_lite.checks import warn_untracked
 from dreamer_lite.envs import break_off, make_vector
 from dreamer_lite.files import (
     Checkpoints,
@@ -255,7 +254,6 @@ class Run:
         if self.last:  # its agent knows it for sure: the file may have been edited
             self._compare(self._read("agent.safetensors", agent_config))
         self.pending, self.recent, self.between = [], [], False
-        self.track = ()
         self.step, self.updates, self.credit, self.minutes_before = 0, 0, 0.0, 0.0
         self.episodes = [0] * self.config.envs
         self.rng = np.random.default_rng(self.config.seed)
@@ -333,8 +331,6 @@ class Run:
             self.lock.release()
         if not error:
             self._warn_if_idle()
-            if self.history.rows:
-                warn_untracked(self.track, self.history.fields)
             return
         full = isinstance(error, OSError) and error.errno in FULL
         reason = error
@@ -526,7 +522,7 @@ class Run:
     def count(self, ended, collector):
         """Take in one tick: the episodes that ended with it, and its agent steps."""
         steps = len(collector.first)
-        self.step, self.track = self.step + steps, collector.track
+        self.step += steps
         # Between two episodes: the last row is stored, the next one is a first row.
         self.between = bool(collector.first.any() and not collector.last.any())
         for episode in ended:

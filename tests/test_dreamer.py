@@ -956,9 +956,18 @@ def test_track_names_what_no_episode_had(tmp_path):
     folder, config = tmp_path / "run", run_config(log_every=1)
     with pytest.warns(UserWarning, match=words):
         dreamer.train(Steps, config, folder, None, ["passed", "pased"])
+
+    class Silent(Steps):
+        def step(self, action):
+            *result, _ = super().step(action)
+            return *result, {}
+
+    longer = dataclasses.replace(config, steps=config.steps + 20)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        dreamer.train(Steps, config, folder, None, "passed")
+        dreamer.train(Silent, longer, folder, None, "passed")
+    with pytest.warns(UserWarning, match="none had passed;"):
+        dreamer.train(Silent, config, tmp_path / "other", None, "passed")
 
 
 def test_track_needs_no_mask():
