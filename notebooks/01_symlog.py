@@ -124,8 +124,8 @@ show_gif(
 # Late in such a dream, model and game drift apart: what comes next is the model's guess,
 # one of many. Small things are the last that a world model learns, and
 # Mario is small. Notebook 06 measures it. (The numbers count frames of the film, about four
-# to a second. A dream lasts seven or eight of them, so each column shows a dream of another
-# age.)
+# to a second. A dream lasts seven or eight of them, so the columns show dreams of different
+# ages. The first column is no dream yet: there the model still sees the frame.)
 
 # %%
 real, dreamed, error = (film[:, :, x : x + 64] for x in (0, 64, 128))
@@ -336,7 +336,8 @@ _ = explore(
 #
 # Before you see our final version, write yours: it is the first exercise. The cell with
 # the task is a *stub*, an empty function for you to fill. The check below it never stops the
-# notebook, and it tries to tell you which mistake you made.
+# notebook, and it tries to tell you which mistake you made. The line after it, without its
+# `#`, prints our solution.
 
 # %% [markdown]
 # ### Exercise 1.1: symlog and its inverse
@@ -634,9 +635,9 @@ def relative_errors(network, unsquash):
 # <details><summary>Answer</summary>
 #
 # Worst for 0.01. The network spends its accuracy where the loss is, on thousands, and what
-# is left over is an absolute error of some units *everywhere*, because the games share
-# their weights. Ten units are ten times a reward of 1, and a thousand times a reward of
-# 0.01. A reward of 10,000 is missed by a small part of itself.
+# is left over is an absolute error of ten units or more *everywhere*, because the games
+# share their weights. Ten units are ten times a reward of 1, and a thousand times a reward
+# of 0.01. A reward of 10,000 is missed by a small part of itself.
 #
 # </details>
 
@@ -779,7 +780,8 @@ check("1.3", both_means)
 #   never in the loss curve.
 # * **A logarithm without the 1, or of a negative number.** Without the 1, the first reward
 #   of 0 turns the loss into infinity and all weights into `nan`; without $|x|$, the first
-#   reward below -1 does the same. Without the sign, a loss and a gain become one number.
+#   reward below -1 makes the loss itself `nan`, and the weights with it. Without the sign,
+#   a loss and a gain become one number.
 # * **Too few digits.** In float16 the largest number is 65,504, so symexp of anything above
 #   11.09 is infinite; in bfloat16, symlog(1000) and symlog(1010) are the same number.
 #   Both functions therefore compute in float32, whatever comes in.

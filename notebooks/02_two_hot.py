@@ -306,7 +306,8 @@ _ = explore(
 # *medium, about 15 minutes*
 #
 # Return what `two_hot_slow` returns, for all numbers at once. `torch.searchsorted(bins, y,
-# right=True)` gives, for each number, how many bins are less than or equal to it.
+# right=True)` gives, for each number, how many bins are less than or equal to it. (For a
+# number on the last bin that is all K of them: there is no upper neighbour.)
 
 # %% tags=["exercise-2.1"]
 def two_hot(y, bins):
@@ -381,8 +382,8 @@ print("ln 255      :", round(math.log(255), 3))
 # $$H = -w \ln w - (1 - w) \ln(1 - w),$$
 #
 # 0 if the number sits on a bin and up to $\ln 2 = 0.693$ in the middle between two. This is
-# easily taken for a bug: with rewards of 1 and -1 the reward loss stops at 0.665, and no
-# training gets it lower.
+# easily taken for a bug: with rewards of 1 and -1 the reward loss stops at 0.665 even if the
+# network always knows which of the two comes, and no training gets it lower.
 
 # %%
 rewards = torch.tensor([0.0, 0.1, 0.5, 1.0, -1.0, 2.0, 10.0, 100.0])
@@ -438,10 +439,10 @@ print("distance of neighbouring numbers there:", np.spacing(np.abs(lowest)))
 compare("NumPy's sum", products.sum(), 0.0, expect="different")
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Later rewards will count a little less: a reward $n$ steps ahead is multiplied
-# by $\gamma^n$, with the *discount* $\gamma = 1 - 1/333$ (notebook 07), so that
-# $1 + \gamma + \gamma^2 + \ldots = 333$. An agent's reward head invents 0.625 per step. How
-# large a return does the agent believe in?
+# **Predict.** From notebook 07 on, what lies further ahead counts a little less: a reward
+# $n$ steps ahead is multiplied by $\gamma^n$, with the *discount* $\gamma = 1 - 1/333$, so
+# that $1 + \gamma + \gamma^2 + \ldots = 333$. An agent's reward head invents 0.625 per
+# step. How large a return does the agent believe in?
 #
 # <details><summary>Answer</summary>
 #
@@ -460,16 +461,17 @@ print("believed return:", round(float(total) * 333))
 # The authors' code adds to each product that of its mirror image, and then all the pairs.
 # We go one step further, which costs nothing: pair each positive bin with its mirror
 # image and subtract their *probabilities* before anything is multiplied or added. Equal
-# probabilities cancel exactly, to the last bit. For this, the bins must be mirror images
-# to the last bit as well, and `linspace` does not promise that: its middle need not even
-# be 0. So we build one half and mirror it.
+# probabilities cancel exactly, to the last bit, wherever the bins lie. But only the positive
+# bins are read now, each negative one is taken for the mirror image of its partner. So it
+# must be just that, and `linspace` promises it only up to rounding: its middle need not even
+# be 0. We build one half and mirror it.
 
 # %%
 paired = ((1 / 255 - np.full(127, 1 / 255)) * bins32[128:]).sum()
 print("in pairs     :", paired)
 spaced = torch.linspace(-20, 20, 255, dtype=torch.float32)
 print(
-    "largest flaw of linspace is below 1e-5:",
+    "linspace mirrors to within 1e-5:",
     (spaced + spaced.flip(0)).abs().max().item() < 1e-5,
 )
 
@@ -611,8 +613,8 @@ print(
 # [PyTorch ports](https://github.com/NM512/dreamerv3-torch) that follow it, space the
 # bins *equally in symlog space*, encode symlog(y), take the mean there and apply symexp
 # to the mean. The published form takes the mean of the numbers themselves. The old one has
-# the flaw that we met at the pit: it is right for a certain outcome and wrong for a random
-# one, far too low for gains and far too high for losses.
+# the flaw that we met at the pit: it is right when the outcome is sure and wrong when it is
+# random, far too low for gains and far too high for losses.
 
 # %%
 mixture = head.encode(returns).mean(0)  # what a perfect head predicts: [255]
@@ -636,7 +638,7 @@ def draw_read_out(chance, flag):
     old = symexp((chances * symlog(outcomes)).sum())
     fig, ax = plt.subplots(figsize=(7.0, 3.0))
     ax.bar(symlog(head.bins), probs, 0.13, color=COLORS["ours"], label="probability")
-    ax.axvline(symlog(new), **line("target"), label=f"new form: {new:.0f}")
+    ax.axvline(symlog(new), **line("target"), label=f"new form: {new:.3g}")
     ax.axvline(symlog(old), **line("naive"), label=f"old form: {old:.1f}")
     ticks = [0, 1, 10, 100, 1000]
     ax.set_xticks([symlog(t).item() for t in ticks], ticks)
@@ -754,15 +756,15 @@ games = [1.0, 1_000.0, 1_000_000.0]
 trained = {(kind, flag): train(kind, flag) for kind in HEADS for flag in games}
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Which heads find the right value (a) in the game of 1 point, (b) in the game of
-# 1,000, (c) in the game of 1,000,000?
+# **Predict.** Which heads find the value, with a mean error below a tenth of what the flag
+# pays, (a) in the game of 1 point, (b) in the game of 1,000, (c) in the game of 1,000,000?
 #
 # <details><summary>Answer</summary>
 #
-# (a) All four, to within a tenth of what the flag pays; symlog is a little low even here,
-# because between 0 and 1 its slope falls from 1 to 1/2 already. (b) Squared error and two-hot.
-# The Normal drowns: its gradient for the mean is divided by the squared width, which it
-# first makes huge. (c) Only two-hot, for which the three games are the same problem with
+# (a) All four; symlog is a little low even here, because between 0 and 1 its slope falls
+# from 1 to 1/2 already. (b) Squared error and two-hot. The Normal drowns: its gradient for
+# the mean is divided by the squared width, which grows past a hundred while the mean has
+# hardly moved. (c) Only two-hot, for which the three games are the same problem with
 # other bins.
 #
 # </details>
@@ -930,7 +932,8 @@ claim("usual initialisation: the first prediction is beyond 1,000", first > 1000
 #   swapped target has the same entropy. Only the read-out is wrong: 1 becomes 1.075. Always
 #   test the round trip, encode then mean.
 # * **The floor is taken for a bug**, or a bug for the floor: with rewards of 1 and -1 the
-#   loss ends at 0.665. Compare with the entropy of the targets, not with 0.
+#   loss of a network that always knows which one comes ends at 0.665. Compare with the
+#   entropy of the targets, not with 0.
 # * **A plain sum** in the read-out, as in "Reading it out". It shows as a value that is not
 #   0 at the very first step of training.
 #
@@ -938,8 +941,7 @@ claim("usual initialisation: the first prediction is beyond 1,000", first > 1000
 
 # %%
 swapped = head.encode(1.0)
-k = int(swapped.argmax())
-pair = [i for i in range(255) if swapped[i] > 0]
+pair = swapped.nonzero()[:, 0]  # the two bins that carry weight
 swapped[pair] = swapped[pair].flip(0)
 print(f"1 read back with swapped weights: {(swapped * head.bins).sum().item():.3f}")
 

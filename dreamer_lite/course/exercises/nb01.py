@@ -36,6 +36,10 @@ def check_inverse(my_symlog, my_symexp):
     back = my_symexp(y)
     require(back[0] < 0, "symexp is odd as well: give the sign of y back")
     require(
+        abs(back[-1] - 1001) > 0.5,
+        "1,000 comes back as 1,001: subtract the 1 that symlog added",
+    )
+    require(
         abs(back[3]) < 1e-6, "symexp(0) must be 0: subtract the 1 that symlog added"
     )
     require(torch.allclose(back, x, rtol=1e-4), "symexp(symlog(x)) must be x again")
@@ -79,7 +83,7 @@ exercise(
         Edit(
             "torch.expm1(torch.abs(y))",
             "torch.exp(torch.abs(y)) * 1.0",
-            "must be x again",
+            "comes back as 1,001",
         ),
         Edit("torch.log1p(torch.abs(x))", "torch.log(1 + torch.abs(x))", "use log1p"),
     ],

@@ -149,20 +149,24 @@ def lowest_loss(rewards, head):
 def check_lowest_loss(lowest_loss):
     """Check one reward, a reward between two bins, two that are mixed."""
     head = TwoHot()
-    certain = lowest_loss(torch.zeros(4), head)
+    certain = torch.as_tensor(lowest_loss(torch.zeros(4), head))
     require(certain.shape == (), "return one number, in nats")
+    require(
+        torch.isfinite(certain),
+        "0 times ln 0 is nan on empty bins, but counts as 0: use torch.special.entr",
+    )
     require(
         certain.abs() < 1e-5,
         "four rewards of 0 are as easy as one, no loss is left: average the targets",
     )
-    same = lowest_loss(torch.ones(3), head)
+    same = torch.as_tensor(lowest_loss(torch.ones(3), head))
     require(same >= 0, "an entropy is never negative: mind the sign")
     require(
         same > 0.4,
         "a reward that is always 1 lies between two bins: 0.665 nats remain",
     )
     require(same < 0.68, "a sure reward of 1 leaves 0.665 nats: natural logarithm")
-    two = lowest_loss(torch.tensor([0.0, 1.0]), head)
+    two = torch.as_tensor(lowest_loss(torch.tensor([0.0, 1.0]), head))
     require(
         two > 0.5,
         "0 or 1 at random: first average the targets, then take the entropy",
@@ -188,6 +192,7 @@ exercise(
             "first average the targets",
         ),
         Edit("torch.special.entr(best)", "-torch.special.entr(best)", "mind the sign"),
+        Edit("torch.special.entr(best)", "-(best * best.log())", "0 times ln 0 is nan"),
         Edit(
             "head.encode(rewards).mean(0)",
             "head.encode(rewards).sum(0)",
