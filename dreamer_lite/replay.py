@@ -54,8 +54,9 @@ FORMAT = "dreamer-lite-replay-1"
 FLAGS = ("is_first", "is_last", "is_terminal")
 # Names that an observation may not have: columns of the replay, entries of its file,
 # and losses that stand beside those of the observations.
-RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"}
-RESERVED |= {"continue", "dyn", "rep", "actor", "critic", "replay_critic"}
+RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"} | {
+    "continue", "dyn", "rep", "actor", "critic", "replay_critic",
+}  # fmt: skip
 
 
 def row_columns(obs_space: gym.Space, action_space: gym.Space) -> dict[str, tuple]:

@@ -194,7 +194,7 @@ claim("the other two repeat themselves in more than 80 %", min(agree[1:]) > 0.8)
 
 # %% [markdown]
 # For a player who holds his buttons, a shifted action column is right most of the time.
-# The loss still falls, the reconstructions still look good, and only the agent never gets
+# The loss still falls, the reconstructions still look good, and yet the agent never gets
 # far. A bug that hides like this one must be prevented by a rule and caught by a test.
 # So: a rule, and an environment so small that we can check every number by hand.
 #
@@ -295,7 +295,7 @@ show(*alignment(drawn))
 #
 # ## What a row weighs
 #
-# Memory is the first thing that breaks. The usual way for one-step methods is a list of
+# Memory is the first thing that breaks. A simple way for one-step methods is a list of
 # transitions (frame, action, reward, next frame) with frames as `float32`, ready for the
 # network. Our frames stay `uint8` until the moment they are used, each is stored once, and
 # its successor is simply the next row. What a row consists of follows from the
@@ -344,8 +344,9 @@ FORMAT = "dreamer-lite-replay-1"
 FLAGS = ("is_first", "is_last", "is_terminal")
 # Names that an observation may not have: columns of the replay, entries of its file,
 # and losses that stand beside those of the observations.
-RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"}
-RESERVED |= {"continue", "dyn", "rep", "actor", "critic", "replay_critic"}
+RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"} | {
+    "continue", "dyn", "rep", "actor", "critic", "replay_critic",
+}  # fmt: skip
 
 
 def row_columns(obs_space: gym.Space, action_space: gym.Space) -> dict[str, tuple]:
@@ -468,7 +469,7 @@ print("broken windows:", broken.sum(), "of", len(windows))
 # $$\text{place} = (\text{head} - \text{size} + \text{offset} + [0, 1, \dots, T-1])
 # \bmod \text{rows}$$
 #
-# With several games at once there are several rings, and longer ones have more windows.
+# With several games at once there are several rings, and fuller ones have more windows.
 # One draw from the sum of all window starts keeps every window equally likely.
 
 # %%
@@ -1075,8 +1076,9 @@ check("3.1", time_order)
 #
 # *medium, about 10 minutes*
 #
-# You get what an episode of L steps leaves behind: L actions and L rewards. Write them
-# into the L + 1 rows as this notebook stores them.
+# You get what an episode of L steps leaves behind: L actions, L rewards, and whether the
+# game itself ended it. Fill the five columns of the L + 1 rows, flags included, as this
+# notebook stores them.
 
 # %% tags=["exercise-3.2"]
 def episode_rows(actions, rewards, terminated):
@@ -1131,7 +1133,7 @@ check("3.3", random_window)
 #
 # | mistake | how it looks | what finds it |
 # |---|---|---|
-# | actions shifted by one row | [losses fall](https://github.com/epignatelli/navix/pull/152), dreams look fine, the agent stays poor | an environment whose frame *is* the last action: the next frame must be predictable |
+# | actions shifted by one row | [losses fall](https://github.com/epignatelli/navix/pull/152), reconstructions look fine, the agent stays poor | an environment whose frame *is* the last action: a dream there must show every button at once (notebook 06) |
 # | reward stored with the frame it was earned *in* | the reward loss stays high at sudden rewards | the six rows above, by hand |
 # | windows across the seam | rare spikes of the loss, only after the memory is full | row numbers as observations, as in our check |
 # | last frame lost by the autoreset | `is_terminal` never comes with the frame of the end | `collect` above |
@@ -1139,7 +1141,7 @@ check("3.3", random_window)
 # | after a reset the model [still reads the last action](https://github.com/pytorch/rl/pull/4128) of the episode before (while it acts, or where a crash left no last row with its zeros) | wrong predictions right after such a reset | notebook 05 masks it; its test puts a random action there |
 #
 # The replay never shifts anything. It returns rows as they were lived, and the shift
-# happens once, in `WorldModel.loss` (notebook 06), where it can be tested.
+# happens once, in `WorldModel.observe` (notebook 06), where it can be tested.
 #
 # ## What we built
 #

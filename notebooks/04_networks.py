@@ -322,16 +322,17 @@ axes[1].set(xlabel="layer [1]", ylabel="difference of outputs [1]")
 axes[1].legend()
 show(
     fig,
-    alt="Our weights end at two sigma; only with RMSNorm inputs stay different.",
+    alt="Our weights end at 2.27 of their standard deviations; only with RMSNorm do "
+    "inputs stay different.",
 )
 
 
 # %% [markdown]
-# Our initialisation alone loses less than PyTorch's, but it is not enough: SiLU
-# swallows most of what is negative, in every layer. The norm sets the size anew each
-# time.
+# PyTorch's weights have a third of this variance, $1/(3n)$, so ours alone lose less. But
+# that is not enough: SiLU swallows most of what is negative, in every layer. The norm sets
+# the size anew each time.
 #
-# The second argument, `outscale`, makes a layer start small. The reward head and the
+# The last argument, `outscale`, makes a layer start small. The reward head and the
 # critic use 0, so that their first predictions are exactly 0 (notebook 02 showed what
 # happens otherwise); the actor uses 0.01.
 #
@@ -732,7 +733,7 @@ print("embedding:", list(encoder(example).shape), "size:", encoder.size)
 # %% [markdown]
 # Here is one frame on its way through an encoder that has learnt nothing yet: the mean
 # size of the channels after each convolution with its norm and SiLU. Edges are already
-# visible, since any convolution answers to contrast.
+# visible: where the picture changes, the answers of the kernels change.
 
 # %%
 x = (frames[0, 100] / 255 - 0.5).permute(2, 0, 1)[None]
@@ -895,7 +896,7 @@ claim(
     abs(first["screen"] / by_hand - 1) < 0.15,
 )
 claim("the button's loss is between 1.6 and 2.2 nats", 1.6 < first["button"] < 2.2)
-claim("the position's is near symlog(1000)^2 = 47.7", 25 < first["position"] < 75)
+claim("the position's is 25 to 75 (symlog(1000)^2 = 47.7)", 25 < first["position"] < 75)
 
 # %% [markdown]
 # ## Why the pixels are summed
@@ -904,16 +905,16 @@ claim("the position's is near symlog(1000)^2 = 47.7", 25 < first["position"] < 7
 # to a factor of 12,288, and an optimizer like Adam does not care about factors. So why
 # does it matter?
 #
-# Because there is a second loss. Notebook 05 adds a price on information: beyond a
-# first nat, which is free, every nat that the latent carries about the picture and that could
-# not be foreseen costs about one unit of loss. (A nat is the unit of information that
-# belongs to the natural logarithm: to name one of $n$ equally likely things takes $\ln n$
-# nats. Only a tenth of the price pulls at the latent itself, so take one unit as the upper
-# end.) The model will only describe what saves more error
-# than it costs to tell. Let us compute that for Mario himself. To say in which of the
-# 64 columns he stands takes up to $\ln 64 = 4.16$ nats. What does it save to draw him?
-# We need a frame without Mario: eight steps after the start he has moved on and the
-# camera has not, so the median of such frames is the empty scene.
+# Because there is a second loss. Notebook 05 adds a price on information: beyond a first
+# nat, which is free, every nat that the latent carries about the picture and that could not
+# be foreseen costs about one unit of loss. (A nat is the unit of information that belongs
+# to the natural logarithm: to name one of $n$ equally likely things takes $\ln n$ nats. The
+# price has two parts, and only the smaller one, a tenth of a unit for each nat, changes the
+# latent itself, see notebook 05. So one unit is an upper limit.) The model will only
+# describe what saves more error than it costs to tell. Let us compute that for Mario
+# himself. To say in which of the 64 columns he stands takes up to $\ln 64 = 4.16$ nats.
+# What does it save to draw him? We need a frame without Mario: eight steps after the start
+# he has moved on and the camera has not, so the median of such frames is the empty scene.
 
 # %%
 starts = [(s, t) for s, t in np.argwhere(replay.data["is_first"]) if t + 8 < rows]
@@ -938,7 +939,9 @@ axes[2].axhline(np.log(64), **line("threshold"), label="ln 64: his column")
 axes[2].set(ylabel="saved by drawing him [1]", yscale="log", ylim=(1e-4, 200))
 axes[2].legend()
 show(
-    fig, alt="Only summed and in colour Mario saves more error than telling his column."
+    fig,
+    alt="Only in colour and summed does drawing Mario save more error than telling his "
+    "column costs.",
 )
 claim("in colour and summed, drawing Mario saves more than ln 64", in_colour > 4.16)
 claim("in grey it saves less than a quarter of that price", in_grey < 4.16 / 4)
@@ -1038,6 +1041,7 @@ def positions(reward, is_first, is_last):
     """Mario's x [pixels] from the shaped rewards of one stream."""
     found, x = np.zeros(len(reward), np.float32), 40.0
     for t in range(len(reward)):
+        # The reward of a last row also holds the -2 or the +5: no progress can be read.
         moved = 0.0 if is_first[t] or is_last[t] else 16 * (reward[t] + 0.02)
         x = 40.0 if is_first[t] else x + moved
         found[t] = x
