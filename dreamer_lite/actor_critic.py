@@ -138,8 +138,9 @@ class ActorCritic(nn.Module):
         Source: DreamerV3, equations 4 to 7.
         """
         feature, action, reward, cont = self._imagine(states, world_model)
-        if not torch.compiler.is_compiling():  # which keeps no casts
-            torch.clear_autocast_cache()  # older torch: some are without their gradient
+        # An older torch reuses bf16 casts from the dream, which carry no gradient.
+        if not torch.compiler.is_compiling():  # a compiled graph keeps no casts
+            torch.clear_autocast_cache()
         seen = feature[:, :-1].contiguous()  # dense layers are slow on a strided view
         value_logits = self.critic(seen)
         with torch.no_grad():

@@ -627,8 +627,8 @@ compare("second episode alone", returns[:, 3:5], second, tolerance=0)
 # ## The experiment: bias and variance
 #
 # Why not always look as far as possible? Because a dream, like a game, is full of chance.
-# The further we follow it, the more chance is added up. The critic has no chance in it, but
-# it may be wrong. Lambda decides whom to trust.
+# The further we follow it, the more chance is added up. The critic adds no further chance,
+# but it may be wrong. Lambda decides whom to trust.
 #
 # We make a world in which the truth is known. In every step the reward is 1 on average,
 # with noise of standard deviation 0.7. With a discount of 0.95 every state is worth
@@ -689,7 +689,7 @@ def draw_errors(ax, measured, title):
 fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.1), sharey=True)
 draw_errors(axes[0], young, "critic off by 2")
 draw_errors(axes[1], grown, "critic off by 0.5")
-axes[0].set(ylabel="squared reward [1]")
+axes[0].set(ylabel="squared error of a return [1]")
 axes[0].legend()
 show(
     fig, alt="Bias falls and variance rises with lambda; their sum is least in between."
@@ -712,8 +712,8 @@ claim("a better critic wants a smaller lambda", best_grown < best)
 # %% [markdown]
 # So no lambda is best for the whole of training: a young critic wants a long look, a
 # grown one a short look. The paper uses 0.95 throughout. Our noise is the same in every
-# state and so is the critic's error, which no real game offers; but the two directions hold
-# in general: more of the dream is more chance, more of the critic is more of its error.
+# state and so is the critic's error, which no real game offers; but the two directions
+# are the usual ones: more of the dream is more chance, more of the critic more of its error.
 #
 # ## How large is a large return?
 #
@@ -960,11 +960,11 @@ check("7.3", update_range, normalized_advantage)
 #
 # | what people did | how it looked | how it was found |
 # |---|---|---|
-# | the reward of step t with the value of step t + 2 | the agent [never succeeds](https://github.com/epignatelli/navix/pull/152), all losses look healthy | brute force, as above |
+# | the reward of $s_{t+1}$ with the value of $s_{t+2}$ | the agent [never succeeds](https://github.com/epignatelli/navix/pull/152), all losses look healthy | brute force, as above |
 # | the value of the state in which one stands, as the formula is printed | with lambda 0 the critic learns from itself | the walk to the flag: one field knows, for ever |
 # | the continuation one step late | the agent hopes for rewards after its death | a 0 in the middle of a dream |
-# | no bootstrap at the end, or 0 | rewards beyond the horizon count too little, with lambda 1 not at all (`add_up` above); nearer ones are right | lambda 1, by hand |
-# | normaliser built but [not applied](https://github.com/pytorch/rl/pull/4125) | works for rewards near 1, fails for scores | scale rewards by 100: nothing may change |
+# | no bootstrap at the end, or 0 | rewards beyond the horizon count too little, with lambda 1 not at all (`add_up` above); the late states of a dream, which have few steps left, lose near ones too | lambda 1, by hand |
+# | normaliser built but [not applied](https://github.com/pytorch/rl/pull/4125) | works for rewards near 1, fails for scores | returns of 100 and of 10,000 must give the same advantages |
 # | advantages divided by their own spread | exploration stops before the first reward | returns of 0.01 must stay 0.01 |
 #
 # ## What we built

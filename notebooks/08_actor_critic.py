@@ -185,7 +185,7 @@ show(*behaviour_phase(dream.feature.shape))
 
 # %%
 def plain_gradient(pay):
-    """Gradient of the loss by the two logits, without any trick."""
+    """Gradient of the loss with respect to the two logits, without any trick."""
     logits = torch.tensor([1.0, 0.0], requires_grad=True)
     p = logits.softmax(-1)
     button = torch.multinomial(p, 1)
@@ -222,19 +222,21 @@ for pay in ([0.0, 1.0], [0.0, 1000.0], [1.0, 0.0]):
 #
 # Our words. $\pi_\theta(a_t \mid s_t)$ is the probability that the actor gives to the action
 # it took. We cannot differentiate the button, but we can differentiate that probability. If
-# the outcome was better than expected, make the button more likely; if worse, less. The
-# fraction is the *advantage*: return $R^\lambda_t$ minus what the critic expected,
-# $v(s_t)$, divided by the scale $\max(1, S)$ of notebook 07. It is a plain number here:
-# $\mathrm{sg}$ stops every gradient into it.
+# the outcome was better than expected, make the button more likely; if worse, less. This
+# estimate is called *REINFORCE*; a gradient that is estimated from the policy's own samples
+# is a *policy gradient*. The fraction is the *advantage*: return $R^\lambda_t$ minus what
+# the critic expected, $v(s_t)$, divided by the scale $\max(1, S)$ of notebook 07. It is a
+# plain number here: $\mathrm{sg}$ stops every gradient into it.
 #
 # For two buttons we can check that this is right *on average*. With probabilities $p$, the
-# expected pay is $\sum_a p_a r_a$, and its true gradient by the logits is
+# expected pay is $\sum_a p_a r_a$, and its true gradient with respect to the logits is
 # $p_a (r_a - \sum_b p_b r_b)$.
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Both logits are 0. What is the true gradient of the expected pay by the two
-# logits? And what single estimate does REINFORCE give if the right button was drawn and
-# nothing is subtracted, with $\nabla \ln p_a = \mathrm{onehot}(a) - p$?
+# **Predict.** The left button pays 0, the right one 1, and both logits are 0. What is the
+# true gradient of the expected pay with respect to the two logits? And what single estimate
+# does REINFORCE give if the right button was drawn and nothing is subtracted, with $\nabla
+# \ln p_a = \mathrm{onehot}(a) - p$?
 #
 # <details><summary>Answer</summary>
 #
@@ -498,9 +500,10 @@ def critic_loss_slow(logits, returns):
 # <details><summary>Answer</summary>
 #
 # The advantages are $(5 - 1) / 4 = 1$ and $(0 - 1) / 4 = -\tfrac14$. The actor's loss is
-# $-(1 \cdot \ln\tfrac12 - \tfrac14 \ln\tfrac14) = \ln 2 - \tfrac12 \ln 2 = 0.3466$: the
-# praise for the first button counts twice the blame for the second. The critic's loss is
-# $\ln 255 + \ln 2 = 6.234$.
+# $-(1 \cdot \ln\tfrac12 - \tfrac14 \ln\tfrac14) = \ln 2 - \tfrac12 \ln 2 = 0.3466$. (Do not
+# read strength from the two terms: what trains is the gradient with respect to $\ln \pi$,
+# which is the advantage. The praise pulls four times as hard as the blame.) The critic's
+# loss is $\ln 255 + \ln 2 = 6.234$.
 #
 # </details>
 
@@ -591,8 +594,9 @@ print(torch.cumprod(cont, 1)[:, :-1].int().tolist())
 def actor_loss(log_prob, entropy, returns, value, weight, scale, eta):
     """The actor's loss, one number; log_prob, entropy [N, H] have gradients.
 
-    returns, value, weight: [N, H]. scale: S of the return normaliser. eta: weight of
-    the entropy. No gradient may reach returns and value.
+    returns, value, weight: [N, H]. scale: S of the return normaliser, a float that is
+    not yet limited to 1. eta: weight of the entropy. No gradient may reach returns and
+    value.
     """
     raise NotImplementedError("exercise 8.1")
 
@@ -610,10 +614,10 @@ check("8.1", actor_loss)
 # One method, `loss`, holds the whole behaviour phase. `_imagine` rolls all B x T replayed
 # states forward without a graph; then actor and critic are evaluated once on all of them.
 #
-# The last term is the *replay critic*. Real rows have real rewards and real ends. The
-# lambda-return over real rows starts at each row's imagined return, and here, and only
-# here, the gradient goes into the world model: states that help to foresee the return
-# are good states.
+# The last term is the *replay critic*. Real rows have real rewards and real ends. In the
+# lambda-return over real rows, each row's imagined return takes the place of the value (as
+# in notebook 07). And here, and only here, the gradient goes into the world model: states
+# that help to foresee the return are good states.
 
 # %%
 #| export
@@ -669,8 +673,9 @@ class ActorCritic(nn.Module):
         Source: DreamerV3, equations 4 to 7.
         """
         feature, action, reward, cont = self._imagine(states, world_model)
-        if not torch.compiler.is_compiling():  # which keeps no casts
-            torch.clear_autocast_cache()  # older torch: some are without their gradient
+        # An older torch reuses bf16 casts from the dream, which carry no gradient.
+        if not torch.compiler.is_compiling():  # a compiled graph keeps no casts
+            torch.clear_autocast_cache()
         seen = feature[:, :-1].contiguous()  # dense layers are slow on a strided view
         value_logits = self.critic(seen)
         with torch.no_grad():
@@ -808,7 +813,7 @@ class Degrees(gym.ObservationWrapper):
 
 # %% [markdown]
 # We record random play. Each episode gets its own restlessness, the chance to press the other
-# button, so that the recording has slow and fast falls in it.
+# button, so that the recording has slow and fast falls in it (they take about 25 steps).
 
 # %%
 def record(rows=1500, envs=4, seed=0):
@@ -819,21 +824,19 @@ def record(rows=1500, envs=4, seed=0):
     replay = Replay(rows * envs, space, copies[0].action_space, envs, seed)
     lengths = []
     for i, env in enumerate(copies):
-        last, previous = True, None
+        last = True
         for row in range(rows):
-            if first := last:
+            first = last
+            if first:
                 (obs, _), reward = env.reset(seed=seed + 1000 * i + row), 0.0
                 last = terminal = False
                 action, restless, begin = rng.integers(2), rng.uniform(0.3, 0.9), row
-            elif rng.random() < restless:
-                action = 1 - action
-            flags = first, last, terminal
-            if not first:
-                obs, reward, terminal, cut, _ = env.step(previous)
+            else:
+                obs, reward, terminal, cut, _ = env.step(action)
                 last = terminal or cut
-                flags = False, last, terminal
-            replay.add(i, {"obs": obs}, action, reward, *flags)
-            previous = action
+                if rng.random() < restless:
+                    action = 1 - action
+            replay.add(i, {"obs": obs}, action, reward, first, last, terminal)
             if last:
                 lengths.append(row - begin)
     return replay, lengths
@@ -1026,6 +1029,7 @@ print("critic's loss ->", touched(critic_loss))
 def dream_training(agent, updates=150, lr=6e-4):
     """Train an ActorCritic inside the frozen model: (mean dreamed return, entropy)."""
     groups = [
+        # twice the actor's rate: the judge should not lag behind the player
         {"params": list(agent.critic.parameters()), "lr": 2 * lr},
         {"params": list(agent.actor.parameters()), "lr": lr},
     ]
@@ -1111,7 +1115,7 @@ after, film_after = play(agent.policy)
 fig, ax = plt.subplots(figsize=(7.2, 2.6))
 ax.scatter(before, np.full(20, 0.0), color=COLORS["random"], marker="x", label=None)
 ax.scatter(after, np.full(20, 1.0), color=COLORS["actor"], marker="^", label=None)
-ax.axvline(chance, **line("threshold"), label="mean of random play")
+ax.axvline(chance, **line("threshold"), label="mean of the recorded random play")
 ax.set(yticks=[0, 1], yticklabels=["untrained", "after dreaming"], ylim=(-0.6, 1.9))
 ax.set(xlabel="length of an episode on the real CartPole [steps]")
 ax.legend()
@@ -1145,7 +1149,8 @@ show_gif(
 # Turn the knob below: the same dreams, with rewards that are worth a hundredth to a hundred
 # times as much. The actor's loss has two parts, advantage and entropy, and the entropy's
 # weight is fixed. Divided by $\max(1, S)$, advantages of large rewards come down to size.
-# Small ones are left small on purpose.
+# Small ones are left small on purpose. (Nearly all advantages are positive here: after so
+# few updates the critic still lags behind the returns.)
 
 # %%
 with torch.no_grad():
@@ -1308,13 +1313,13 @@ claim(
 )
 
 # %% [markdown]
-# Also seen in the wild:
+# Also possible, and some of it seen in the wild:
 #
 # * **`con_0` forgotten.** Dreams that begin in a last row are trained on as if they were life.
 #   The value of terminal states creeps up from 0.
 #   ([TorchRL had this](https://github.com/pytorch/rl/pull/4128).)
-# * **The critic's gradient into the model through the dream.** Returns then improve because
-#   the model flatters itself.
+# * **A gradient of the dreamed returns into the model.** The returns then improve because
+#   the model flatters itself: it learns to dream of rewards.
 # * **Actor too fast.** With the world model's learning rate on an immature model the entropy
 #   collapses within a few hundred updates. From notebook 09 on we give it a fifth of that
 #   rate.

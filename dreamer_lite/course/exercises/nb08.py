@@ -8,8 +8,9 @@ from dreamer_lite.course.exercises import Edit, exercise, require
 def actor_loss(log_prob, entropy, returns, value, weight, scale, eta):
     """The actor's loss, one number; log_prob, entropy [N, H] have gradients.
 
-    returns, value, weight: [N, H]. scale: S of the return normaliser. eta: weight of
-    the entropy. No gradient may reach returns and value.
+    returns, value, weight: [N, H]. scale: S of the return normaliser, a float that is
+    not yet limited to 1. eta: weight of the entropy. No gradient may reach returns and
+    value.
     """
     # solution
     advantage = ((returns - value) / max(1.0, scale)).detach()
@@ -72,6 +73,9 @@ def check_two_steps(actor_loss):
         torch.autograd.grad(two, returns, allow_unused=True)[0] is None,
         "the returns are plain numbers here too: detach the whole advantage",
     )
+    many = torch.ones(3, 2)
+    three = actor_loss(-many, 0 * many, 2 * many, many, many, 1.0, 0.1)
+    require(three == 1, "the mean runs over the dreams too, not only over the steps")
 
 
 exercise(
@@ -90,6 +94,7 @@ exercise(
         Edit("max(1.0, scale)", "scale", "small returns stay small"),
         Edit(" / max(1.0, scale)", "", "divide the advantage by the scale"),
         Edit(").mean()", ").sum()", "mean, no sum"),
+        Edit(").mean()", ").sum(0).mean()", "over the dreams too"),
         Edit("(returns - value)", "(returns - value).abs()", "keeps its sign"),
         Edit("weight * gain", "(weight > 0) * gain", "the weight itself"),
         Edit("weight * gain", "weight.mean() * gain", "its own weight"),
