@@ -15,6 +15,7 @@ from dreamer_lite.dreamer import Config, Dreamer, train
 from dreamer_lite.files import Table
 from dreamer_lite.replay import Replay
 
+TABLES = ("metrics", "episodes")
 START, FLAG = 40, 3161  # x of Mario at the first frame, and under the flag
 
 
@@ -73,6 +74,47 @@ def test_the_tables_of_another_seed_leave_the_agent_alone(tmp_path):
     assert (data / "mario_agent.json").read_text() == "another run's"
     assert not (data / "mario_agent.safetensors").exists()
     assert (data / "curves/mario_seed6_metrics.csv").is_file()
+
+
+def test_a_run_from_the_agent_that_ships_goes_behind_its_curves(tmp_path):
+    config = Config.preset("1m", steps=90, prefill=40, batch=2, length=8, ratio=1.0)
+    config = dataclasses.replace(config, log_every=1)
+    first, second, data = tmp_path / "first", tmp_path / "second", tmp_path / "data"
+    train("CartPole-v1", config, first, progress=False)
+    before = ship.ship(first, data)
+    old = {kind: Table(data / f"curves/mario_seed0_{kind}.csv", 999) for kind in TABLES}
+    start = data / "mario_agent.safetensors"
+    further = dataclasses.replace(config, steps=70)
+    train("CartPole-v1", further, second, start_from=start, progress=False)
+    with open(second / "episodes.csv") as file:  # a column that the first had not
+        lines = [
+            line.strip() + f",{'dead' if i == 0 else 1}" for i, line in enumerate(file)
+        ]
+    (second / "episodes.csv").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match="expects a run of the seed .*, 0, but this"):
+        other = dataclasses.replace(config, seed=7)
+        train("CartPole-v1", other, tmp_path / "other", progress=False)
+        ship.ship(tmp_path / "other", data, append=True)
+    about = ship.ship(second, data, append=True, note="more")
+    assert about["steps"] == before["steps"] + 70 == 160
+    assert about["updates"] > before["updates"] and about["note"] == "more"
+    for kind, table in old.items():
+        rows = Table(data / f"curves/mario_seed0_{kind}.csv", 999).rows
+        kept, new = rows[: len(table.rows)], rows[len(table.rows) :]
+        assert [{**row, "dead": ""} for row in table.rows] == [
+            {**row, "dead": row.get("dead", "")} for row in kept
+        ]
+        assert new and all(90 < int(row["step"]) <= 160 for row in new)
+        minutes = [float(row["minutes"]) for row in rows]
+        assert minutes == sorted(minutes)
+        own = Table(second / f"{kind}.csv", 999).rows
+        assert [int(row["step"]) - 90 for row in new] == [
+            int(row["step"]) for row in own
+        ]
+    assert all(row["dead"] == "1" for row in new)  # the last kind: episodes
+    stored = data / "curves/mario_seed0_metrics.csv"
+    updates = [int(row["updates"]) for row in Table(stored, 999).rows]
+    assert updates == list(range(1, about["updates"] + 1))
 
 
 def test_ship_refuses_a_folder_without_a_checkpoint(tmp_path):

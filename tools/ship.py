@@ -2,14 +2,19 @@
 
     python tools/ship.py runs/mario [--commit abc1234] [--hardware "..."] [--note "..."]
 
-With `--tables-only` the agent in data/ stays: so other seeds get their curves. After a
-new agent `python -m dreamer_lite.mario evaluate --baselines --out
+With `--tables-only` the agent in data/ stays: so other seeds get their curves. With
+`--append` the run began from the agent in data/ (`train --from`): its steps, updates
+and minutes are counted on from there: one curve leads from step 0 to the new agent.
+
+After a new agent `python -m dreamer_lite.mario evaluate --baselines --out
 data/mario_evaluation.json`, the same with `--sticky 0.25` (see data/README.md), `python
 tools/film.py`, `python tools/reference_figures.py draw` and `make times` bring all that
 shows it up to date.
 """
 
 import argparse
+import csv
+import io
 import json
 import sys
 from pathlib import Path
@@ -30,13 +35,60 @@ def rows_until(path, step):
     return "".join([header, *kept]).encode()
 
 
-def ship(run, data, trained_with=None, hardware=None, agent=True, note=None):
+COUNTERS = {"step": ("steps", int), "minutes": ("minutes", float)}
+COUNTERS["updates"] = ("updates", int)
+
+
+def behind(stored, table, before):
+    """The rows of a stored table, then a run's, counted on: the bytes of a CSV file.
+
+    Args: stored, a path; table, bytes of a CSV file; before, what the run began from:
+    its steps, updates and minutes. A column that only one of them has stays empty in
+    the other.
+    """
+    tables = stored.read_text(encoding="utf-8"), table.decode()
+    old, new = (csv.DictReader(io.StringIO(text)) for text in tables)
+    rows, more = list(old), list(new)
+    # The minutes of an agent are rounded: time must not run backwards.
+    last = max((float(row["minutes"]) for row in rows), default=0.0)
+    before = before | {"minutes": max(last, before["minutes"])}
+    for row in more:
+        for column, (name, kind) in COUNTERS.items():
+            if column in row:
+                row[column] = f"{kind(row[column]) + before[name]:.7g}"
+                if kind is int:
+                    row[column] = str(int(row[column]))
+    fields = dict.fromkeys([*old.fieldnames, *new.fieldnames])
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(fields), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows + more)
+    return out.getvalue().encode()
+
+
+def started_from(data, seed):
+    """What the agent in data/ is, to be counted on from. Raises: ValueError."""
+    path = data / "mario_agent.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if before.get("seed") != seed:
+        raise ValueError(
+            f"--append expects a run of the seed of the agent in {data}, "
+            f"{before.get('seed')}, but this one has {seed}; leave it out."
+        )
+    return before
+
+
+def ship(
+    run, data, trained_with=None, hardware=None, agent=True, note=None, append=False
+):
     """Copy the newest checkpoint's agent and the tables up to it; return what it is.
 
     Args: agent, False leaves the agent in data/ as it is and copies the tables alone;
-    note, what its settings do not say: what was changed on the way.
+    note, what its settings do not say: what was changed on the way; append, whether
+    the run began from the agent in data/.
 
-    Raises: FileNotFoundError for a folder without a checkpoint.
+    Raises: FileNotFoundError for a folder without a checkpoint; ValueError for a run
+    of another seed than that of the agent it is appended to.
     """
     run, data = Path(run), Path(data)
     newest = Checkpoints(run).latest()
@@ -48,10 +100,12 @@ def ship(run, data, trained_with=None, hardware=None, agent=True, note=None):
     state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
     config = Config.from_yaml(run / "config.yaml")
     here = machine()
+    before = {"steps": 0, "updates": 0, "minutes": 0.0}
+    before = started_from(data, config.seed) if append else before
     about = {
-        "steps": state["step"],
-        "updates": state["updates"],
-        "minutes": round(state["minutes"], 1),
+        "steps": before["steps"] + state["step"],
+        "updates": before["updates"] + state["updates"],
+        "minutes": round(before["minutes"] + state["minutes"], 1),
         "seed": config.seed,
         "commit": trained_with or here["commit"],
         "hardware": hardware or f"{here['processor']}, {here['threads']} threads",
@@ -71,8 +125,11 @@ def ship(run, data, trained_with=None, hardware=None, agent=True, note=None):
     files[Path(f"{stem}_config.yaml")] = (run / "config.yaml").read_bytes()
     for kind in ("metrics", "episodes"):
         # Rows after the checkpoint belong to an agent that is not the shipped one.
-        table = rows_until(run / f"{kind}.csv", state["step"])
-        files[Path(f"{stem}_{kind}.csv")] = table
+        table, stored = (
+            rows_until(run / f"{kind}.csv", state["step"]),
+            f"{stem}_{kind}.csv",
+        )
+        files[Path(stored)] = behind(Path(stored), table, before) if append else table
     for path, content in files.items():
         write_atomically(path, lambda p, content=content: p.write_bytes(content))
     return about
@@ -88,6 +145,9 @@ def main():
     parser.add_argument(
         "--tables-only", action="store_true", help="leave the agent in data/ alone"
     )
+    parser.add_argument(
+        "--append", action="store_true", help="the run began from the agent in data/"
+    )
     options = parser.parse_args()
     about = ship(
         options.run,
@@ -96,6 +156,7 @@ def main():
         options.hardware,
         agent=not options.tables_only,
         note=options.note,
+        append=options.append,
     )
     print(json.dumps(about, indent=1))
 
