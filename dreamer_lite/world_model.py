@@ -132,7 +132,8 @@ class WorldModel(nn.Module):
         """The loss of a batch of rows, as `Replay.sample` gives them.
 
         Args: batch, {key: [B, T, ...]}. Returns: the loss (no dimensions), metrics
-        {name: tensor without gradient}, the posterior states [B, T, ...] (with one).
+        {name: tensor without gradient}, the posterior states [B, T, ...], through which
+        gradients still flow.
         Raises: ValueError for a missing key or a wrong shape.
         Source: DreamerV3, equations 2 and 3.
         """
@@ -170,8 +171,9 @@ class WorldModel(nn.Module):
     def dream(self, batch: dict, context: int = 5) -> dict[str, Tensor]:
         """Open-loop prediction: look at `context` rows, then dream the rest.
 
-        Args: batch as in `loss`; the actions of all rows are used; context, from 1 to
-        T - 1. Returns: {key: [B, T, ...]}, reconstructions for the first rows, then
+        Args: batch as in `loss`; the actions of all rows but the last are used (that
+        one leads out of the batch); context, from 1 to T - 1.
+        Returns: {key: [B, T, ...]}, reconstructions for the first rows, then
         predictions: images [..., H, W, C] in [0, 1], vectors [..., n] in symlog units
         (`symexp` undoes it), choices [..., n] as logits.
         Raises: ValueError for a bad batch or another context.

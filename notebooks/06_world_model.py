@@ -172,6 +172,7 @@ def frozen_error(ahead):
 
 
 frozen = {ahead: frozen_error(ahead) for ahead in (1, 16)}
+print(f"frozen frame: {frozen[1]:.0f} after 1 step, {frozen[16]:.0f} after 16")
 claim("after 16 steps it is twice as wrong as after 1", frozen[16] > 2 * frozen[1])
 
 
@@ -252,7 +253,8 @@ compare("rows 1 to 3", read[1:], one_hot[0, :-1], tolerance=0)
 # ## The loss, term by term
 #
 # > **[The paper](https://arxiv.org/abs/2301.04104) says** (equations 2 and 3, section
-# > "World model learning"). The model minimises the expectation over time of
+# > "World model learning"). The model minimises the expectation, over latents drawn from
+# > $q$, of the sum over time of
 # > $\beta_{\text{pred}} \mathcal{L}_{\text{pred}} + \beta_{\text{dyn}}
 # > \mathcal{L}_{\text{dyn}} + \beta_{\text{rep}} \mathcal{L}_{\text{rep}}$ with
 # > $\beta_{\text{pred}} = 1$, $\beta_{\text{dyn}} = 1$, $\beta_{\text{rep}} = 0.1$, where
@@ -269,7 +271,8 @@ compare("rows 1 to 3", read[1:], one_hot[0, :-1], tolerance=0)
 # Our words. $h_t$ is the memory and $z_t$ the guess of notebook 05, $q$ the posterior
 # that sees the frame $x_t$, $p(z_t \mid h_t)$ the prior that does not; $\mathrm{sg}$
 # stops the gradient. Five numbers per row, then: one for the frame, one for the reward
-# $r_t$, one for whether life goes on ($c_t$), and the KL twice. ([Version
+# $r_t$, one for whether life goes on ($c_t$), and the KL twice. (We take
+# the mean over all rows where the paper writes a sum over time. [Version
 # 1](https://arxiv.org/abs/2301.04104v1) of the paper had $\beta_{\text{dyn}} = 0.5$.) The
 # shapes in the figure are those of the model above on the held-out rows: for each of
 # 3 x 160 rows, $h_t$ has 512 numbers and $z_t$ is 32 one-hots of 8 classes.
@@ -310,9 +313,9 @@ grey_loss = (held["obs"] / 255 - 0.5).square().sum((-1, -2, -3)).mean().item()
 claim("grey costs between 500 and 1500 on Mario's frames", 500 < grey_loss < 1500)
 
 # %% [markdown]
-# It is a sum and not a mean. With a mean, 0.08 instead of 1,000, the KL of about ten
-# would be the largest term, and the cheapest way to make it small is to put
-# nothing into $z$. That is a model that has gone blind (notebook 04 trained one).
+# It is a sum and not a mean. With a mean, 0.08 instead of 1,000, the frame would be the
+# smallest of the five terms, and the cheapest way to make the loss small is to put nothing
+# into $z$. That is a model that has gone blind (notebook 04 trained one).
 #
 # ### The reward
 #
@@ -412,9 +415,10 @@ print(f"two random heads: {heads:.0f} nats, with the scales {1.1 * heads:.0f}")
 # %% [markdown]
 # ## One model, one loss
 #
-# A batch comes from outside, so we look at it before we use it. A flag that is a float, or
-# an image that somebody has already divided by 255, would not crash; it would train a
-# worse model. Every such mistake gets one sentence.
+# A batch comes from outside, so we look at it before we use it. An image that somebody has
+# already divided by 255 would not crash; it would train a worse model. A flag that is a
+# float may mean something else (a probability, or 1 for "goes on"), so it is refused as
+# well. Every such mistake gets one sentence.
 
 # %%
 #| export
@@ -540,7 +544,8 @@ class WorldModel(nn.Module):
         """The loss of a batch of rows, as `Replay.sample` gives them.
 
         Args: batch, {key: [B, T, ...]}. Returns: the loss (no dimensions), metrics
-        {name: tensor without gradient}, the posterior states [B, T, ...] (with one).
+        {name: tensor without gradient}, the posterior states [B, T, ...], through which
+        gradients still flow.
         Raises: ValueError for a missing key or a wrong shape.
         Source: DreamerV3, equations 2 and 3.
         """
@@ -578,8 +583,9 @@ class WorldModel(nn.Module):
     def dream(self, batch: dict, context: int = 5) -> dict[str, Tensor]:
         """Open-loop prediction: look at `context` rows, then dream the rest.
 
-        Args: batch as in `loss`; the actions of all rows are used; context, from 1 to
-        T - 1. Returns: {key: [B, T, ...]}, reconstructions for the first rows, then
+        Args: batch as in `loss`; the actions of all rows but the last are used (that
+        one leads out of the batch); context, from 1 to T - 1.
+        Returns: {key: [B, T, ...]}, reconstructions for the first rows, then
         predictions: images [..., H, W, C] in [0, 1], vectors [..., n] in symlog units
         (`symexp` undoes it), choices [..., n] as logits.
         Raises: ValueError for a bad batch or another context.
@@ -609,8 +615,10 @@ class WorldModel(nn.Module):
 # Here is a new model, smaller than the one that plays (which has 1,024 units in $h$),
 # and a batch of Mario. Every term stands beside what we expected. One correction to the
 # grey guess is known from notebook 04: untrained pixels scatter around 0.5 with a
-# variance of 0.019, which adds $12{,}288 \cdot 0.019 = 233$. The KL varies most from one
-# new model to the next, since its two heads have few units here.
+# variance of 0.019, which adds $12{,}288 \cdot 0.019 = 233$. The continue loss varies most
+# from one new model to the next: its head returns a single number, about $\pm 0.6$ and
+# nearly the same for all rows, so that the loss may start anywhere between 0.4 and 1.2. (In
+# the overfit check below it starts at 1.1.)
 
 # %%
 torch.manual_seed(0)
@@ -625,7 +633,7 @@ claim(
     "frame: the grey guess and 233 for the scatter, within 15 %",
     abs(first["obs"] / (grey_loss + 233) - 1) < 0.15,
 )
-claim("continue: within 30 % of ln 2", abs(first["continue"] / np.log(2) - 1) < 0.3)
+claim("continue: within a factor of 2 of ln 2", 0.5 < first["continue"] / np.log(2) < 2)
 claim("KL: within 30 % of two random heads", abs(first["dyn"] / heads - 1) < 0.3)
 parts = ("obs", "reward", "continue", "dyn")
 by_hand = sum(first[key] for key in parts) + 0.1 * first["rep"]
@@ -791,11 +799,11 @@ spiky = [torch.ones(1) * (-1000.0 if i == 20 else 1.0) for i in range(60)]
 
 
 def moves(clip):
-    """Sizes of LaProp's updates in units of the learning rate (tiny, so p stays)."""
-    path = [torch.full((1,), 10.0, dtype=torch.float64)]
+    """LaProp's updates in units of the learning rate, for a weight that stays at 10."""
+    weight = torch.full((1,), 10.0, dtype=torch.float64)
     m, v = 0.0, 0.0
     for step, g in enumerate(spiky, start=1):
-        g = clip_one(g.double(), path[0], clip).item()
+        g = clip_one(g.double(), weight, clip).item()
         v = 0.999 * v + 0.001 * g**2
         m = 0.9 * m + 0.1 * g / (v / (1 - 0.999**step)) ** 0.5
         yield m / (1 - 0.9**step)
@@ -815,26 +823,28 @@ fig, ax = plt.subplots(figsize=(7.2, 2.8))
 ax.plot(adam, **line("naive"), label="Adam")
 ax.plot(bare, **line("neutral") | {"linestyle": "-."}, label="LaProp")
 ax.plot(clipped, **line("ours"), label="LaProp, gradient clipped at 3")
-ax.set(xlabel="update [1]", ylabel="size of the update [lr]")
+ax.set(xlabel="update [1]", ylabel="update [lr]")
 ax.legend(loc="center right")
 show(
     fig, alt="After a huge opposite gradient Adam walks back; clipped LaProp recovers."
 )
 
-print("size of the update 30 updates after the bad one, in learning rates:")
+print("30 updates after the bad one, in learning rates (below 0: backwards):")
 print(f"Adam {adam[50]:.2f}, LaProp {bare[50]:.2f}, clipped {clipped[50]:.2f}")
 claim(
     "Adam's next ten updates walk back 2 steps or more, where that batch pointed",
-    sum(adam[20:30]) <= -2,
+    sum(adam[21:31]) <= -2,
 )
 claim("clipped LaProp never moves less than half its usual step", min(clipped) > 0.5)
 
 
 # %% [markdown]
 # Adam turns round: in $m$ the 1,000 drowns all the others, and for the next updates the
-# weight walks where that batch pointed. LaProp, which divides before it averages, keeps its
-# direction. But without clipping both stay nearly frozen for thousands of updates, since
-# $v$ remembers the square of 1,000. The clip is what keeps one batch from doing this.
+# weight walks where that batch pointed. LaProp, which divides before it averages, takes the
+# blow more softly and here, early in a run, keeps its direction. (Put the bad batch at
+# update 1,000 and it turns round as well, less far than Adam.) Without clipping both then
+# stay nearly frozen for thousands of updates, since $v$ remembers the square of 1,000. The
+# clip is what keeps one batch from doing this.
 #
 # ### The exported form
 #
@@ -995,7 +1005,10 @@ claim(
     "the frames of one batch are learnt: a fifth of the first loss",
     curves["obs"][-1] < curves["obs"][0] / 5,
 )
-claim("the reward too", curves["reward"][-1] < 2)
+claim(
+    "the reward too: below 1.1 (a head that ignores the frame stays at 1.4)",
+    curves["reward"][-1] < 1.1,
+)
 
 # %% [markdown]
 # ## A short training on Mario
@@ -1046,12 +1059,12 @@ claim(
 
 # %% [markdown]
 # The dotted lines are the losses on the held-out rows, after the training. (Do not compare
-# the KL's with its curve: these windows have 160 rows instead of 16, so fewer of their rows
-# begin with an empty memory, where the KL is largest.) The KL is worth a look. At first it falls to its floor of 1: to draw the mean frame
-# takes no look at the frame. Then it *rises*, as the frames get better: what the
-# posterior puts into $z$, the prior must foresee, and every new detail must be learnt
-# twice. A KL that *stays* at exactly 1 while the frames stay blurred means that the
-# model does not look.
+# the KL's with its curve: these windows have 160 rows instead of 16, so a smaller share of
+# their rows comes right after a reset, where the memory is empty and the KL is largest.)
+# The KL is worth a look. At first it falls to its floor of 1: to draw the mean frame takes
+# no look at the frame. Then it *rises*, as the frames get better: what the posterior puts
+# into $z$, the prior must foresee, and every new detail must be learnt twice. A KL that
+# *stays* at exactly 1 while the frames stay blurred means that the model does not look.
 #
 # Below are held-out frames and what the decoder makes of them before and after. Nothing is
 # predicted yet: the model sees every frame.
@@ -1159,7 +1172,8 @@ claim(
 # do something else. The pad below begins after eight real frames; then every press is
 # one step of the prior with *your* button. No emulator runs here. Do not look for Mario:
 # this model hardly draws him (the next section says why). Watch what your buttons do to the
-# scenery. (Without a running kernel you see seven steps of one button: the scene scrolls.)
+# scenery; then start again and press nothing but "wait". (Without a running kernel you see
+# seven steps of "wait".)
 
 # %%
 ACTIONS = ["wait", "right", "right + jump", "right + run", "run + jump"]
@@ -1192,8 +1206,34 @@ pad = action_pad(
     wake_up,
     actions=ACTIONS,
     alt="The start and seven dreamed frames, each below the button that led to it.",
-    script=["run + jump"] * 7,
+    script=["wait"] * 7,
 )
+
+
+# %% [markdown]
+# The scene scrolls on, although nobody runs. How well does the dream hear the buttons? The
+# reward is progress, so we hold each of two buttons down and ask the reward head.
+
+# %%
+@torch.no_grad()
+def dreamed_progress(action, steps=15):
+    """Sum of the rewards that the dream promises if one button is held down."""
+    wake_up()
+    buttons = F.one_hot(torch.full((1, steps), action), 5).float()
+    dream, _ = longer.rssm.imagine(state, buttons, steps)
+    return longer.predict_reward(dream.feature)[0, 1:].sum().item()
+
+
+waiting, running = (dreamed_progress(ACTIONS.index(b)) for b in ("wait", "run + jump"))
+claim('15 steps of "run + jump" promise a reward of 8 to 13', 8 < running < 13)
+claim('those of "wait" less, but more than half of it', 0.5 < waiting / running < 0.9)
+
+# %% [markdown]
+# It hears them, but badly. In the real game a running Mario who is let go stops after eight
+# steps, and his progress on the way is worth 2 or 3. In the recording he is nearly always
+# running here, so the last steps foretell the next frame almost as well as the button does,
+# and the model has learnt to listen to them. An agent that plays in its own dreams and
+# records what it then tries (notebook 09) collects the rows that are missing here.
 
 # %% [markdown]
 # ## What the agent must see
@@ -1464,7 +1504,8 @@ axes[0].legend()
 axes[1].legend()
 show(
     fig,
-    alt="All reconstruct well; both wrong shifts dream badly, only two keep the KL.",
+    alt="All reconstruct well; both wrong shifts dream badly, and only with two shifts "
+    "does the KL stay high.",
 )
 
 # %%
@@ -1477,8 +1518,10 @@ claim(
     np.mean(results[2][0]["dyn"][-10:]) > 1,
 )
 claim(
-    "no shift: KL and reconstruction look fine, the dream is wrong ten times over",
-    np.mean(results[0][0]["dyn"][-10:]) < 1 and results[0][1] > 10 * results[1][1],
+    "no shift: KL and reconstruction look fine, the dream's error is tenfold",
+    np.mean(results[0][0]["dyn"][-10:]) < 1
+    and np.mean(results[0][0]["x"][-10:]) < 1
+    and results[0][1] > 10 * results[1][1],
 )
 
 # %% [markdown]

@@ -89,6 +89,10 @@ def check_my_adam(my_adam):
         "this goes uphill: subtract the update",
     )
     require(
+        not torch.allclose(one, start - 0.1 / gradients[0]),
+        "divide by the root of v_hat, not by v_hat itself",
+    )
+    require(
         torch.allclose((one - start).abs(), torch.full_like(start, 0.1)),
         "the first update has the size lr in every number: m and v start at 0 and need "
         + ("m_hat" if (one - start).abs().max() < 0.1 else "v_hat"),
@@ -102,6 +106,10 @@ def check_my_adam(my_adam):
     require(
         not torch.allclose(mine, _laprop(start, gradients)),
         "this is LaProp: Adam averages the gradient first and divides at the end",
+    )
+    require(
+        not torch.allclose(mine, _overwritten(start, gradients)),
+        "the next update needs m and v as they were: correct copies of them",
     )
     require(
         torch.allclose(mine, truth.detach()),
@@ -118,6 +126,15 @@ def _laprop(p, gradients):
     return p
 
 
+def _overwritten(p, gradients):
+    m, v = torch.zeros_like(p), torch.zeros_like(p)
+    for step, g in enumerate(gradients, start=1):
+        m = (0.9 * m + 0.1 * g) / (1 - 0.9**step)
+        v = (0.999 * v + 0.001 * g**2) / (1 - 0.999**step)
+        p = p - 0.1 * m / (v.sqrt() + 1e-8)
+    return p
+
+
 exercise(
     "6.2",
     "Turn LaProp into Adam",
@@ -130,6 +147,12 @@ exercise(
         Edit("m_hat = m / (1 - b1**step)", "m_hat = m", "need m_hat"),
         Edit("v_hat = v / (1 - b2**step)", "v_hat = v", "need v_hat"),
         Edit("p = p - lr", "p = p + lr", "uphill"),
+        Edit("(v_hat.sqrt() + eps)", "(v_hat + eps)", "by the root of v_hat"),
+        Edit(
+            "m_hat = m / (1 - b1**step)\n        v_hat = v / (1 - b2**step)",
+            "m_hat = m = m / (1 - b1**step)\n        v_hat = v = v / (1 - b2**step)",
+            "correct copies of them",
+        ),
         Edit(
             "m = b1 * m + (1 - b1) * g\n        v = b2 * v + (1 - b2) * g**2",
             "v = b2 * v + (1 - b2) * g**2\n"
