@@ -295,8 +295,9 @@ def train(
 
     A run lives in its folder: started again with the same arguments it continues from
     the last checkpoint. On the CPU with one environment a run that was cut off equals
-    an uninterrupted one to the bit, if that checkpoint lies between two episodes: not
-    if `steps` is raised after the end, nor in an episode of more than a minute.
+    an uninterrupted one to the bit if that checkpoint was written between two episodes.
+    Two kinds are not: the last of a run whose `steps` are raised afterwards, and one
+    that had to be written because an episode lasted more than a minute.
     Args: make_env, a Gymnasium id or a callable; config; logdir; minutes, a budget of
     this call, which ends with the next episode, at most a minute later; track, names in
     `info` to record at the end of an episode; start_from, an agent file whose weights a

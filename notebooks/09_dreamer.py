@@ -144,7 +144,7 @@ def draw(ax, name, goal):
         ax.fill_between(steps, low, high, color=COLORS["ours"], alpha=0.15)
         ax.plot(steps, curves.mean(0), **line("ours"), label="mean of the runs, range")
         ax.axhline(found[0][0]["random_return"], **line("random"), label="random")
-    ax.legend()
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 0.12))  # not upon the dotted line
 
 
 GOALS = {"cartpole": 475, "pendulum": -200}
@@ -158,8 +158,8 @@ show(fig, alt=alt)
 # ## Why a loop at all?
 #
 # Notebook 08 trained an actor inside a world model of CartPole. The model had learnt from
-# episodes that someone else recorded. Why not always do it that way: play at random for a
-# while, learn a model from that, learn to act in the model, done?
+# random play, recorded once, before there was an actor. Why not always do it that way:
+# play at random for a while, learn a model from that, learn to act in the model, done?
 #
 # CartPole is a pole on a cart. Each step pushes the cart left or right and pays 1. The
 # episode ends when the pole leans more than 12 degrees, when the cart leaves the track, or
@@ -214,9 +214,11 @@ show(*two_phases())
 # ## One configuration
 #
 # The claim that made DreamerV3 known is not a score. It is that *one* set of numbers works
-# for control, for Atari, for Minecraft. So the numbers deserve one place. `Config` is a
-# frozen dataclass with all of them, each with a comment on its line; it is plumbing, so it
-# is written by hand in `dreamer_lite/config.py`. `Config.preset` fills in the sizes.
+# for control, for Atari, for Minecraft. (Two things are still chosen for each benchmark: the
+# size of the model, and how much is learnt from each step.) So the numbers deserve one
+# place. `Config` is a frozen dataclass with all of them, each with a comment on its line; it
+# is plumbing, so it is written by hand in `dreamer_lite/config.py`. `Config.preset` fills in
+# the sizes.
 
 # %%
 from dreamer_lite.config import SIZES
@@ -446,7 +448,8 @@ class Dreamer(nn.Module):
 #
 # The authors' implementation, in another framework, has 640,867 parameters in its smallest
 # model on a walking robot (24 numbers seen, 6 motors), the slow critic not counted. If
-# one bias, one norm or one layer of ours differed, so would this number.
+# one bias, one norm or one layer of ours differed, so would this number. (It says nothing
+# of convolutions: this robot has no camera, and ours differ on purpose, see below.)
 
 # %%
 robot = gym.spaces.Dict(
@@ -493,24 +496,29 @@ for name in ("loss/reward", "actor/entropy", "loss/replay_critic"):
 # %% [markdown]
 # ### Check: acting sees what training saw
 #
-# The same rows go through both doors, with the actions that were taken. The embedding has
-# to agree, and so has $h$, the memory that is fed with the *previous* action.
+# The same rows go through both doors: tick by tick through `act`, all at once through
+# `train_step`. We note what the encoder says each time, and the embeddings have to agree.
+# And $h$ has to be what the RSSM makes of the state before and the *previous* action.
 
 # %%
 agent = Dreamer(*spaces, dataclasses.replace(config, precision="fp32"))
 rows = {key: value[:2, :4] for key, value in batch.items()}
-state, acted, actions = None, [], []
+state, acted, actions, encoded = None, [], [], []
+# Called with (module, inputs, output) after each call of the encoder, whoever makes it.
+hook = agent.world_model.encoder.register_forward_hook(
+    lambda *call: encoded.append(call[-1].detach())
+)
 torch.manual_seed(0)
 for t in range(4):
     _, state = agent.act({"obs": rows["obs"][:, t]}, state)
     acted.append(state.model)
     actions.append(state.action)
+h, z = acted[1]
 with torch.no_grad():
-    embed = agent.world_model.encoder({"obs": torch.as_tensor(rows["obs"])})
-    one = agent.world_model.encoder({"obs": torch.as_tensor(rows["obs"][:, 2])})
-    h, z = acted[1]
     h = agent.world_model.rssm.imagine(State(h, z), actions[1][:, None], 1)[0].h[:, 1]
-compare("embedding of act and of train", one, embed[:, 2])
+agent.train_step(rows)
+hook.remove()
+compare("embedding of act and of train", torch.stack(encoded[:4], 1), encoded[4])
 compare("h after its last action", acted[2].h, h)
 
 # %% [markdown] tags=["predict"]
@@ -789,8 +797,9 @@ def train(
 
     A run lives in its folder: started again with the same arguments it continues from
     the last checkpoint. On the CPU with one environment a run that was cut off equals
-    an uninterrupted one to the bit, if that checkpoint lies between two episodes: not
-    if `steps` is raised after the end, nor in an episode of more than a minute.
+    an uninterrupted one to the bit if that checkpoint was written between two episodes.
+    Two kinds are not: the last of a run whose `steps` are raised afterwards, and one
+    that had to be written because an episode lasted more than a minute.
     Args: make_env, a Gymnasium id or a callable; config; logdir; minutes, a budget of
     this call, which ends with the next episode, at most a minute later; track, names in
     `info` to record at the end of an episode; start_from, an agent file whose weights a
@@ -847,7 +856,8 @@ print("in the checkpoint:", sorted(p.name for p in (runs_here / "calm").glob("c*
 
 
 # %% [markdown]
-# * `config.yaml`: every number. The folder refuses to continue with others.
+# * `config.yaml`: every number. The folder refuses to continue with others, except for
+#   those in `runs.FREE`: how long it runs (`steps`), on what machine, how often it reports.
 # * `episodes.csv`, `metrics.csv`: one line per episode, one per few updates, and
 #   `metrics.html`: the same as curves; open it in a browser, it needs no network.
 # * `tensorboard/` and, for worlds with pictures, `videos/` with real / dreamed / error.
@@ -908,18 +918,20 @@ for name in ("world_model.rssm.gates.weight", "actor_critic.critic.0.weight"):
 # %% [markdown] tags=["predict"]
 # **Predict.** The first batch holds rows of random play. An output layer that does not
 # start at 0 gives numbers around 0 whose square is 0.36 on average (notebook 04: the mean
-# square of SiLU behind a norm). What are, before the first update, the losses of the
+# square of SiLU behind a norm). The squares of the four numbers that are seen, after
+# symlog, add up to about 0.5. What are, before the first update, the losses of the
 # observation, of the continue head, of the dynamics, of the critic and of the actor?
 #
 # <details><summary>Answer</summary>
 #
-# * Observation: four numbers, $4 \times 0.36$ from the decoder, plus the mean square of
-#   what it should have said, about 0.5: 1.9.
+# * Observation: $4 \times 0.36$ from the decoder's four numbers, plus 0.5 from the four
+#   that it should have said: 1.9.
 # * Continue: logits around 0, so about $\ln 2 = 0.69$.
 # * Dynamics: two unrelated guesses in each of 32 latents with 4 classes. For small logits
 #   the KL is half the variance of their difference, $\tfrac12 (0.36 + 0.36) \cdot
-#   \tfrac34 = 0.27$ for each latent: 8.6 nats in all, and a little less, as the 1 % of
-#   uniform share brings the two together.
+#   \tfrac34 = 0.27$ for each latent: 8.6 nats in all. The true number is
+#   lower, mostly because these logits are not really small (exactly, one gets 7.9), and
+#   the 1 % of uniform share takes another 0.2.
 # * Critic: again $2 \ln 255$, but weighted. If each step goes on with probability one half,
 #   the 15 weights are $\tfrac12, \tfrac14, \ldots$ and their mean is $1/15$:
 #   $11.08 / 15 = 0.74$.
@@ -1000,7 +1012,8 @@ show(fig, alt="Returns of CartPole rise from random far up within minutes while 
 def same_settings(about):
     """Whether a stored run had the configuration above, but for seed and machine."""
     stored = Config.from_dict(about["config"])
-    free = {key: getattr(stored, key) for key in (*runs.FREE - {"steps"}, "seed")}
+    may_differ = (runs.FREE - {"steps"}) | {"seed"}
+    free = {key: getattr(stored, key) for key in may_differ}
     return stored == dataclasses.replace(config, **free)
 
 
@@ -1094,12 +1107,13 @@ else:
 # was to multiply the observations by 10: that run was at the goal earlier and fell less
 # far, though it still fell.
 #
-# That fits the loss. A squared error in symlog space knows no unit, and 0.1 of each nat of
-# KL is paid for what the latent says: a place that varies by 2 is soon not worth another
-# nat, one that varies by 20 is. Symlog tames numbers that are too large; it does nothing
-# for those that are small. (Each trial was a single run with seed 1. They are not stored,
-# and so no figures stand here: change `config`, or wrap the environment in Gymnasium's
-# `TransformObservation`, and measure. The stored runs keep the task as it is.)
+# That fits the loss. A squared error in symlog space knows no unit, and each nat that the
+# latent spends on what it has seen costs 0.1 (the weight of the posterior's KL). For a
+# place that varies by 2, another nat soon saves less than that in the decoder's loss; for
+# one that varies by 20 it saves more. Symlog tames numbers that are too large; it does
+# nothing for those that are small. (Each trial was a single run with seed 1. They are not
+# stored, and so no figures stand here: change `config`, or wrap the environment in
+# Gymnasium's `TransformObservation`, and measure. The stored runs keep the task as it is.)
 
 # %% [markdown]
 # ## What older code does differently

@@ -21,6 +21,8 @@ def check_updates_due(updates_due):
     require((due, credit) != (8, 0.0), "a step pays ratio / rows, not rows / ratio")
     require(due == 0, "one step at ratio 64 pays an eighth of an update: none is due")
     require(credit == 0.125, "an eighth of an update must be left as credit")
+    due, credit = updates_due(0.5, 1, 64.0, 512)
+    require(due == 0, "0.625 of an update is paid for: no whole one is due yet")
     due, credit = updates_due(0.75, 4, 64.0, 512)
     require(due > 0, "0.75 left over and 4 x 0.125 new: one update is due")
     require(credit >= 0, "only what is paid for is due: round down, never up")
@@ -57,6 +59,11 @@ exercise(
         ),
         Edit(
             "return int(credit), credit - int(credit)",
+            "return round(credit), credit - round(credit)",
+            "no whole one is due yet",
+        ),
+        Edit(
+            "return int(credit), credit - int(credit)",
             "return min(int(credit), 1), credit - int(credit)",
             "several updates due at once",
         ),
@@ -90,7 +97,7 @@ def check_mean_of_episodes(mean_of_episodes):
     """Check an environment of short, bad episodes beside one of long, good ones."""
     lengths = torch.tensor([[10.0] * 20, [95.0] * 20])
     returns = torch.tensor([[1.0] * 20, [9.0] * 20])
-    mean = mean_of_episodes(lengths, returns, 10)
+    mean = torch.as_tensor(mean_of_episodes(lengths, returns, 10))
     require(mean.shape == (), "return one number")
     biased = first_to_end(lengths, returns, 10)
     require(
@@ -101,7 +108,7 @@ def check_mean_of_episodes(mean_of_episodes):
     require(mean < 8, "weighting by length counts steps, not episodes")
     require(mean == 5, "five episodes with return 1 and five with return 9 have mean 5")
     returns = torch.arange(6.0).reshape(2, 3)
-    mean = mean_of_episodes(torch.ones(2, 3), returns, 4)
+    mean = torch.as_tensor(mean_of_episodes(torch.ones(2, 3), returns, 4))
     require(mean == 2, "of the returns 0 1 2 and 3 4 5, the first two each: mean 2")
 
 
@@ -159,8 +166,8 @@ def check_value_at(value_at):
     require(read.shape == (6,), "one value for each step of the grid")
     require(read[0] != 1, "at step 5 nothing was known: nan, not the first value")
     require(read[0].isnan(), "at step 5 nothing was measured yet: it must be nan")
+    require(not read[1].isnan(), "on step 10 itself the new value is known: right=True")
     require(not read[1:].isnan().any(), "after the first point a value is always known")
-    require(read[1] == 1, "on step 10 itself the new value is known: right=True")
     require(read[2] != 5, "at step 15 the value of step 20 lies in the future")
     require(read[2] != 3, "between two points the last value holds: no interpolation")
     require(read.tolist()[1:] == [1, 1, 5, 3, 3], "the last known values: 1 1 5 3 3")
@@ -178,7 +185,7 @@ exercise(
         Edit(
             "torch.where(last >= 0, values, torch.nan)", "values", "not the first value"
         ),
-        Edit("right=True", "right=False", "after the first point a value"),
+        Edit("right=True", "right=False", "on step 10 itself"),
         Edit(
             "values = returns[last.clamp(min=0)]",
             "values = (returns[last.clamp(min=0)] + returns[(last + 1).clamp(0, "
