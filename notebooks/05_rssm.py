@@ -77,10 +77,10 @@ use_style()
 show(*dreamer_map("rssm"))
 
 # %% [markdown]
-# This is where we are going. A trained model watches rows that it has never seen. In
-# every row its guess and what it then sees are compared: their distance, the **KL**, is
-# its surprise. Below are the four frames that surprised it most. (The very first row is
-# left out: nothing led to it, so any frame is a surprise.)
+# This is where we are going. A trained model watches rows that it has never seen. In every
+# row its guess and what it then sees are compared: their distance, the **KL**, is its
+# surprise. Below are the four frames of one stream that surprised it most. (The very first
+# row is left out: nothing led to it, so any frame is a surprise.)
 
 # %%
 replay = Replay.load(data_path("mario_episodes.npz"))
@@ -104,8 +104,9 @@ for letter, t in zip("ABCD", peaks.tolist()):
 show(fig, alt="A trained model's surprise over time, and the frames of four peaks.")
 
 # %% [markdown]
-# And this is the machine that does it: one time step, with the sizes that play Mario.
-# Every box will be built below.
+# And this is the machine that does it: one time step, drawn with the sizes that play Mario.
+# (The model of the picture above is the same machine with a memory of 512 and inner layers
+# of 96.) Every box will be built below.
 
 # %%
 show(*rssm_cell(embed_size=2048))
@@ -137,8 +138,10 @@ from dreamer_lite.networks import MLP, BlockLinear, Linear, RMSNorm
 #
 # Here are two recorded moments, both the same number of steps after the start. In one
 # Mario comes down from a long jump, in the other he has just begun his second one. A
-# model that sees the start and must name *one* picture minimises its squared error with
-# the mean of the two.
+# model that sees the start, but not the buttons that will be pressed, and must name *one*
+# picture minimises its squared error with the mean of the two. (Dreamer's model is told the
+# buttons. What it cannot know is what one frame does not show: what waits beyond the edge,
+# when a block changes its colour.)
 
 # %%
 streams, rows = replay.data["reward"].shape
@@ -291,6 +294,8 @@ class PlainGRU(nn.Module):
 # > **The paper says** (Methods, "Networks"): the recurrent model is a GRU with
 # > block-diagonal weights of 8 blocks; its input is the previous latent, the action and
 # > the recurrent state, each embedded linearly, so that blocks can mix.
+#
+# (In the authors' code, and in ours, norm and SiLU follow each of the three linear layers.)
 #
 # (In [the first version](https://github.com/danijar/dreamerv3/tree/8fa35f8) the memory was
 # one dense GRU with LayerNorm on its gates, and a latent had 32 classes whatever the size
@@ -727,7 +732,7 @@ first[:, 7] = 1.0  # a new episode begins in row 7
 noise = torch.empty(12, 3, 4, 4).exponential_()
 
 
-def observed(rows, first, action=action):
+def observed(rows, first):
     """Posterior of the given rows, with the noise that belongs to them."""
     small._noise = lambda like, *lead: noise[rows]
     posterior = small.observe(embed[:, rows], action[:, rows], first[:, rows])[1]
@@ -782,10 +787,11 @@ compare("it starts where it was told", dream.h[:, 0], state.h, tolerance=0)
 #
 # <details><summary>Answer</summary>
 #
-# $32 \ln 8 = 66.5$ nats. For small random logits the KL of one die is about half the
-# variance of the difference of two logits under the distribution, $\frac12 \cdot 2 \cdot
-# 0.356 \cdot \frac78 = 0.31$, times 32 about 10; a little less, since the mix and higher
-# terms pull it down. So: 9.
+# $32 \ln 8 = 66.5$ nats. For small logits the KL of one die is about half the variance, over
+# its faces, of posterior logit minus prior logit. Each logit has variance 0.356, so their
+# difference has $2 \cdot 0.356$; the variance is taken around the mean of 8 faces, hence
+# $\frac78$. So $\frac12 \cdot 2 \cdot 0.356 \cdot \frac78 = 0.31$, times 32 about 10; a
+# little less, since the mix and higher terms pull it down: 9.
 #
 # </details>
 
@@ -809,12 +815,15 @@ measured = kl_divergence(posterior, prior)[:, 1:].mean()
 print(
     f"entropy of the prior in the first row: {entropy(prior)[:, 0].mean().item():.1f}"
 )
-print(f"32 ln 8 = {32 * np.log(8):.1f}; KL of two random heads: {by_hand.item():.0f}")
+random_head = entropy(guess[0]).mean()
+print(f"32 ln 8 = {32 * np.log(8):.1f}")
+print(f"random heads: entropy {random_head.item():.0f}, KL of two {by_hand.item():.0f}")
 
 # %%
-claim("the KL at the start is within 25 % of it", abs(measured / by_hand - 1) < 0.25)
-spread = entropy(prior)[:, 1:].mean() / entropy(guess[0]).mean()
-claim("the prior's entropy is within 5 % of it", abs(spread - 1) < 0.05)
+print("from the second row on, of that of random heads:")
+claim("the KL is within 25 %", abs(measured / by_hand - 1) < 0.25)
+spread = entropy(prior)[:, 1:].mean() / random_head
+claim("the prior's entropy is within 5 %", abs(spread - 1) < 0.05)
 
 # %% [markdown]
 # ## One number, two gradients
@@ -826,12 +835,12 @@ claim("the prior's entropy is within 5 % of it", abs(spread - 1) < 0.05)
 # > $\mathcal L_\mathrm{dyn} = \max(1, \mathrm{KL}[\mathrm{sg}(q) \| p])$ trains the
 # > prior towards the posterior; the representation loss
 # > $\mathcal L_\mathrm{rep} = \max(1, \mathrm{KL}[q \| \mathrm{sg}(p)])$ trains the
-# > posterior to be predictable. They are weighted 1 and 0.1. Clipping below 1 nat ("free
-# > nats") switches them off where they are already small.
+# > posterior to be predictable. They are weighted 1 and 0.1. Clipping below 1 nat (*free
+# > bits*) switches them off where they are already small.
 #
-# We say: the posterior is the teacher, the prior the student. The student comes to the
-# teacher; the teacher leans a tenth as much towards the student. (Version 1 used 0.5 and
-# 0.1.)
+# We say *free nats*, after the unit of our logs, and: the posterior is the teacher, the
+# prior the student. The student comes to the teacher; the teacher leans a tenth as much
+# towards the student. (Version 1 used 0.5 and 0.1.)
 
 # %% [markdown] tags=["predict"]
 # **Predict.** Are `dyn` and `rep` different numbers? Which of them can change the
@@ -917,8 +926,8 @@ claim("with dyn 0.1 and rep 1 it ends below 0.65", dragged < 0.65)
 #
 # <details><summary>Answer</summary>
 #
-# The sum is 3.2, above 1, so the clip does nothing. Die by die each counts as 1: the loss
-# reads 32, and no gradient is left.
+# The sum is 3.2, above 1, so the clip does nothing and every die gets the gradient 1, 32 in
+# all. Die by die each counts as 1: the loss reads 32, and no gradient is left.
 #
 # </details>
 
@@ -978,10 +987,11 @@ show(
 
 
 # %% [markdown]
-# Look at the pairs. At P and Q a pipe comes into the picture at the right edge: the
-# memory may know *that* it comes, but not at which step. At Q and S the question blocks
-# change colour, at a rhythm of their own. R, T and U cannot be read off the pictures, and
-# after U the KL stays high for a dozen rows in which Mario only stands on the pipe: what
+# (A to D of the first picture are P, Q, S and T here.) Look at the pairs. At P and Q a pipe
+# comes into the picture at the right edge: the memory may know *that* it comes, but not at
+# which step. At Q and S the question blocks change colour, at a rhythm of their own. R, T
+# and U cannot be read off the pictures, and after U the KL stays high for nine more rows in
+# which Mario only stands on the pipe, even where no block changes its colour: what
 # surprises a model need not be visible. In most other rows Mario walks and jumps under
 # buttons that the model knows, and the KL is low.
 #
@@ -991,8 +1001,8 @@ show(
 # with a reset. How large the KL is there depends on what comes. In row 0 it is a frame from
 # the middle of a level, and the KL is the highest of the figure. At the two new episodes it
 # is the start of the level, the commonest frame after a reset, and the KL stays below the
-# six letters. To be unsure is one thing; to be surprised is to have been sure of something
-# else.
+# six letters. So to be unsure and to be surprised are two things: in these three rows the
+# prior is the same and equally unsure, yet the KL of row 0 is twice that of the other two.
 #
 # To test that the KL means surprise, we make one. The film is cut: forty rows of one
 # stream, then forty of another, as if Mario had been teleported, and nobody tells the
@@ -1056,8 +1066,8 @@ claim(
 #
 # *easy, about 8 minutes, one planted bug*
 #
-# All episodes begin with the same frame. With this step the model's memory of that
-# first frame is a different one each time, in the middle of a window, and while acting.
+# All episodes begin with the same frame. With this `step` the memory $h$ at that first frame
+# still differs from episode to episode, both in the middle of a window and while acting.
 # The losses hardly show it. Find the bug.
 
 # %% tags=["exercise-5.1"]
@@ -1133,12 +1143,14 @@ check("5.3", most_surprised)
 #   cut.
 # * **The KL is clipped per die**: it never reads below 32, and a die that is off by less
 #   than 1 nat teaches the prior nothing.
-# * **No 1 % uniform**: single KL values above the largest possible one, and rare explosions.
+# * **No 1 % uniform**: single KL values above the bound of the mix (211 nats for 32 dice of
+#   8 faces), and rare explosions.
 # * **dyn and rep differ** in the logs: one of them is clipped differently, or has its
 #   arguments swapped. A stop-gradient in the wrong place does *not* show in the
 #   numbers; ask for the gradients, as in "One number, two gradients".
-# * **The KL sits at 1.0** from early on while the pictures are poor: the posterior says
-#   nothing. Look at the image loss first (notebook 04: summed, not averaged).
+# * **`loss/dyn` sits at 1.0** (the KL itself is below) from early on while the pictures are
+#   poor: the posterior says nothing. Look at the image loss first (notebook 04: summed, not
+#   averaged).
 #
 # ## What we built
 #

@@ -49,7 +49,7 @@ def _inputs(sheet, deter, stoch, actions, hidden, latent):
     for y, name, shape, quantity, size in rows:
         sheet.box(14, y - 26, 92, 52, name, note=shape, size=12, **_tinted(quantity))
         sheet.box(
-            134, y - 22, 104, 44, "Linear, norm", note=f"{size} to {hidden}", size=9
+            134, y - 22, 104, 44, "MLP, 1 layer", note=f"{size} to {hidden}", size=9
         )
         sheet.arrow((106, y), (134, y))
         sheet.line((238, y), (254, y), width=1.3, color="#1F2933")
