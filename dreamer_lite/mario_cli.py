@@ -16,6 +16,8 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 AGENT = DATA / "mario_agent.safetensors"
 RUN = DATA / "mario_1_1_actions.json"
 
+STICKY = "share of steps in which the game repeats the last action"
+
 
 class Help(argparse.ArgumentDefaultsHelpFormatter):
     """Help that names a default where there is one."""
@@ -64,6 +66,7 @@ def _train(p):
     p.add_argument("--seed", type=int, default=0, help="of everything")
     p.add_argument("--from", dest="start", type=Path, help="agent to start a run from")
     p.add_argument("--noops", type=int, default=0, help="idle frames at most")
+    p.add_argument("--sticky", type=float, default=0.0, help=STICKY)
     p.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -73,6 +76,7 @@ def _play(p):
     p.add_argument("--out", type=Path, default="mario.gif", help="GIF to write")
     p.add_argument("--seed", type=int, default=0, help="of game and agent")
     p.add_argument("--noops", type=int, default=0, help="idle frames at most")
+    p.add_argument("--sticky", type=float, default=0.0, help=STICKY)
     p.add_argument("--steps", type=int, default=3000, help="agent steps at most")
     p.add_argument("--dream", action="store_true", help="film real | dreamed | error")
     p.add_argument("--human", action="store_true", help="show a window, write nothing")
@@ -83,7 +87,7 @@ def _evaluate(p):
     _add_agent(p)
     p.add_argument("--episodes", type=int, default=100, help="how many")
     p.add_argument("--seed", type=int, default=0, help="of games and agent")
-    p.add_argument("--sticky", type=float, default=0.0, help="repeats an action, share")
+    p.add_argument("--sticky", type=float, default=0.0, help=STICKY)
     p.add_argument("--envs", type=int, default=4, help="games side by side")
     p.add_argument(
         "--baselines", action="store_true", help="also players that learn not"
@@ -118,7 +122,8 @@ def train(o):
     """Train, or go on training."""
     from dreamer_lite.playing import train_mario
 
-    given = {key: getattr(o, key) for key in ("seed", "preset", "speed", "noops")}
+    names = ("seed", "preset", "speed", "noops", "sticky")
+    given = {key: getattr(o, key) for key in names}
     changes = {key: value for key, value in given.items() if value is not None}
     train_mario(o.logdir, o.profile, o.minutes, o.start, not o.quiet, **changes)
     print(f"the run lies in {o.logdir}; the same command goes on with it")
@@ -129,7 +134,8 @@ def play(o):
     from dreamer_lite import playing, runs
 
     agent = playing.load_agent(o.agent)
-    played = playing.play_episode(agent, o.seed, o.steps, o.human, noops=o.noops)
+    game = {"noops": o.noops, "sticky": o.sticky}
+    played = playing.play_episode(agent, o.seed, o.steps, o.human, **game)
     end = "the flag" if played.info["flag_get"] else f"x = {played.info['x_pos']}"
     print(f"reached {end} with a return of {played.total:.1f}")
     if o.human:

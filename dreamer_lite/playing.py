@@ -251,17 +251,25 @@ def film(agent, run):
 
 
 def train_mario(
-    logdir, profile, minutes=None, start=None, progress=True, noops=0, **changes
+    logdir,
+    profile,
+    minutes=None,
+    start=None,
+    progress=True,
+    noops=0,
+    sticky=0.0,
+    **changes,
 ):
     """Train in the folder `logdir`, or go on there. Returns the agent.
 
     Args: profile, as in `mario_config`; minutes, a budget in place of the profile's;
     start, an agent file to begin a new run with; noops, idle frames at most before an
-    episode (the evaluation has 30); changes, fields of `Config`.
+    episode (the evaluation has 30); sticky, the probability with which the game repeats
+    an action; changes, fields of `Config`.
     """
     config, budget = mario_config(profile, start, **changes)
     budget = budget if minutes is None else minutes
-    make_env = functools.partial(make_mario, noops=noops)
+    make_env = functools.partial(make_mario, noops=noops, sticky=sticky)
     return train(
         make_env, config, logdir, budget, TRACK, start, film, progress=progress
     )

@@ -119,13 +119,25 @@ def test_an_agent_of_another_environment_is_refused(tmp_path):
             mario_cli.main([*command, str(path)])
 
 
-@pytest.mark.parametrize("words, noops", [([], 0), (["--noops", "30"], 30)])
-def test_training_begins_its_episodes_as_asked(words, noops, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "words, noops, sticky",
+    [([], 0, 0), (["--noops", "30"], 30, 0), (["--sticky", "0.25"], 0, 0.25)],
+)
+def test_the_game_is_as_asked(words, noops, sticky, tmp_path, monkeypatch, agent_file):
     made = []
     monkeypatch.setattr(playing, "train", lambda make, *_, **__: made.append(make()))
     mario_cli.main(["train", "--logdir", str(tmp_path), "--quiet", *words])
-    assert made[0].unwrapped.options.noops == noops
-    made[0].close()
+    real = playing.make_mario
+    monkeypatch.setattr(
+        playing, "make_mario", lambda **game: made.append(real(**game)) or made[-1]
+    )
+    out = str(tmp_path / "film.gif")
+    mario_cli.main(["play", str(agent_file), "--steps", "2", "--out", out, *words])
+    for env in made:
+        options = env.unwrapped.options
+        assert (options.noops, options.sticky) == (noops, sticky)
+        env.close()
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("name", PROFILES)
