@@ -43,6 +43,8 @@ def area_average(picture: np.ndarray, size: int) -> np.ndarray:
 
 def mario_pixel(nes: gym.Env, size: int) -> np.ndarray:
     """Mario's middle in the small picture: [row, column], at its border if outside."""
+    # His y is the top of a box of 32 rows, of which he fills the lower 16. Byte 0x86 is
+    # his x in the level, 0x71C that of the screen's left edge; he is 16 wide.
     row = nes._y_pixel + 256 * (nes._y_viewport - 1) + 24 - SCORE_BOARD
     column = (int(nes.ram[0x86]) - int(nes.ram[0x71C])) % 256 + 8
     pixel = np.array([row * size // 208, column * size // 256])

@@ -149,8 +149,8 @@ def how_it_ends(xs, flag=False, dead=False, patience=120, limit=3000):
     """Whether an episode is over, and why.
 
     Args: xs, Mario's x at the reset and after each step so far; flag, dead, now;
-    patience, steps without a new largest x after which he is stuck; limit, steps after
-    which *we* stop.
+    patience, steps without a new largest x after which he is stuck, which the rules of
+    this game count as a death; limit, steps after which *we* stop.
     Returns: (terminated, truncated). Terminated: nothing comes after it. Truncated: we
     stopped looking, life would have gone on. Never both.
     """
@@ -179,7 +179,10 @@ def check_how_it_ends(how_it_ends):
         "a time limit is no death: the value of what follows must not become 0",
     )
     require(how_it_ends(run, limit=10) == (False, False), "9 steps are fewer than 10")
-    require(how_it_ends([40] * 4, patience=3) == (True, False), "3 idle steps: stuck")
+    require(
+        how_it_ends([40] * 4, patience=3) == (True, False),
+        "3 idle steps: stuck, which terminates, for by our rules it counts as a death",
+    )
     require(
         how_it_ends([40, 60, 40, 45, 50, 55], patience=4) == (True, False),
         "coming back to where he was is no progress: compare with the largest x",
