@@ -181,7 +181,7 @@ def behaviour_values(agent, states):
         r"$v_\psi(s)$": logits,
         r"$v_\tau$": value,
         r"$R^\lambda_\tau$": returns,
-        "$S$ (of returns)": scale,
+        r"$\max(1, S)$": scale,
         "advantage": (returns - value[:, :-1]) / scale,
         "$b$": model.two_hot.bins,
         r"$\text{twohot}(y)$": model.two_hot.encode(number),
@@ -403,7 +403,7 @@ def test_result_blocks_say_what_the_files_say(results):
     text = readme.BLOCKS["evaluation"](results)
     assert "4 episodes, seed 5" in text and "`ffffffffffff` after 1,234 steps" in text
     assert "| agent | 0.75 (3/4) | 0.30 to 0.95 | 2,500 | 100.0 ± 9.5 |" in text
-    assert "The agent dies at an x of about (times): 1,100 (1)." in text
+    assert "The agent dies at an x of (times): 1,100-1,199 (1)." in text
 
 
 def test_result_blocks_without_results_say_so(tmp_path):

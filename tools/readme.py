@@ -325,7 +325,10 @@ def mario_curve(root):
     found = read_json(root, "mario_evaluation.json") or {"players": {}}
     chance = found["players"].get("random")
     beside = f" A random policy reaches {chance['x_mean']:,.0f}." if chance else ""
-    scale = "Mean x is over 50 episodes; the flag stands at 3,161."
+    scale = (
+        "Length is that at the end of the last episode. Mean x is over 50 episodes; "
+    )
+    scale += "the flag stands at 3,161."
     return f"{shown}\n\n{scale}{beside}{''.join(where)}"
 
 
@@ -364,8 +367,8 @@ def evaluation_table(report):
     )
     head = ["player", "flag rate", "95 % interval", "mean x", "return"]
     found = report["players"]["agent"]["deaths_by_x"]
-    ends = ", ".join(f"{int(x):,} ({n})" for x, n in found.items()) or "nowhere"
-    deaths = f"The agent dies at an x of about (times): {ends}."
+    places = (f"{int(x):,}-{int(x) + 99:,} ({n})" for x, n in found.items())
+    deaths = f"The agent dies at an x of (times): {', '.join(places) or 'nowhere'}."
     return f"{line}\n\n{table(head, rows)}\n\n{deaths}"
 
 
