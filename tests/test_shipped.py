@@ -81,7 +81,7 @@ def test_a_run_from_the_agent_that_ships_goes_behind_its_curves(tmp_path):
     config = dataclasses.replace(config, log_every=1)
     first, second, data = tmp_path / "first", tmp_path / "second", tmp_path / "data"
     train("CartPole-v1", config, first, progress=False)
-    before = ship.ship(first, data)
+    before = ship.ship(first, data, note="how it began")
     old = {kind: Table(data / f"curves/mario_seed0_{kind}.csv", 999) for kind in TABLES}
     start = data / "mario_agent.safetensors"
     further = dataclasses.replace(config, steps=70)
@@ -95,9 +95,9 @@ def test_a_run_from_the_agent_that_ships_goes_behind_its_curves(tmp_path):
         other = dataclasses.replace(config, seed=7)
         train("CartPole-v1", other, tmp_path / "other", progress=False)
         ship.ship(tmp_path / "other", data, append=True)
-    about = ship.ship(second, data, append=True, note="more")
+    about = ship.ship(second, data, append=True)
     assert about["steps"] == before["steps"] + 70 == 160
-    assert about["updates"] > before["updates"] and about["note"] == "more"
+    assert about["updates"] > before["updates"] and about["note"] == "how it began"
     for kind, table in old.items():
         rows = Table(data / f"curves/mario_seed0_{kind}.csv", 999).rows
         kept, new = rows[: len(table.rows)], rows[len(table.rows) :]

@@ -5,6 +5,7 @@
 With `--tables-only` the agent in data/ stays: so other seeds get their curves. With
 `--append` the run began from the agent in data/ (`train --from`): its steps, updates
 and minutes are counted on from there: one curve leads from step 0 to the new agent.
+Without `--note` the note of that agent stays; a new one replaces it: tell all of it.
 
 After a new agent `python -m dreamer_lite.mario evaluate --baselines --out
 data/mario_evaluation.json`, the same with `--sticky 0.25` (see data/README.md), `python
@@ -35,8 +36,12 @@ def rows_until(path, step):
     return "".join([header, *kept]).encode()
 
 
-COUNTERS = {"step": ("steps", int), "minutes": ("minutes", float)}
-COUNTERS["updates"] = ("updates", int)
+# Columns of the tables, and what they are called in the notes of an agent.
+COUNTERS = {
+    "step": ("steps", int),
+    "minutes": ("minutes", float),
+    "updates": ("updates", int),
+}
 
 
 def behind(stored, table, before):
@@ -55,9 +60,8 @@ def behind(stored, table, before):
     for row in more:
         for column, (name, kind) in COUNTERS.items():
             if column in row:
-                row[column] = f"{kind(row[column]) + before[name]:.7g}"
-                if kind is int:
-                    row[column] = str(int(row[column]))
+                total = kind(row[column]) + before[name]
+                row[column] = str(total) if kind is int else f"{total:.7g}"
     fields = dict.fromkeys([*old.fieldnames, *new.fieldnames])
     out = io.StringIO()
     writer = csv.DictWriter(out, list(fields), restval="", lineterminator="\n")
@@ -76,6 +80,22 @@ def started_from(data, seed):
             f"{before.get('seed')}, but this one has {seed}; leave it out."
         )
     return before
+
+
+def describe(state, seed, before, trained_with, hardware, note):
+    """What a run's agent is: its counters, from `before` on, and what made it."""
+    here = machine()
+    about = {
+        "steps": before["steps"] + state["step"],
+        "updates": before["updates"] + state["updates"],
+        "minutes": round(before["minutes"] + state["minutes"], 1),
+        "seed": seed,
+        "commit": trained_with or here["commit"],
+        "hardware": hardware or f"{here['processor']}, {here['threads']} threads",
+        **{key: here[key] for key in ("python", "torch", "date")},
+    }
+    note = note or before.get("note")  # what was told of the agent it began from
+    return about | ({"note": note} if note else {})
 
 
 def ship(
@@ -99,20 +119,9 @@ def ship(
         )
     state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
     config = Config.from_yaml(run / "config.yaml")
-    here = machine()
     before = {"steps": 0, "updates": 0, "minutes": 0.0}
     before = started_from(data, config.seed) if append else before
-    about = {
-        "steps": before["steps"] + state["step"],
-        "updates": before["updates"] + state["updates"],
-        "minutes": round(before["minutes"] + state["minutes"], 1),
-        "seed": config.seed,
-        "commit": trained_with or here["commit"],
-        "hardware": hardware or f"{here['processor']}, {here['threads']} threads",
-        **{key: here[key] for key in ("python", "torch", "date")},
-    }
-    if note:
-        about["note"] = note
+    about = describe(state, config.seed, before, trained_with, hardware, note)
     text = (json.dumps(about, indent=1) + "\n").encode()
     files = {}
     if agent:
