@@ -1133,7 +1133,7 @@ check("3.3", random_window)
 #
 # | mistake | how it looks | what finds it |
 # |---|---|---|
-# | actions shifted by one row | [losses fall](https://github.com/epignatelli/navix/pull/152), reconstructions look fine, the agent stays poor | an environment whose frame *is* the last action: a dream there must show every button at once (notebook 06) |
+# | actions shifted by one row | [losses fall](https://github.com/epignatelli/navix/pull/152), reconstructions look fine, the agent stays poor | an environment whose frame *is* the last action: a dream there must show each button in the very next frame (notebook 06) |
 # | reward stored with the frame it was earned *in* | the reward loss stays high at sudden rewards | the six rows above, by hand |
 # | windows across the seam | rare spikes of the loss, only after the memory is full | row numbers as observations, as in our check |
 # | last frame lost by the autoreset | `is_terminal` never comes with the frame of the end | `collect` above |

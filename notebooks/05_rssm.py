@@ -820,10 +820,10 @@ print(f"32 ln 8 = {32 * np.log(8):.1f}")
 print(f"random heads: entropy {random_head.item():.0f}, KL of two {by_hand.item():.0f}")
 
 # %%
-print("from the second row on, of that of random heads:")
-claim("the KL is within 25 %", abs(measured / by_hand - 1) < 0.25)
+print("from the second row on, compared with random heads:")
+claim("the KL is within 25 % of theirs", abs(measured / by_hand - 1) < 0.25)
 spread = entropy(prior)[:, 1:].mean() / random_head
-claim("the prior's entropy is within 5 %", abs(spread - 1) < 0.05)
+claim("the prior's entropy is within 5 % of theirs", abs(spread - 1) < 0.05)
 
 # %% [markdown]
 # ## One number, two gradients

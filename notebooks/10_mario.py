@@ -927,7 +927,7 @@ claim("the episode was stored row by row", len(played.screens) == len(rows["rewa
 
 # %% [markdown]
 # And its dream, to scrub through (with a kernel, a slider; without, a strip). Look for
-# Mario, for the Goombas, and for what comes in at the right border. None of that was in the
+# Mario, for the Goombas, and for what comes in at the right border. Apart from Mario none of that was in the
 # frames with which the dream began, and yet most of it is right: the level is always the
 # same, and the model knows it by heart. What it gets wrong are small things, such as when
 # the question blocks blink.
@@ -1062,12 +1062,12 @@ for name, found in live.items():
 
 # %% [markdown]
 # The full result lies in `data/mario_evaluation.json`, written by the command `evaluate`
-# above. It holds the agent and three players that learnt nothing: random buttons, always
-# right and jump, and the fixed list of actions. The list knows this one level by heart, and
-# the idle frames at the start decide whether it still fits: either it runs to the flag or it
-# dies, always at one place. So look at both pictures below: the list knows only two ends,
-# an agent that looks may fail anywhere, and to take more flags than the list is a harder
-# test than to get further than random play.
+# above, without `runs/mario`. It holds the agent that ships and three players that learnt
+# nothing: random buttons, always right and jump, and the fixed list of actions. The list
+# knows this one level by heart, and the idle frames at the start decide whether it still
+# fits: either it runs to the flag or it dies, always at one place. So look at both pictures
+# below: the list knows only two ends, an agent that looks may fail anywhere, and to take
+# more flags than the list is a harder test than to get further than random play.
 # (As long as that file is missing, the figure shows the live episodes.)
 #
 # There is a harsher protocol. With *sticky actions* the environment repeats the last action
@@ -1136,8 +1136,8 @@ else:
 # last 50 episodes. The vertical lines, in the style of their seed, stand where an hour of
 # training was over (under loads that differ, see the README); the dotted horizontal one
 # is how far a random policy gets, if it was measured. Seeds 1 and 2 end after 26,000 steps,
-# before their first flag: in the right panel they lie on the zero line of seed 0, and their
-# two hours fall together.
+# before their first flag: in the right panel they lie on the zero line of seed 0, and in the
+# left one their vertical lines fall together.
 
 # %%
 import csv
@@ -1216,7 +1216,8 @@ claim("of some 50 episodes more than nine in ten took the flag", max(best) > 0.9
 #   (In a terminal: `--from data/mario_agent.safetensors --noops 30`, where `--noops 30`
 #   adds the evaluation's starts, and `--sticky 0.25` sticky actions.)
 # * **Another level.** `play_episode(shipped, stage=2)` plays one that the agent has never
-#   seen. To train there, give `train` of notebook 09 another environment:
+#   seen. To train there, import `train` from `dreamer_lite.dreamer` and `make_mario` from
+#   `dreamer_lite.mario` (worker processes need those of the package, not the notebook's own):
 #   `train(functools.partial(make_mario, stage=2), mario_config("evening")[0], "runs/stage2",
 #   minutes=240)`.
 # * **More buttons.** The same with `actions="SIMPLE_MOVEMENT"`, seven choices with a way

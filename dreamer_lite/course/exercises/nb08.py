@@ -8,8 +8,8 @@ from dreamer_lite.course.exercises import Edit, exercise, require
 def actor_loss(log_prob, entropy, returns, value, weight, scale, eta):
     """The actor's loss, one number; log_prob, entropy [N, H] have gradients.
 
-    returns, value, weight: [N, H]. scale: S of the return normaliser, a float that is
-    not yet limited to 1. eta: weight of the entropy. No gradient may reach returns and
+    returns, value, weight: [N, H]. scale: S of the return normaliser, a float that may
+    still be below 1. eta: weight of the entropy. No gradient may reach returns and
     value.
     """
     # solution
