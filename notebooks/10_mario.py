@@ -1099,9 +1099,9 @@ for name in ("mario_evaluation", "mario_evaluation_sticky"):
             print(*textwrap.wrap(died, 76), sep="\n")
 
 # %% [markdown]
-# Without sticky actions the agent's flags stand against the list's, and the intervals in
-# the left picture do not touch. With them it takes far fewer, since nothing in its training
-# was like that, but more than the list.
+# Without sticky actions the agent takes far more flags than the list: their intervals, on
+# the left below, do not touch. With sticky actions it takes far fewer, since nothing in its
+# training was like that, but still more than the list.
 
 # %%
 stored = Path(data_path()) / "mario_evaluation.json"

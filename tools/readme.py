@@ -327,8 +327,8 @@ def mario_curve(root):
     beside = f" A random policy reaches {chance['x_mean']:,.0f}." if chance else ""
     scale = (
         "Length is that at the end of the last episode. Mean x is over 50 episodes; "
+        "the flag stands at 3,161."
     )
-    scale += "the flag stands at 3,161."
     return f"{shown}\n\n{scale}{beside}{''.join(where)}"
 
 

@@ -6,6 +6,7 @@ With `--tables-only` the agent in data/ stays: so other seeds get their curves. 
 `--append` the run began from the agent in data/ (`train --from`): its steps, updates
 and minutes are counted on from there: one curve leads from step 0 to the new agent.
 Without `--note` the note of that agent stays; a new one replaces it: tell all of it.
+Append a run once: a second time would count it twice.
 
 After a new agent `python -m dreamer_lite.mario evaluate --baselines --out
 data/mario_evaluation.json`, the same with `--sticky 0.25` (see data/README.md), `python
@@ -17,6 +18,7 @@ import argparse
 import csv
 import io
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -24,8 +26,15 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from dreamer_lite.config import Config  # noqa: E402
-from dreamer_lite.files import Checkpoints, write_atomically  # noqa: E402
+from dreamer_lite.files import (  # noqa: E402
+    Checkpoints,
+    Table,
+    read_json,
+    write_atomically,
+)
 from machine import machine  # noqa: E402
+
+NOTHING = {"steps": 0, "updates": 0, "minutes": 0.0}  # what a run from step 0 has
 
 
 def rows_until(path, step):
@@ -36,44 +45,34 @@ def rows_until(path, step):
     return "".join([header, *kept]).encode()
 
 
-# Columns of the tables, and what they are called in the notes of an agent.
-COUNTERS = {
-    "step": ("steps", int),
-    "minutes": ("minutes", float),
-    "updates": ("updates", int),
-}
+def behind(stored, path, step, before):
+    """The rows of a stored table, then a run's up to a step, counted on: CSV bytes.
 
-
-def behind(stored, table, before):
-    """The rows of a stored table, then a run's, counted on: the bytes of a CSV file.
-
-    Args: stored, a path; table, bytes of a CSV file; before, what the run began from:
-    its steps, updates and minutes. A column that only one of them has stays empty in
-    the other.
+    Args: stored, path, of the two tables; before, what the run began from: its steps,
+    updates and minutes. A column that only one of them has stays empty in the other.
     """
-    tables = stored.read_text(encoding="utf-8"), table.decode()
-    old, new = (csv.DictReader(io.StringIO(text)) for text in tables)
-    rows, more = list(old), list(new)
+    old, new = Table(stored, math.inf), Table(path, step)
     # The minutes of an agent are rounded: time must not run backwards.
-    last = max((float(row["minutes"]) for row in rows), default=0.0)
-    before = before | {"minutes": max(last, before["minutes"])}
-    for row in more:
-        for column, (name, kind) in COUNTERS.items():
+    minutes = max([before["minutes"], *(float(row["minutes"]) for row in old.rows)])
+    for row in new.rows:
+        row["minutes"] = f"{float(row['minutes']) + minutes:.7g}"
+        for column, start in (
+            ("step", before["steps"]),
+            ("updates", before["updates"]),
+        ):
             if column in row:
-                total = kind(row[column]) + before[name]
-                row[column] = str(total) if kind is int else f"{total:.7g}"
-    fields = dict.fromkeys([*old.fieldnames, *new.fieldnames])
-    out = io.StringIO()
+                row[column] = int(row[column]) + start
+    out, fields = io.StringIO(), dict.fromkeys([*old.fields, *new.fields])
     writer = csv.DictWriter(out, list(fields), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows + more)
+    writer.writerows(old.rows + new.rows)
     return out.getvalue().encode()
 
 
 def started_from(data, seed):
     """What the agent in data/ is, to be counted on from. Raises: ValueError."""
     path = data / "mario_agent.json"
-    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    before = read_json(path) if path.is_file() else {}
     if before.get("seed") != seed:
         raise ValueError(
             f"--append expects a run of the seed of the agent in {data}, "
@@ -119,8 +118,7 @@ def ship(
         )
     state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
     config = Config.from_yaml(run / "config.yaml")
-    before = {"steps": 0, "updates": 0, "minutes": 0.0}
-    before = started_from(data, config.seed) if append else before
+    before = started_from(data, config.seed) if append else NOTHING
     about = describe(state, config.seed, before, trained_with, hardware, note)
     text = (json.dumps(about, indent=1) + "\n").encode()
     files = {}
@@ -134,11 +132,12 @@ def ship(
     files[Path(f"{stem}_config.yaml")] = (run / "config.yaml").read_bytes()
     for kind in ("metrics", "episodes"):
         # Rows after the checkpoint belong to an agent that is not the shipped one.
-        table, stored = (
-            rows_until(run / f"{kind}.csv", state["step"]),
-            f"{stem}_{kind}.csv",
+        table, stored = run / f"{kind}.csv", Path(f"{stem}_{kind}.csv")
+        files[stored] = (
+            behind(stored, table, state["step"], before)
+            if append
+            else rows_until(table, state["step"])
         )
-        files[Path(stored)] = behind(Path(stored), table, before) if append else table
     for path, content in files.items():
         write_atomically(path, lambda p, content=content: p.write_bytes(content))
     return about
