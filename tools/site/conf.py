@@ -15,7 +15,11 @@ nb_execution_mode = "off"
 myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath", "html_image"]
 myst_heading_anchors = 3
 html_theme = "sphinx_book_theme"
-html_theme_options = {"show_navbar_depth": 1, "show_toc_level": 2}
+html_theme_options = {
+    "show_navbar_depth": 1,
+    "show_toc_level": 2,
+    "navbar_persistent": [],  # one search field, in the sidebar
+}
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
