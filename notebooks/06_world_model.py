@@ -719,10 +719,10 @@ for name, term in model._losses(states.feature, posterior, prior, single).items(
 # Written out, after [LaProp's own paper](https://arxiv.org/abs/2002.04839), with hats where an
 # average is corrected for its start at 0:
 #
-# $$v \leftarrow \beta_2 v + (1 - \beta_2) g^2, \qquad
-# g' = \frac{g}{\sqrt{\hat v} + \epsilon}, \qquad
-# m \leftarrow \beta_1 m + (1 - \beta_1) g', \qquad
-# \theta \leftarrow \theta - \eta\, \hat m$$
+# $$\begin{aligned}
+# v &\leftarrow \beta_2 v + (1 - \beta_2) g^2, & g' &= \frac{g}{\sqrt{\hat v} + \epsilon}, \\
+# m &\leftarrow \beta_1 m + (1 - \beta_1) g', & \theta &\leftarrow \theta - \eta\, \hat m
+# \end{aligned}$$
 #
 # The [published code](https://github.com/danijar/dreamerv3) has $\beta_2 = 0.999$; we take
 # the code's. Adam would average $g$ into $m$ first and divide $\hat m$ by $\sqrt{\hat v}$ at
