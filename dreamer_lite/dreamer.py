@@ -252,8 +252,9 @@ def evaluate(
 
     Args: agent (or any policy of `Collector.tick`); make_env, a Gymnasium id or a
     callable; episodes, in all, shared equally, so that short ones are not favoured;
-    envs, how many side by side; seed, of environments and actions; track, names in
-    `info` to report; parallel, one process for each environment.
+    envs, how many side by side; seed, of environments and actions (no training run, of
+    whatever seed, has these episodes); track, names in `info` to report; parallel, one
+    process for each environment.
     Returns: a list of {"env", "return", "length", and what is tracked}, one an episode.
     Raises: ValueError for counts below 1, or spaces that the agent does not fit;
     TypeError for an agent that cannot choose actions.
@@ -265,7 +266,7 @@ def evaluate(
     results = []
     # Its own random numbers: evaluating does not change how a run goes on.
     with (
-        open_vector(make_env, envs, seed, parallel=parallel) as vector,
+        open_vector(make_env, envs, seed, None, parallel, held_out=True) as vector,
         torch.random.fork_rng(),
     ):
         if policy is not agent:

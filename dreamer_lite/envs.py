@@ -17,15 +17,17 @@ class SeededEpisodes(gym.Wrapper):
     """Seed every reset by (seed, environment, episode), whoever calls it.
 
     A vector environment resets by itself and without a seed; with this wrapper episode
-    k of environment i is the same in every run, also in one that was continued.
+    k of environment i is the same in every run, also in one that was continued. With
+    `held_out` it is another one, which no run of any seed trains on.
     """
 
-    def __init__(self, env, seed, index=0, episode=0):
+    def __init__(self, env, seed, index=0, episode=0, held_out=False):
         super().__init__(env)
-        self.key, self.episode = (seed, index), episode
+        self.key, self.episode, self.held_out = (seed, index), episode, held_out
 
     def reset(self, *, seed=None, options=None):
-        sequence = np.random.SeedSequence((*self.key, self.episode))
+        numbers = (*self.key, self.episode, *([1] if self.held_out else []))
+        sequence = np.random.SeedSequence(numbers)
         self.episode += 1
         seed = int(sequence.generate_state(1)[0])
         self.env.action_space.seed(seed)
@@ -83,10 +85,10 @@ class UnitActions(gym.ActionWrapper):
         return np.clip(scaled, self.low, self.high).astype(self.dtype)
 
 
-def build_env(make_env, seed=0, index=0, episode=0):
+def build_env(make_env, seed=0, index=0, episode=0, held_out=False):
     """One environment: actions in [-1, 1], observations named, resets seeded.
 
-    Args: make_env, a Gymnasium id or a callable; seed, index, episode of the seeding.
+    Args: make_env, a Gymnasium id or a callable; the others, see `SeededEpisodes`.
     Raises: TypeError for anything else, or a callable that returns anything else.
     """
     if isinstance(make_env, str):
@@ -107,7 +109,7 @@ def build_env(make_env, seed=0, index=0, episode=0):
         env = UnitActions(env)
     if not isinstance(env.observation_space, gym.spaces.Dict):
         env = DictObservation(env)
-    return SeededEpisodes(env, seed, index, episode)
+    return SeededEpisodes(env, seed, index, episode, held_out)
 
 
 class EnvFactory:
@@ -127,13 +129,18 @@ class EnvFactory:
         return build_env(*self.args)
 
 
-def make_vector(make_env, num_envs, seed=0, episodes=None, parallel=False):
+def make_vector(
+    make_env, num_envs, seed=0, episodes=None, parallel=False, held_out=False
+):
     """`num_envs` copies side by side, resetting themselves on the step after the end.
 
-    Args: episodes, the number of the first episode of each; parallel, one process each.
+    Args: episodes, the number of the first episode of each; parallel, one process each;
+    held_out, episodes that no training run has.
     """
     episodes = [0] * num_envs if episodes is None else episodes
-    factories = [EnvFactory(make_env, seed, i, k) for i, k in enumerate(episodes)]
+    factories = [
+        EnvFactory(make_env, seed, i, k, held_out) for i, k in enumerate(episodes)
+    ]
     mode = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
     if parallel and num_envs > 1:
         return gym.vector.AsyncVectorEnv(factories, **mode)

@@ -597,7 +597,11 @@ class Run:
         images = agent.world_model.encoder.images
         if not images or replay.size.max() < length or not has_pillow():
             return
-        batch = replay.sample(4, length, np.random.default_rng(self.step))
+        batch = replay.sample(32, length, np.random.default_rng(self.step))
+        # A dream knows of no reset: better windows that dream of one episode only.
+        broken = batch["is_first"][:, context:].any(1)
+        chosen = np.argsort(broken, kind="stable")[:4]
+        batch = {key: rows[chosen] for key, rows in batch.items()}
         dream = agent.dream(batch, context)
         for key in images:
             frames = (dream[key].clamp(0, 1) * 255).round().to(torch.uint8)

@@ -431,7 +431,7 @@ def categorical_logits(raw: Tensor, unimix: float = 0.01) -> Tensor:
     The mix keeps every probability above unimix / classes, so that no KL explodes.
     Args: raw network outputs [..., classes]. Source: DreamerV3, "World model learning".
     """
-    probs = torch.softmax(raw.float(), -1)
+    probs = torch.softmax(raw.float(), -1).clamp_min(1e-37)  # unimix may be 0
     return torch.log((1 - unimix) * probs + unimix / raw.shape[-1])
 
 

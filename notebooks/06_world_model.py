@@ -584,7 +584,8 @@ class WorldModel(nn.Module):
         """Open-loop prediction: look at `context` rows, then dream the rest.
 
         Args: batch as in `loss`; the actions of all rows but the last are used (that
-        one leads out of the batch); context, from 1 to T - 1.
+        one leads out of the batch); context, from 1 to T - 1. A dream knows of no
+        reset: judge it on windows whose episode does not end after the context.
         Returns: {key: [B, T, ...]}, reconstructions for the first rows, then
         predictions: images [..., H, W, C] in [0, 1], vectors [..., n] in symlog units
         (`symexp` undoes it), choices [..., n] as logits.
@@ -862,8 +863,8 @@ class LaProp(torch.optim.Optimizer):
     (at least 1e-3), divide by the root of its running square, then average. Everything,
     the step count too, is a tensor: nothing waits, so a CUDA graph can hold it.
     Args: params, tensors or groups with their own `lr`; lr; betas (momentum, square);
-    eps; clip, of the adaptive gradient clipping; warmup, updates in which the learning
-    rate rises linearly from 0.
+    eps; clip, of the adaptive gradient clipping, 0 for none; warmup, updates in which
+    the learning rate rises linearly from 0.
     Source: DreamerV3, Methods, "Optimizer".
     """
 
@@ -922,7 +923,7 @@ class LaProp(torch.optim.Optimizer):
         """Adaptive gradient clipping: no gradient above `clip` times its tensor."""
         limit = torch._foreach_norm(params)
         torch._foreach_clamp_min_(limit, 1e-3)
-        torch._foreach_mul_(limit, clip)
+        torch._foreach_mul_(limit, clip or float("inf"))
         ratio = torch._foreach_div(torch._foreach_norm(grads), limit)
         torch._foreach_clamp_min_(ratio, 1.0)
         return torch._foreach_div(grads, ratio)

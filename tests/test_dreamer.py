@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 import io
+import itertools
 import json
 import pickle
 import re
@@ -19,7 +20,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 from dreamer_lite import dreamer, files, runs, speed
 from dreamer_lite.config import SIZES
 from dreamer_lite.dreamer import AgentPolicy, Collector, Config, Dreamer
-from dreamer_lite.envs import UnitActions, make_vector, random_policy
+from dreamer_lite.envs import UnitActions, build_env, make_vector, random_policy
 from dreamer_lite.replay import Replay
 
 TINY = dict(units=16, deter=32, latents=4, classes=4, depth=4, blocks=4)
@@ -1030,6 +1031,44 @@ def test_evaluate_repeats_and_leaves_random_numbers_alone():
     results = [dreamer.evaluate(agent, Steps, 3, envs=2, seed=4) for _ in range(2)]
     assert results[0] == results[1]
     assert torch.equal(torch.rand(3), expected)
+
+
+class Lottery(Steps):
+    """Draws a number at every reset, and tells it."""
+
+    def reset(self, *, seed=None, options=None):
+        result = super().reset(seed=seed)
+        self.ticket = float(self.np_random.random())
+        return result
+
+    def step(self, action):
+        *result, _ = super().step(action)
+        return *result, {"ticket": self.ticket}
+
+
+def test_an_evaluation_plays_games_that_no_run_of_any_seed_trains_on():
+    def draw(*key, **options):
+        env = build_env(Lottery, *key, **options)
+        env.reset()
+        return env.unwrapped.ticket
+
+    keys = list(itertools.product(range(5), range(3), range(4)))
+    trained = {draw(*key) for key in keys}
+    held_out = {key: draw(*key, held_out=True) for key in keys}
+    assert len(trained) == len(set(held_out.values())) == len(keys)
+    assert not trained & set(held_out.values())
+    for seed in range(5):
+        found = dreamer.evaluate(
+            agent_for(Box(0, 99, (1,), np.float32)),
+            Lottery,
+            12,
+            envs=3,
+            seed=seed,
+            track="ticket",
+        )
+        assert sorted(e["ticket"] for e in found) == pytest.approx(
+            sorted(ticket for key, ticket in held_out.items() if key[0] == seed)
+        )
 
 
 def run_config(**changes):

@@ -70,6 +70,15 @@ def test_largest_kl_is_bounded_by_unimix(classes, nats):
     assert abs(kl_divergence(*categorical_logits(raw)) - nats) < 1
 
 
+def test_without_unimix_a_certain_die_gives_no_nan():
+    raw = torch.tensor([[[0.0, 1e4]], [[1e4, 0.0]]], requires_grad=True)
+    logits = categorical_logits(raw, 0.0)
+    kl = kl_divergence(*logits)
+    kl.backward()
+    assert 80 < kl.item() < 90 and entropy(logits[0]).item() < 1e-30
+    assert torch.isfinite(raw.grad).all()
+
+
 def test_logits_are_float32_whatever_comes_in():
     assert categorical_logits(torch.zeros(2, 4).bfloat16()).dtype == torch.float32
 

@@ -459,6 +459,17 @@ def test_clipping_by_hand():
     assert torch.equal(fine, grads[2])
 
 
+def test_a_clip_of_zero_clips_nothing():
+    weights = [torch.tensor([3.0, 4.0]), torch.zeros(2), torch.ones(2)]
+    grads = [torch.tensor([6e3, 8e3]), torch.ones(2), torch.zeros(2)]
+    for kept, grad in zip(LaProp._clip(grads, weights, 0.0), grads):
+        assert torch.equal(kept, grad)
+    p = torch.nn.Parameter(torch.ones(2))
+    p.grad = torch.tensor([0.0, 1.0])
+    LaProp([p], lr=0.1, clip=0.0).step()
+    assert torch.allclose(p, torch.tensor([1.0, 0.9]))
+
+
 def test_tiny_gradients_move_as_far_as_large_ones():
     p = torch.nn.Parameter(torch.ones(3))
     optimizer = LaProp([p], lr=0.01)
