@@ -1150,11 +1150,12 @@ else:
 #
 # And where *we* differ from both: convolutions with a kernel of 4 whose channels double each
 # time, as in the first version, and a fan-in of 4 instead of 16 inputs a channel where they
-# are transposed; faster learning rates for small models; shorter sequences (32 rows, not
-# 64), windows of the replay that start from a zero state instead of a stored one, and are
-# all drawn uniformly, while the authors' code first hands out every new window once; a
-# replay that holds 100,000 rows and not 5 million; and some random steps before learning
-# begins.
+# are transposed; faster learning rates for small models, and half of the rate for the critic
+# and a fifth for the actor of every size, where the paper has one for all three; shorter
+# sequences (32 rows, not 64), windows of the replay that start from a zero state instead of
+# a stored one, and are all drawn uniformly, while the authors' code first hands out every
+# new window once; a replay that holds 100,000 rows and not 5 million; and some random steps
+# before learning begins.
 #
 # ## Exercises
 
