@@ -1,6 +1,7 @@
 """The replay returns rows as they were lived, in windows that are consecutive."""
 
 import json
+import os
 import pickle
 import zipfile
 
@@ -316,6 +317,29 @@ def test_no_pickle_is_written_or_read(tmp_path, monkeypatch):
     monkeypatch.setattr(pickle, "load", None)
     replay.save(tmp_path / "replay.npz")
     Replay.load(tmp_path / "replay.npz")
+
+
+class Trap:
+    """Makes a folder where it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_an_array_of_objects_is_not_unpickled(tmp_path):
+    path, trace = tmp_path / "replay.npz", tmp_path / "trace"
+    rings(16, (30,)).save(path)
+    with np.load(path) as file:
+        np.savez(path, **dict(file), more=np.array([Trap(trace)]))
+    with pytest.raises(ValueError, match="damaged or foreign.*; record it again"):
+        Replay.load(path)
+    assert not trace.exists()
+    with np.load(path, allow_pickle=True) as file:
+        file["more"]
+    assert trace.exists()
 
 
 # Bad input
