@@ -54,7 +54,7 @@ class Actor(nn.Module):
         raw = self.mlp(feature)
         if not self.discrete:
             mean, deviation = self._normal(raw)
-            return mean + deviation * torch.randn_like(mean)
+            return (mean + deviation * torch.randn_like(mean)).detach()
         logits = categorical_logits(raw, self.unimix)
         return sample_one_hot(logits, torch.empty_like(logits).exponential_()).detach()
 

@@ -117,16 +117,27 @@ def test_a_new_choice_is_nearly_uniform():
     assert entropy.min().item() == pytest.approx(math.log(17), abs=1e-3)
 
 
-def test_sampling_leaves_no_graph_and_evaluating_reaches_the_actor():
-    for space in (BUTTONS, JOYSTICK):
-        actor = Actor(8, space, units=8)
-        feature = torch.randn(5, 8)
-        action = actor.sample(feature).detach()
-        log_prob, _ = actor.evaluate(feature, action)
-        log_prob.sum().backward()
-        assert len(with_gradient(actor)) == len(list(actor.parameters()))
-    with torch.no_grad():
-        assert not actor.sample(feature).requires_grad
+@pytest.mark.parametrize("space", [BUTTONS, JOYSTICK], ids=["buttons", "joystick"])
+def test_a_sampled_action_leaves_no_graph(space):
+    """Else the log-probability of a joystick's move would not teach its mean."""
+    actor = Actor(8, space, units=8)
+    assert not actor.sample(torch.randn(5, 8)).requires_grad
+
+
+@pytest.mark.parametrize("space", [BUTTONS, JOYSTICK], ids=["buttons", "joystick"])
+def test_evaluating_reaches_every_weight_of_the_actor(space):
+    actor = Actor(8, space, units=8)
+    feature = torch.randn(5, 8)
+    log_prob, _ = actor.evaluate(feature, actor.sample(feature))
+    log_prob.sum().backward()
+    assert len(with_gradient(actor)) == len(list(actor.parameters()))
+
+
+@pytest.mark.parametrize("space", [BUTTONS, JOYSTICK], ids=["buttons", "joystick"])
+def test_a_dream_leaves_no_graph(space):
+    model, agent = pair(space)
+    dream = agent._imagine(model.loss(rows(space))[2], model)
+    assert not any(part.requires_grad for part in dream)
 
 
 def test_spaces_that_nobody_can_act_in_are_refused():

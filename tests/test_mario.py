@@ -24,7 +24,7 @@ from dreamer_lite.dreamer import Dreamer
 from dreamer_lite.envs import build_env
 from dreamer_lite.files import Checkpoints
 from dreamer_lite.mario import PROFILES, make_mario
-from dreamer_lite.replay import Replay
+from dreamer_lite.replay import Replay, replay_bytes
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(units=16, deter=64, latents=4, classes=4, depth=4, length=8, batch=2)
@@ -88,17 +88,21 @@ def test_debug_profile_trains_with_all_parts_and_the_same_command_goes_on(tmp_pa
     assert videos == {"dream_obs", "episode"}
 
 
-def test_training_from_an_agent_takes_over_its_weights_and_sizes(agent_file, tmp_path):
+def test_training_from_an_agent_takes_over_its_weights_and_sizes(
+    agent_file, tmp_path, monkeypatch
+):
     config, minutes = playing.mario_config("evening", agent_file, seed=3)
     assert (config.deter, config.depth, config.seed, minutes) == (64, 4, 3, 240.0)
     assert config.envs == PROFILES["evening"]["envs"]
     quick = dict(PROFILES["debug"], envs=1, parallel=False, prefill=60, ratio=1e-3)
     quick |= dict(steps=64, video_minutes=60.0, length=8)
+    asked, act = [], Dreamer.act
+    monkeypatch.setattr(Dreamer, "act", lambda *a: asked.append(a) or act(*a))
     agent = playing.train_mario(tmp_path, quick, start=agent_file, progress=False)
     before = playing.load_agent(agent_file).state_dict()
     assert all(torch.equal(w, before[key]) for key, w in agent.state_dict().items())
     replay = Replay.load(Checkpoints(tmp_path).latest() / "replay.npz")
-    assert len(replay) == 64  # its own play, from the first step on
+    assert len(replay) == len(asked) == 64  # its own play, from the first step on
 
 
 def test_a_size_beside_an_agent_to_start_from_is_refused(agent_file, tmp_path):
@@ -145,6 +149,9 @@ def test_every_profile_is_a_valid_config_that_fits_its_memory(name):
     config, minutes = playing.mario_config(name)
     assert config.capacity // config.envs >= config.length
     assert config.prefill < config.steps and (minutes is None or minutes > 0)
+    screen = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
+    memory = replay_bytes(config.capacity, screen, gym.spaces.Discrete(5))
+    assert memory < 5e9
     expected = "A profile is one of debug, short, .* 'turbo'; choose one"
     with pytest.raises(ValueError, match=expected):
         playing.mario_config("turbo")
@@ -232,16 +239,37 @@ def test_human_play_shows_a_window_at_the_games_pace(agent_file, monkeypatch):
     assert time.monotonic() - start >= 9 / 15
 
 
-def test_evaluate_ends_with_the_flag_rate_and_writes_everything(
-    agent_file, tmp_path, capsys, monkeypatch
-):
-    """The games are played by hand here: two flags, a pit and a Goomba."""
+def ends_by_hand():
+    """How four episodes end: two flags, a pit and a Goomba."""
     ends = [
         dict(env=0, x_pos=3161.0, flag_get=1.0, dead=0.0, stuck=0.0, time=300.0)
     ] * 2
     ends += [dict(ends[0], flag_get=0.0, dead=1.0, x_pos=x) for x in (1130.0, 301.0)]
-    ends = [dict(end, length=9, **{"return": end["x_pos"] / 16}) for end in ends]
-    monkeypatch.setattr(playing, "evaluate", lambda *_: ends)
+    return [dict(end, length=9, **{"return": end["x_pos"] / 16}) for end in ends]
+
+
+@pytest.mark.parametrize("words, sticky", [([], 0), (["--sticky", "0.25"], 0.25)])
+def test_the_evaluation_begins_after_idle_frames_and_is_as_sticky_as_asked(
+    words, sticky, agent_file, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(
+        playing, "evaluate", lambda *given: asked.append(given) or ends_by_hand()
+    )
+    options = ["--episodes", "4", "--seed", "5", "--envs", "2", *words]
+    mario_cli.main(["evaluate", str(agent_file), *options])
+    [(player, make_env, *rest)] = asked
+    assert isinstance(player, Dreamer) and rest == [4, 2, 5, playing.TRACK, True]
+    env = make_env()
+    options = env.unwrapped.options
+    assert (options.noops, options.sticky) == (30, sticky)
+    env.close()
+
+
+def test_evaluate_ends_with_the_flag_rate_and_writes_everything(
+    agent_file, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(playing, "evaluate", lambda *_: ends_by_hand())
     out = tmp_path / "result.json"
     options = ["--episodes", "4", "--baselines", "--sticky", "0.25", "--out", str(out)]
     mario_cli.main(["evaluate", str(agent_file), *options])

@@ -2,7 +2,9 @@
 
 import csv
 import importlib
+import inspect
 import json
+import math
 import re
 from pathlib import Path
 
@@ -16,8 +18,9 @@ import data_readme
 import nb_check
 import readme
 import reference_figures
-from dreamer_lite import dreamer
+from dreamer_lite import dreamer, playing
 from dreamer_lite.lambda_returns import lambda_return
+from dreamer_lite.mario import make_mario
 from dreamer_lite.replay import Replay, encode_action
 from dreamer_lite.rssm import kl_divergence
 from dreamer_lite.symlog import symexp, symlog
@@ -201,17 +204,103 @@ def test_every_shape(agent, batch):
         assert list(values[symbol].shape) == sizes, symbol
 
 
-def test_mario_examples_are_right(agent):
-    text = read("notation")
-    one_hot = encode_action(gym.spaces.Discrete(5), 2)
-    assert one_hot.tolist() == [0, 0, 1, 0, 0] and "is 0, 0, 1, 0, 0" in text
-    assert 10 / 16 - 0.02 == pytest.approx(0.605) and "= 0.605" in text
-    assert round(float(symlog(0.605)), 3) == 0.473
-    assert round(float(symexp(0.473)), 3) == 0.605
-    bins = agent.world_model.two_hot.bins
-    assert [round(float(b), 3) for b in bins[127:130]] == [0, 0.171, 0.370]
-    assert round(float(bins[-1]) / 1e6) == 485
-    assert agent.world_model.two_hot.encode(0.605).max() > 0.99
+@pytest.fixture
+def game():
+    """The game, in its first frame."""
+    env = make_mario().unwrapped
+    env.reset()
+    yield env
+    env.close()
+
+
+def reward_examples(game):
+    """The numbers of the two examples of a reward: 10 pixels, and a full run."""
+    game._progress = lambda: 10
+    ten = game.step(0)[1]
+    game._progress = lambda: 0
+    still = game.step(0)[1]
+    divisor = 10 / (ten - still)
+    stored = Replay.load(ROOT / "data/mario_episodes.npz").data["reward"]
+    full = float(stored[stored < 1].max())  # above 1 is the flag
+    rule = [f"{divisor:.4g}", f"{-still:.4g}"]
+    most = f"{(full - still) * divisor:.4g}"
+    return ["10", "10", *rule, f"{ten:.4g}"], [f"{full:.4g}", most, *rule]
+
+
+def behaviour_examples(agent):
+    """{symbol: numbers of its Mario example} of the table of behaviour, computed."""
+    choices, two_hot = agent.world_model.rssm.action_size, agent.world_model.two_hot
+    percentiles = agent.actor_critic.normalizer.quantiles.tolist()
+    squashed = f"{float(symlog(0.605)):.3f}"
+    assert two_hot.bins[127] == 0 and two_hot.encode(0.605).max() > 0.99
+    return {
+        r"$c_\tau$ (dreamed)": ["0"],
+        r"$w_\tau$": ["0"],
+        r"$\ln \pi_\theta(a_\tau \mid s_\tau)$": [f"{1 / choices:g}", f"{choices}"],
+        r"$\text{H}[\pi_\theta]$": [f"{choices}", f"{math.log(choices):.3f}"],
+        r"$\max(1, S)$": [f"{100 * share:.0f}" for share in reversed(percentiles)],
+        "advantage": ["0"],
+        "$b$": ["0", *(f"{float(b):.3f}" for b in two_hot.bins[128:130])],
+        r"$\text{twohot}(y)$": ["0.605"],
+        r"$\text{symlog}(x)$": ["0.605", squashed],
+        r"$\text{symexp}(x)$": [squashed, f"{float(symexp(float(squashed))):.3f}"],
+    }
+
+
+def model_examples(agent, game):
+    """The same of the three tables before it."""
+    c, model = agent.config, agent.world_model
+    latents, size = model.rssm.latents, model.rssm.latents * model.rssm.classes
+    grid = model.encoder.conv(torch.zeros(1, 3, 64, 64)).shape[1:]
+    jump = game.action_names.index(["right", "A"])
+    ten, full = reward_examples(game)
+    numbers = {
+        "$B$": [c.batch],
+        "$T$": [c.length],
+        "$L$": [latents],
+        "$C$": [model.rssm.classes],
+        "$S$": [latents, size - latents],
+        "$E$": grid,
+        "$K$": [round(float(model.two_hot.bins[-1]) / 1e6)],
+        "$a_t$": [int(x) for x in encode_action(game.action_space, jump)],
+        "$r_t$": ten,
+        "$c_t$ (of rows)": [0],
+        r"$q_\phi(z_t \mid h_t, x_t)$": [f"{100 * c.unimix:g}"],
+        r"$\hat{r}_t$": full,
+        r"$r_\tau$": full,
+        r"$\hat{c}_t$": [0, f"{c.discount:.3f}"],
+        r"$\mathcal{L}_\text{pred}$": [f"{game.observation_space.shape[0] ** 2 * 3:,}"],
+        r"$\mathcal{L}_\text{dyn}$": [f"{c.free_nats:g}"],
+        r"$\mathcal{L}(\phi)$": [c.dyn_scale, c.rep_scale],
+    }
+    return {symbol: [str(x) for x in found] for symbol, found in numbers.items()}
+
+
+def test_mario_examples_are_right(agent, game):
+    rows = [row for section in SECTIONS[:4] for row in table(section)]
+    found = {row[0]: re.findall(r"\d[\d,.]*\d|\d", row[-1]) for row in rows}
+    assert len(found) == len(rows)
+    written = {symbol: numbers for symbol, numbers in found.items() if numbers}
+    assert written == model_examples(agent, game) | behaviour_examples(agent)
+
+
+WORDS = {"NOOP": "nothing", "A": "jump", "B": "run"}
+
+
+def test_words_of_the_mario_examples_are_right(agent, game):
+    text, c = read("notation"), agent.config
+    (shown,) = (row[-1] for row in table("Sizes") if row[0] == "$A$")
+    names = [{WORDS.get(name, name) for name in names} for names in game.action_names]
+    assert [set(name.split(" + ")) for name in shown.split(", ")] == names
+    assert f"{c.batch * c.length} dreams of {c.horizon} steps" in text
+    rate = game.metadata["render_fps"]
+    assert round(c.length / rate) == 2 and "about two seconds of play" in text
+    assert c.horizon / rate == 1 and "one second ahead" in text
+    assert "right + jump is " in text and f"$1 - 1/{1 / (1 - c.discount):.0f}$" in text
+    for i, beta in enumerate(agent.optimizer.defaults["betas"], 1):
+        assert rf"$\beta_{i} = {beta}$" in text
+    z = inspect.signature(playing.wilson).parameters["z"].default
+    assert f"and {z} |" in text and f"| {z} in Wilson's interval" in text
 
 
 # Metrics
@@ -249,9 +338,7 @@ def test_every_logged_metric_is_explained_and_no_other(logged):
 
 
 def test_what_mario_adds_to_the_episodes_is_explained():
-    from dreamer_lite.playing import TRACK
-
-    assert set(TRACK) == MARIO_ONLY
+    assert set(playing.TRACK) == MARIO_ONLY
 
 
 def test_stored_runs_hold_explained_metrics_only():

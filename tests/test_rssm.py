@@ -25,13 +25,13 @@ def seeded():
     torch.manual_seed(0)
 
 
-def make(**sizes):
+def make(embed=EMBED, **sizes):
     sizes = {"deter": 64, "hidden": 16, "latents": 6, "classes": 4} | sizes
-    return RSSM(EMBED, ACTIONS, **sizes)
+    return RSSM(embed, ACTIONS, **sizes)
 
 
-def window(batch=BATCH, length=LENGTH):
-    embed = torch.randn(batch, length, EMBED)
+def window(batch=BATCH, length=LENGTH, width=EMBED):
+    embed = torch.randn(batch, length, width)
     action = torch.randn(batch, length, ACTIONS)
     return embed, action, torch.zeros(batch, length, dtype=torch.bool)
 
@@ -240,8 +240,9 @@ def textbook(model, embed, action, first, noise):
     return [torch.stack(part, 1) for part in zip(*out)]
 
 
-def test_observe_is_the_textbook(monkeypatch):
-    model, (embed, action, first) = make(), window()
+@pytest.mark.parametrize("width", [EMBED, 100], ids=["narrow", "wider than memory"])
+def test_observe_is_the_textbook(monkeypatch, width):
+    model, (embed, action, first) = make(width), window(width=width)
     first[0, 4] = first[2, 0] = True
     noise = exponential(model, LENGTH)
     fix_noise(monkeypatch, model, noise)
@@ -313,6 +314,16 @@ def test_a_window_can_be_watched_in_two_parts(monkeypatch):
     last = states.map(lambda x: x[:, -1])
     rest = model.observe(embed[:, 4:], action[:, 4:], first[:, 4:], last)[1]
     assert torch.allclose(rest, whole[:, 4:], atol=1e-5)
+
+
+def test_prior_and_posterior_keep_the_uniform_share_that_was_asked_for():
+    model = make(unimix=0.05)
+    for layer in (model.prior_head[-1], model.posterior_out[-1]):
+        nn.init.normal_(layer.weight, std=1e3)  # every die is certain
+    with torch.no_grad():
+        _, *both = model.observe(*window())
+    for logits in both:
+        assert float(logits.exp().min()) == pytest.approx(0.05 / 4, rel=1e-4)
 
 
 def test_the_first_state_is_plain_zeros():
@@ -459,6 +470,6 @@ def test_autocast_keeps_distributions_in_float32():
     assert all(p.grad.isfinite().all() for p in model.prior_head.parameters())
 
 
-def test_embeddings_may_be_wider_than_the_memory_and_blocks_must_divide_it():
+def test_blocks_must_divide_the_memory():
     with pytest.raises(ValueError, match="multiples of 8"):
         make(deter=60)
