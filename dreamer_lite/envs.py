@@ -26,6 +26,7 @@ class SeededEpisodes(gym.Wrapper):
         self.key, self.episode, self.held_out = (seed, index), episode, held_out
 
     def reset(self, *, seed=None, options=None):
+        # A 0 for the others would change the episodes of seeds beyond 32 bits.
         numbers = (*self.key, self.episode, *([1] if self.held_out else []))
         sequence = np.random.SeedSequence(numbers)
         self.episode += 1

@@ -1210,8 +1210,8 @@ claim("of some 50 episodes more than nine in ten took the flag", max(best) > 0.9
 # in two of three, with rates that fell at the end of both. After the first half it took 47
 # and 49 flags with them, and 93 and 90 without.
 #
-# By then we had judged so many agents by the same 100 episodes, and kept the best, that the
-# best was also the luckiest. So the evaluation got other episodes, which no training run
+# By then we had judged many agents by the same 100 episodes and kept the best, which may
+# have been the luckiest. So the evaluation got other episodes, which no training run
 # has. In these the agent of 220,392 steps took 87 flags and not 95, and 23 with sticky
 # actions. The one after all 259,228 steps took 88 and 55 in the same episodes: it is the one
 # that ships. What 100 episodes can tell, and what they cannot, is in the intervals above.
