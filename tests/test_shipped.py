@@ -97,6 +97,10 @@ def test_a_run_from_the_agent_that_ships_goes_behind_its_curves(tmp_path):
         ship.ship(tmp_path / "other", data, append=True)
     about = ship.ship(second, data, append=True)
     assert about["steps"] == before["steps"] + 70 == 160
+    stored = {path: path.read_bytes() for path in data.rglob("*.*")}
+    with pytest.raises(ValueError, match="is not yet in .*, but .* is there"):
+        ship.ship(second, data, append=True)
+    assert stored == {path: path.read_bytes() for path in data.rglob("*.*")}
     assert about["updates"] > before["updates"] and about["note"] == "how it began"
     for kind, table in old.items():
         rows = Table(data / f"curves/mario_seed0_{kind}.csv", 999).rows

@@ -6,7 +6,7 @@ With `--tables-only` the agent in data/ stays: so other seeds get their curves. 
 `--append` the run began from the agent in data/ (`train --from`): its steps, updates
 and minutes are counted on from there: one curve leads from step 0 to the new agent.
 Without `--note` the note of that agent stays; a new one replaces it: tell all of it.
-Append a run once: a second time would count it twice.
+A run that is there already is refused.
 
 After a new agent `python -m dreamer_lite.mario evaluate --baselines --out
 data/mario_evaluation.json`, the same with `--sticky 0.25` (see data/README.md), `python
@@ -69,6 +69,24 @@ def behind(stored, path, step, before):
     return out.getvalue().encode()
 
 
+COUNTED = {"step", "updates", "minutes"}  # columns that `behind` changes
+
+
+def check_new(stored, path):
+    """Refuse a run whose first row of metrics is in a stored table. Raises: ValueError.
+
+    Its losses know it: two runs do not agree in every digit of all of them.
+    """
+    mine = Table(path, math.inf).rows[:1]
+    for row in Table(stored, math.inf).rows if mine else []:
+        if all(row.get(key) == mine[0][key] for key in mine[0].keys() - COUNTED):
+            raise ValueError(
+                f"--append expects a run that is not yet in {stored}, but the first "
+                f"row of {path} is there, at step {row['step']}; train on in a new "
+                "folder, from the agent in data/."
+            )
+
+
 def started_from(data, seed):
     """What the agent in data/ is, to be counted on from. Raises: ValueError."""
     path = data / "mario_agent.json"
@@ -107,7 +125,7 @@ def ship(
     the run began from the agent in data/.
 
     Raises: FileNotFoundError for a folder without a checkpoint; ValueError for a run
-    of another seed than that of the agent it is appended to.
+    of another seed than that of the agent it is appended to, or appended before.
     """
     run, data = Path(run), Path(data)
     newest = Checkpoints(run).latest()
@@ -127,6 +145,8 @@ def ship(
         files[data / "mario_agent.safetensors"] = weights
         files[data / "mario_agent.json"] = text
     stem = data / "curves" / f"mario_seed{config.seed}"
+    if append:
+        check_new(Path(f"{stem}_metrics.csv"), run / "metrics.csv")
     stem.parent.mkdir(parents=True, exist_ok=True)
     files[Path(f"{stem}.json")] = text
     files[Path(f"{stem}_config.yaml")] = (run / "config.yaml").read_bytes()
