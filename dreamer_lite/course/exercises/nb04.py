@@ -31,17 +31,17 @@ def check_fan_in(fan_in):
     require(conv != 3, "an output sees a window of the image: 4 x 4 pixels, 3 channels")
     require(conv != 256, "the window reaches over the channels that come in, not out")
     require(conv == 48, "4 x 4 pixels of 3 channels are 48 inputs")
-    up = fan_in(nn.ConvTranspose2d(8, 4, 4, stride=2))
+    up = fan_in(nn.ConvTranspose2d(8, 6, 4, stride=2))
     require(
         up != 128,
         "a stride of 2 spreads the inputs: only a quarter of the kernel meets one",
     )
     require(up == 32, "2 x 2 pixels of 8 channels are 32 inputs")
-    block = fan_in(BlockLinear(64, 128, 8))
+    block = fan_in(BlockLinear(96, 160, 4))
     require(
-        block != 8, "Dreamer counts the full width for a block layer, not one block's"
+        block != 24, "Dreamer counts the full width for a block layer, not one block's"
     )
-    require(block == 64, "the full width of this block layer is 64")
+    require(block == 96, "the full width of this block layer is 96: all its inputs")
 
 
 exercise(
@@ -60,6 +60,12 @@ exercise(
     wrongs=[
         Edit("width // 4", "width", "only a quarter of the kernel"),
         Edit("return blocks * inputs", "return inputs", "not one block's"),
+        Edit("blocks * inputs", "inputs * inputs", "full width of this block layer"),
+        Edit(
+            "return layer.in_channels * height * width // 4",
+            "return layer.in_channels * layer.out_channels",
+            "2 x 2 pixels of 8 channels",
+        ),
         Edit("layer.in_features", "layer.out_features", "not outputs"),
         Edit(
             "return layer.in_channels * height * width\n",

@@ -136,8 +136,22 @@ def check_kl_loss(kl_loss):
     require(
         torch.allclose(dyn, rep), "dyn and rep are the same number: clip both alike"
     )
+    mixed = torch.cat([left, right], 1), torch.cat([right, right], 1)
+    both = torch.stack(kl_loss(*mixed))[:, 0].detach()
+    require(
+        (abs(both - torch.tensor([11.779, 1.0])) < 1e-2).all(),
+        "clip each row by itself: one row of 11.8 nats does not lift another over 1",
+    )
     more = torch.stack(kl_loss(left, right, 20.0))
     require((more == 20).all(), "clip at free_nats, whatever its value")
+    for weights in (left, right):
+        (reached,) = torch.autograd.grad(
+            more.sum(), weights, retain_graph=True, allow_unused=True
+        )
+        require(
+            reached is None or not reached.any(),
+            "below the free nats no gradient is left: clamp",
+        )
 
 
 exercise(
@@ -166,6 +180,17 @@ exercise(
             "dyn = per_die.sum(-1).clamp(min=free_nats)",
             "dyn = per_die.sum(-1)",
             "clipped to 1",
+        ),
+        Edit(
+            "dyn = per_die.sum(-1).clamp(min=free_nats)",
+            "dyn = per_die.sum(-1).mean().clamp(min=free_nats).expand(fixed.shape[:2])",
+            "clip each row by itself",
+        ),
+        Edit(
+            "dyn = per_die.sum(-1).clamp(min=free_nats)",
+            "dyn = per_die.sum(-1)\n"
+            "    dyn = dyn + (free_nats - dyn).clamp(min=0).detach()",
+            "no gradient is left",
         ),
         Edit("fixed = posterior.detach()", "fixed = posterior", "dyn is for the prior"),
         Edit("target = prior.detach()", "target = prior", "rep is for the posterior"),

@@ -115,6 +115,17 @@ def check_my_adam(my_adam):
         torch.allclose(mine, truth.detach()),
         "the first update is right, later ones are not: look at the powers of b1, b2",
     )
+    tiny = [torch.full_like(start, size) for size in (1e-3, -2e-3)]
+    truth = torch.nn.Parameter(start.clone())
+    adam = torch.optim.Adam([truth], lr=0.03, betas=(0.8, 0.95), eps=1e-3)
+    for g in tiny:
+        truth.grad = g.clone()
+        adam.step()
+    mine = my_adam(start.clone(), tiny, 0.03, 0.8, 0.95, 1e-3)
+    require(
+        torch.allclose(mine, truth.detach()),
+        "use lr, b1, b2 and eps as they are given; eps is added after the root",
+    )
 
 
 def _laprop(p, gradients):
@@ -162,6 +173,7 @@ exercise(
             "this is LaProp",
         ),
         Edit("(1 - b1**step)", "(1 - b1)", "powers of b1, b2"),
+        Edit("v_hat.sqrt() + eps", "(v_hat + eps).sqrt()", "added after the root"),
     ],
 )
 

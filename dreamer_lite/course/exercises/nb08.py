@@ -52,7 +52,17 @@ def check_actor_loss(actor_loss):
     )
     large = actor_loss(-one, zero, 10 * one, zero, one, 10.0, 0.1).item()
     require(abs(large - 1) < 1e-6, "divide the advantage by the scale")
+    bonus = one.clone().requires_grad_(True)
+    busy = actor_loss(zero, bonus, zero, zero, one, 10.0, 0.1)
+    require(
+        abs(busy.item() + 0.1) < 1e-6,
+        "the scale divides the advantage alone: the entropy's weight is fixed",
+    )
+    require(busy.requires_grad, "the entropy trains the actor too: do not detach it")
     dead = actor_loss(-one, one, one, zero, zero, 1.0, 0.1).item()
+    require(
+        dead == dead, "take the plain mean: do not divide by the sum of the weights"
+    )
     require(dead == 0, "what happens after the end counts for nothing: use the weight")
     check_two_steps(actor_loss)
 
@@ -104,6 +114,9 @@ exercise(
             "detach the whole advantage",
         ),
         Edit("weight * gain", "gain", "use the weight"),
+        Edit("eta * entropy", "eta * entropy / max(1.0, scale)", "advantage alone"),
+        Edit("eta * entropy", "eta * entropy.detach()", "do not detach it"),
+        Edit("(weight * gain).mean()", "(weight * gain).sum() / weight.sum()", "plain"),
     ],
 )
 

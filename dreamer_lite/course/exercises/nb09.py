@@ -110,6 +110,9 @@ def check_mean_of_episodes(mean_of_episodes):
     returns = torch.arange(6.0).reshape(2, 3)
     mean = torch.as_tensor(mean_of_episodes(torch.ones(2, 3), returns, 4))
     require(mean == 2, "of the returns 0 1 2 and 3 4 5, the first two each: mean 2")
+    returns = torch.arange(12.0).reshape(3, 4)
+    mean = torch.as_tensor(mean_of_episodes(torch.ones(3, 4), returns, 6))
+    require(mean == 4.5, "six episodes of three environments: the first two of each")
 
 
 exercise(
@@ -141,6 +144,7 @@ exercise(
             "returns[:, :each].sum()", "returns[:, -each:].sum()", "the first two each"
         ),
         Edit("total / count", "total / each", "the good episodes are only half"),
+        Edit("count // len(lengths)", "count // 2", "three environments"),
     ],
 )
 

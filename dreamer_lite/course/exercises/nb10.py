@@ -179,6 +179,11 @@ def check_how_it_ends(how_it_ends):
         "a time limit is no death: the value of what follows must not become 0",
     )
     require(how_it_ends(run, limit=10) == (False, False), "9 steps are fewer than 10")
+    for how in ("dead", "flag"):
+        require(
+            how_it_ends(run, limit=9, **{how: True}) == (True, False),
+            f"{how} in the last step that is allowed: that terminates, never both",
+        )
     require(
         how_it_ends([40] * 4, patience=3) == (True, False),
         "3 idle steps: stuck, which terminates, for by our rules it counts as a death",
@@ -208,7 +213,8 @@ exercise(
     wrongs=[
         Edit("or idle >= patience", "or idle >= patience or steps >= limit",
              "after `limit` steps the episode is truncated"),
-        Edit("steps >= limit and not terminated", "steps >= limit", "never both"),
+        Edit("steps >= limit and not terminated", "steps >= limit", "last step that"),
+        Edit("not terminated", "not (flag or dead)", "never both at once"),
         Edit("best = max(best, x)", "best = x", "coming back to where he was"),
         Edit("0 if x > best else idle + 1", "idle + (x <= best)", "begins the count"),
         Edit("flag or dead or", "dead or", "the flag terminates"),
