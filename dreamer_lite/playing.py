@@ -121,9 +121,14 @@ def dream_beside(agent, rows, context=5, horizon=30):
     return (frames.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
+GAP = 2  # white columns between two pictures, or sky and ground run through all three
+
+
 def beside(real, dreamed, scale=3):
-    """Frames real | dreamed | error side by side, enlarged: uint8 [T, H, 3W, 3]."""
-    frames = compare_frames(real, dreamed, axis=2)
+    """Frames real | dreamed | error, enlarged: uint8 [T, H, 3 W + 2 GAP, 3] x scale."""
+    parts = np.split(compare_frames(real, dreamed, axis=2), 3, axis=2)
+    white = np.full_like(parts[0][:, :, :GAP], 255)
+    frames = np.concatenate([parts[0], white, parts[1], white, parts[2]], axis=2)
     return frames.repeat(scale, 1).repeat(scale, 2)
 
 

@@ -107,7 +107,7 @@ show(*dreamer_map("symlog"))
 # %%
 film, per_second = read_gif(data_path("mario.gif"))
 zoom = film.shape[1] // 64  # the film shows every pixel that often
-film = film[:, zoom // 2 :: zoom, zoom // 2 :: zoom]  # [frames, 64, 3 * 64, 3]
+film = film[:, zoom // 2 :: zoom, zoom // 2 :: zoom]  # [frames, 64, 3 * 64 + gaps, 3]
 thin = math.ceil(len(film) / 40)
 
 # %%
@@ -120,18 +120,20 @@ show_gif(
 )
 
 # %% [markdown]
-# The same as a strip, for a closer look. What does the dream keep, and what does it lose?
-# Late in such a dream, model and game drift apart: what comes next is the model's guess,
-# one of many. Small things are the last that a world model learns, and
-# Mario is small. Notebook 06 measures it. (The numbers count frames of the film, about four
-# to a second. A dream lasts seven or eight of them, so the columns show dreams of different
-# ages. The first column is no dream yet: there the model still sees the frame.)
+# Eight of its frames, for a closer look: from the one on the left whose dream is nearest to
+# the game to the one on the right where they are furthest apart. What does the dream keep,
+# and what does it lose? What comes next is the model's guess, one of many. Small things are
+# the last that a world model learns, and Mario is small. Notebook 06 measures it. (The
+# numbers say which frame of the film it is, about four to a second.)
 
 # %%
-real, dreamed, error = (film[:, :, x : x + 64] for x in (0, 64, 128))
+gap = (film.shape[2] - 3 * 64) // 2  # white columns between two pictures
+real, dreamed, error = (film[:, :, x : x + 64] for x in (0, 64 + gap, 128 + 2 * gap))
+wrong = np.square(real.astype(float) - dreamed).sum((1, 2, 3))
+eighths = np.linspace(0, len(film) - 1, 8).astype(int)
 show(
-    strip(real, dreamed, error, columns=8),
-    alt="Rows of real frames, dreamed frames and the error, from the whole film.",
+    strip(real, dreamed, error, times=wrong.argsort()[eighths]),
+    alt="Rows of real frames, dreamed frames and the error, the best dream on the left.",
 )
 
 # %% [markdown]
@@ -629,8 +631,8 @@ def relative_errors(network, unsquash):
 
 
 # %% [markdown] tags=["predict"]
-# **Predict.** For which rewards will the raw squared error be worst: 0.01, 1 or 10,000? How
-# far off, in multiples of the reward?
+# **Predict.** Trained with the raw squared error, for which rewards is the network worst,
+# measured in multiples of the reward: 0.01, 1 or 10,000? How many multiples?
 #
 # <details><summary>Answer</summary>
 #
@@ -768,8 +770,8 @@ check("1.3", both_means)
 # <details><summary>Answer: when do they agree?</summary>
 #
 # When the outcome is certain; when the outcomes are symmetric around 0, where both are 0;
-# and nearly, when all outcomes are small against 1, where symlog is a straight line. For
-# gains the read-out is too low, for losses too high.
+# and nearly, when all outcomes are small against 1, where symlog is a straight line. Where
+# they do not, the read-out is too close to 0: it makes gains too small, and losses too.
 #
 # </details>
 #
@@ -779,9 +781,9 @@ check("1.3", both_means)
 #   1,000 is reported as 6.9. You see it when you print a prediction beside its target, and
 #   never in the loss curve.
 # * **A logarithm without the 1, or of a negative number.** Without the 1, the first reward
-#   of 0 turns the loss into infinity and all weights into `nan`; without $|x|$, the first
-#   reward below -1 makes the loss itself `nan`, and the weights with it. Without the sign,
-#   a loss and a gain become one number.
+#   of 0 makes the loss `nan` ($0 \cdot \infty$), and all weights with it; without $|x|$,
+#   the first reward below -1 does the same. Without the sign, a loss and a gain become one
+#   number.
 # * **Too few digits.** In float16 the largest number is 65,504, so symexp of anything above
 #   11.09 is infinite; in bfloat16, symlog(1000) and symlog(1010) are the same number.
 #   Both functions therefore compute in float32, whatever comes in.

@@ -614,7 +614,7 @@ print(
 # bins *equally in symlog space*, encode symlog(y), take the mean there and apply symexp
 # to the mean. The published form takes the mean of the numbers themselves. The old one has
 # the flaw that we met at the pit: it is right when the outcome is sure and wrong when it is
-# random, far too low for gains and far too high for losses.
+# random: gains and losses alike come out far too small.
 
 # %%
 mixture = head.encode(returns).mean(0)  # what a perfect head predicts: [255]
@@ -763,8 +763,8 @@ trained = {(kind, flag): train(kind, flag) for kind in HEADS for flag in games}
 #
 # (a) All four; symlog is a little low even here, because between 0 and 1 its slope falls
 # from 1 to 1/2 already. (b) Squared error and two-hot. The Normal drowns: its gradient for
-# the mean is divided by the squared width, which grows past a hundred while the mean has
-# hardly moved. (c) Only two-hot, for which the three games are the same problem with
+# the mean is divided by the square of the width, and the width grows past a hundred while
+# the mean has hardly moved. (c) Only two-hot, for which the three games are the same problem with
 # other bins.
 #
 # </details>
@@ -812,7 +812,9 @@ claim("symlog: over 20 % at a thousand", error["symlog", 1e3] > 0.2)
 # one game, but the one that works in all.
 #
 # And the outcomes? Here is what the Normal and the two-hot head of the 1-point game believe
-# where the chance is one half. The Normal's probability is collected in the same bins.
+# where the chance is one half. The Normal's probability is collected in the same bins. (Its
+# mean is one half; the bell seems to lean to the right because the bins get wider there and
+# so collect more.)
 
 # %%
 with torch.no_grad():

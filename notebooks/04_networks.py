@@ -104,8 +104,9 @@ from dreamer_lite.symlog import symlog
 # %% [markdown]
 # This is where we are going. The frames of the upper row come from the recording of
 # notebook 03 (who played is written in `data/README.md`). Below them is how a decoder
-# redraws them from a vector of 768 numbers. It belongs to a trained world model that
-# ships with this course, and was not trained on these frames. (The third row is the error:
+# redraws them from a vector of 768 numbers: 512 are its memory, 256 say what was just seen.
+# It belongs to a trained world model that ships with this course (a smaller one than that
+# of notebook 10), and was not trained on these frames. (The third row is the error:
 # white where the drawing is right, dark red where it is wrong.)
 
 # %%
@@ -138,7 +139,7 @@ torch.manual_seed(0)
 x = torch.randn(512, 256)  # 512 inputs of 256 numbers
 
 
-def sizes_through(layers, x):
+def differences_through(layers, x):
     """How much the 512 inputs differ after each layer: standard deviations."""
     found = [x.std(0).mean().item()]
     for layer in layers:
@@ -149,7 +150,7 @@ def sizes_through(layers, x):
 
 plain = [nn.Sequential(nn.Linear(256, 256), nn.SiLU()) for _ in range(20)]
 with torch.no_grad():
-    naive_sizes = sizes_through(plain, x)
+    naive_sizes = differences_through(plain, x)
 claim("after 20 layers less than a millionth is left", naive_sizes[-1] < 1e-6)
 
 
@@ -301,7 +302,7 @@ weights = Linear(1024, 1024).weight.detach().flatten() * 1024**0.5
 blocks = [nn.Sequential(Linear(256, 256), nn.SiLU()) for _ in range(20)]
 normed = [nn.Sequential(Linear(256, 256), RMSNorm(256), nn.SiLU()) for _ in range(20)]
 with torch.no_grad():
-    init_sizes, normed_sizes = sizes_through(blocks, x), sizes_through(normed, x)
+    init_sizes, normed_sizes = differences_through(blocks, x), differences_through(normed, x)
 
 claim("the weights have variance 1 / fan-in within 1 %", abs(weights.var() - 1) < 0.01)
 claim("no weight lies beyond 2 x 1.1368 of its unit", weights.abs().max() <= 2.2737)
@@ -330,7 +331,9 @@ show(
 # %% [markdown]
 # PyTorch's weights have a third of this variance, $1/(3n)$, so ours alone lose less. But
 # that is not enough: SiLU swallows most of what is negative, in every layer. The norm sets
-# the size anew each time.
+# the size of the signal anew each time. (The blue line still falls, slowly: it shows how
+# much the outputs *differ*, and SiLU, whose outputs are more often above 0 than below,
+# makes them a little more alike in every layer.)
 #
 # The last argument, `outscale`, makes a layer start small. The reward head and the
 # critic use 0, so that their first predictions are exactly 0 (notebook 02 showed what
@@ -910,7 +913,8 @@ claim("the position's is 25 to 75 (symlog(1000)^2 = 47.7)", 25 < first["position
 # be foreseen costs about one unit of loss. (A nat is the unit of information that belongs
 # to the natural logarithm: to name one of $n$ equally likely things takes $\ln n$ nats. The
 # price has two parts, and only the smaller one, a tenth of a unit for each nat, changes the
-# latent itself, see notebook 05. So one unit is an upper limit.) The model will only
+# latent itself, see notebook 05. So for the latent a nat costs between a tenth of a unit
+# and one unit.) The model will only
 # describe what saves more error than it costs to tell. Let us compute that for Mario
 # himself. To say in which of the 64 columns he stands takes up to $\ln 64 = 4.16$ nats.
 # What does it save to draw him? We need a frame without Mario: eight steps after the start
@@ -936,6 +940,7 @@ for axis, image, title in zip(axes, (scene, empty), ("with Mario", "without")):
 names = ["colour,\nsummed", "grey,\nsummed", "colour,\naveraged"]
 axes[2].bar(names, [in_colour, in_grey, averaged], color=COLORS["error"])
 axes[2].axhline(np.log(64), **line("threshold"), label="ln 64: his column")
+axes[2].axhline(np.log(64) / 10, **line("neutral"), label="a tenth of it")
 axes[2].set(ylabel="saved by drawing him [1]", yscale="log", ylim=(1e-4, 200))
 axes[2].legend()
 show(
@@ -944,7 +949,7 @@ show(
     "column costs.",
 )
 claim("in colour and summed, drawing Mario saves more than ln 64", in_colour > 4.16)
-claim("in grey it saves less than a quarter of that price", in_grey < 4.16 / 4)
+claim("in grey it saves less than even a tenth of that price", in_grey < 4.16 / 10)
 claim("averaged it saves less than a thousandth of it", averaged < 4.16 / 1000)
 
 # %% [markdown]
@@ -1024,10 +1029,9 @@ claim(
 
 
 # %% [markdown]
-# How it looks in the numbers: the image loss is small and soon flat (0.02 instead of
-# hundreds), the price on information (in notebook 05 the *KL divergence*, KL for short) sits
-# on its floor, and every reconstruction is the
-# mean picture.
+# So this is how averaged pixels look in a training log: the image loss is small and soon
+# flat, the price on information (in notebook 05 the *KL divergence*, KL for short) sits on
+# its floor, and every reconstruction is the mean picture.
 #
 # ## The real experiment: a picture and a number
 #

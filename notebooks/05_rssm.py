@@ -763,7 +763,7 @@ compare("the textbook's last row", both[:, -1], logits, 1e-4)
 
 # %% [markdown]
 # Third: dreaming starts from any state and needs no frame. A policy is anything that maps
-# a state to actions, or a list of actions.
+# a state to actions, or a tensor of actions [B, H, A].
 
 # %%
 dream, actions = small.imagine(state, lambda s: torch.zeros(3, 5), horizon=15)
@@ -969,9 +969,10 @@ knows = entropy(posterior)[stream]
 axis.plot(knows, **line("posterior"), linewidth=1.2, label="posterior entropy")
 bold = {"ha": "center", "va": "bottom", "weight": "bold", "color": COLORS["kl"]}
 for letter, t in zip("PQRSTU", times.tolist()):
-    axis.annotate(letter, (t, surprise[stream, t]), **bold)
-axis.set(xlabel="row t [1]", ylabel="[nats]")
-axis.legend(ncols=3, loc="upper right")
+    axis.axvline(t, color=COLORS["kl"], alpha=0.25, linewidth=1, zorder=0)
+    axis.annotate(letter, (t, -7.5), **bold)
+axis.set(xlabel="row t [1]", ylabel="[nats]", ylim=(-8, None))
+axis.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
 show(
     fig,
     alt="The KL is low most of the time, with peaks; letters mark the six highest.",

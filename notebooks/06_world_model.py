@@ -1052,7 +1052,7 @@ for ax, (name, curve) in zip(axes, curves.items(), strict=True):
     ax.set(title=name, xlabel="update [1]", ylim=(0, None))
 axes[0].set(ylabel="loss [1 or nats]")
 axes[0].legend()
-show(fig, alt="Three losses fall, the KL rises again; dotted lines show held-out rows.")
+show(fig, alt="Three losses fall; KL falls, rises, falls again; dotted: held-out rows.")
 claim(
     "held-out frames cost less than a third of what they cost before",
     last["obs"] < first["obs"] / 3,
@@ -1064,7 +1064,8 @@ claim(
 # their rows comes right after a reset, where the memory is empty and the KL is largest.)
 # The KL is worth a look. At first it falls to its floor of 1: to draw the mean frame takes
 # no look at the frame. Then it *rises*, as the frames get better: what the posterior puts
-# into $z$, the prior must foresee, and every new detail must be learnt twice. A KL that
+# into $z$, the prior must foresee, and every new detail must be learnt twice. Later it
+# falls again: the prior catches up with what the posterior has learnt to see. A KL that
 # *stays* at exactly 1 while the frames stay blurred means that the model does not look.
 #
 # Below are held-out frames and what the decoder makes of them before and after. Nothing is
@@ -1231,9 +1232,9 @@ claim('those of "wait" less, but more than half of it', 0.5 < waiting / running 
 
 # %% [markdown]
 # It hears them, but badly. In the real game a running Mario who is let go stops after eight
-# steps, and his progress on the way is worth 1.5 to 3. In the recording he is nearly always
-# running here, so the last steps foretell the next frame almost as well as the button does,
-# and the model has learnt to listen to them. An agent that learns in its own dreams and
+# steps, and his progress on the way is worth 1.5 to 3. In the recording he nearly
+# always moves to the right here, and "wait" is rare, so the last steps foretell the next
+# frame almost as well as the button does, and the model has learnt to listen to them. An agent that learns in its own dreams and
 # records what it then tries in the game (notebook 09) collects the rows that are missing
 # here.
 

@@ -831,7 +831,8 @@ compare("S", normalizer.scale, torch.tensor(10 * (1 - 0.99**100)), tolerance=1e-
 # %% [markdown]
 # Move the size of the returns and the share of treasures. On the left the returns, on the
 # right the same returns after the division: large ones come down to about 1, small ones
-# stay as they are.
+# stay as they are. (The counts are on a logarithmic scale, so that the few treasures can be
+# seen. On the right, what lies beyond 8 is counted at 8.)
 
 # %%
 def draw_normalized(exponent, treasures):
@@ -848,6 +849,8 @@ def draw_normalized(exponent, treasures):
     )
     axes[0].set(xlabel="return [1]", ylabel="count [1]", title="as dreamed")
     axes[1].set(xlabel="return / max(1, S) [1]", xlim=(-8, 8))
+    for ax in axes:
+        ax.set_yscale("log")
     axes[1].set(title=f"divided by {normalizer.scale:.3g}")
     return fig
 

@@ -163,7 +163,8 @@ from dreamer_lite.world_model import WorldModel
 # and critic then take turns. Follow the arrows: gradients stay inside the actor and inside
 # the critic, none enters the model. The shape is that of the dreams of this notebook: from
 # each of 256 states 15 steps on, the start included 16, in every one of them $h$ with 128
-# numbers and $z$ with 16 x 8.
+# numbers and $z$ with 16 x 8. (Side by side these are 256 numbers, by chance as many as
+# there are dreams.)
 
 # %%
 cart = gym.make("CartPole-v1")
@@ -221,7 +222,8 @@ for pay in ([0.0, 1.0], [0.0, 1000.0], [1.0, 0.0]):
 # > with an entropy bonus of weight $\eta = 3 \times 10^{-4}$.
 #
 # Our words. $\pi_\theta(a_t \mid s_t)$ is the probability that the actor gives to the action
-# it took. We cannot differentiate the button, but we can differentiate that probability. If
+# it took; the upright $\mathrm{H}$ is its entropy (the italic $H$ stays the horizon), and
+# $\eta$ the entropy's weight, not the learning rate of notebook 06. We cannot differentiate the button, but we can differentiate that probability. If
 # the outcome was better than expected, make the button more likely; if worse, less. This
 # estimate is called *REINFORCE*; a gradient that is estimated from the policy's own samples
 # is a *policy gradient*. The fraction is the *advantage*: return $R^\lambda_t$ minus what
@@ -586,8 +588,8 @@ print(torch.cumprod(cont, 1)[:, :-1].int().tolist())
 # *medium, about 15 minutes*
 #
 # Before the class shows it: write the actor's loss for $N$ dreams at once, as in equation 6
-# and in `actor_loss_slow`, without a loop, with the mean in place of the sum and the weight
-# on every step. (The stub raises `NotImplementedError` until you fill it; nothing after it
+# and in `actor_loss_slow`, without a loop, with the weight on every step and the plain mean
+# over all $N \times H$ steps in place of the sum. (The stub raises `NotImplementedError` until you fill it; nothing after it
 # depends on your answer. `solution("8.1")` prints one way to do it.)
 
 # %% tags=["exercise-8.1"]
@@ -886,8 +888,8 @@ def train_world_model(updates=500, lr=2e-3):
 #
 # <details><summary>Answer</summary>
 #
-# $\ln 255 = 5.541$ exactly. $\ln 2 = 0.693$, and somewhat more, since a random head is sure
-# of itself here and there. Half of 9, so 4.5, the same number twice. About $q$: an untrained
+# $\ln 255 = 5.541$ exactly. About $\ln 2 = 0.693$: a new head is a little sure of itself here
+# and there, and may start between 0.5 and 1.2. Half of 9, so 4.5, the same number twice. About $q$: an untrained
 # decoder does not say 0 but small random numbers, which changes it a little. The next cell
 # trains the model and looks at the losses of its first update.
 #
@@ -1027,7 +1029,7 @@ print("critic's loss ->", touched(critic_loss))
 
 # %%
 def dream_training(agent, updates=150, lr=6e-4):
-    """Train an ActorCritic inside the frozen model: (mean dreamed return, entropy)."""
+    """Train inside the frozen model; one row of metrics, as in `keys`, an update."""
     groups = [
         # twice the actor's rate: the judge should not lag behind the player
         {"params": list(agent.critic.parameters()), "lr": 2 * lr},
@@ -1117,7 +1119,7 @@ ax.scatter(before, np.full(20, 0.0), color=COLORS["random"], marker="x", label=N
 ax.scatter(after, np.full(20, 1.0), color=COLORS["actor"], marker="^", label=None)
 ax.axvline(chance, **line("threshold"), label="mean of the recorded random play")
 ax.set(yticks=[0, 1], yticklabels=["untrained", "after dreaming"], ylim=(-0.6, 1.9))
-ax.set(xlabel="length of an episode on the real CartPole [steps]")
+ax.set(xlabel="length of an episode on the real CartPole [steps, cut off at 500]")
 ax.legend()
 show(fig, alt="Real episodes before and after dreaming: those after last far longer.")
 claim("untrained, it lasts as long as chance (less than 40 steps)", before.mean() < 40)
@@ -1139,7 +1141,8 @@ show_gif(
 )
 
 # %% [markdown]
-# The actor has balanced a pole that it had never seen balanced. It does not play perfectly:
+# The actor has balanced a pole that it had never seen balanced. It does not play perfectly
+# (500 steps, where CartPole cuts an episode off, would be perfect):
 # the recording holds no long episodes, so the model knows little about the places to which
 # only a good player gets. The remedy is to play, record, and dream again. That loop is
 # notebook 09.
@@ -1315,7 +1318,8 @@ claim(
 # %% [markdown]
 # Also possible, and some of it seen in the wild:
 #
-# * **`con_0` forgotten.** Dreams that begin in a last row are trained on as if they were life.
+# * **$c_0$ forgotten.** Dreams that begin in a *terminal* row are trained on as if they were
+#   life.
 #   The value of terminal states creeps up from 0.
 #   ([TorchRL had this](https://github.com/pytorch/rl/pull/4128).)
 # * **A gradient of the dreamed returns into the model.** The returns then improve because
