@@ -129,11 +129,11 @@ show_gif(
 # %%
 gap = (film.shape[2] - 3 * 64) // 2  # white columns between two pictures
 real, dreamed, error = (film[:, :, x : x + 64] for x in (0, 64 + gap, 128 + 2 * gap))
-wrong = np.square(real.astype(float) - dreamed).sum((1, 2, 3))
-eighths = np.linspace(0, len(film) - 1, 8).astype(int)
+order = ((real.astype(float) - dreamed) ** 2).sum((1, 2, 3)).argsort()
+eight = [order[i * (len(film) - 1) // 7] for i in range(8)]
 show(
-    strip(real, dreamed, error, times=wrong.argsort()[eighths]),
-    alt="Rows of real frames, dreamed frames and the error, the best dream on the left.",
+    strip(real, dreamed, error, times=eight),
+    alt="Rows of real, dreamed and wrong pixels, the best dreams on the left.",
 )
 
 # %% [markdown]

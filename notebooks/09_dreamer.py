@@ -877,7 +877,7 @@ print("in the checkpoint:", sorted(p.name for p in (runs_here / "calm").glob("c*
 
 # %%
 def pull_the_plug(agent, run):
-    """Called at every look at the run: break off at step 300."""
+    """Called whenever a video is due: break off at step 300."""
     if run.step == 300:
         raise KeyboardInterrupt
 
@@ -894,7 +894,7 @@ def pull_the_plug(agent, run):
 # </details>
 
 # %%
-often = dataclasses.replace(small, video_minutes=0.0)
+often = dataclasses.replace(small, video_minutes=0.0)  # due after every step
 options = dict(logdir=runs_here / "broken", progress=False)
 try:
     train("CartPole-v1", often, callback=pull_the_plug, **options)

@@ -486,11 +486,10 @@ def test_result_blocks_say_what_the_files_say(results):
     assert "| 60,000 steps, 60 min | 84,000 steps, 84 min | 104,000 steps" in text
     # Episode i ends at x = i after 1000 i steps: the first 26, then the last 50.
     assert "| 12 | 94 |" in text and "A random policy reaches 321." in text
-    assert text.endswith(" Seed 3: an abacus; oiled at step 9.")
+    assert text.endswith(" Seed 3: an abacus.")
     text = readme.BLOCKS["evaluation"](results)
     assert "4 episodes, seed 5" in text and "`ffffffffffff` after 1,234 steps" in text
     assert "| agent | 0.75 (3/4) | 0.30 to 0.95 | 2,500 | 100.0 ± 9.5 |" in text
-    assert "The agent dies at an x of (times): 1,100-1,199 (1)." in text
 
 
 def test_result_blocks_without_results_say_so(tmp_path):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import further
 import ship
 from dreamer_lite.course import data_path
 from dreamer_lite.course.train_world_model import main as train_world_model
@@ -147,3 +148,36 @@ def test_the_world_model_that_ships_can_be_made_again(tmp_path, capsys):
         assert set(new.keys()) == set(old.keys())
         assert set(new.metadata()) == set(old.metadata())
     shutil.rmtree(folder)
+
+
+def test_training_on_draws_sticky_episodes_and_lets_the_rates_fall(tmp_path):
+    pytest.importorskip("gym_super_mario_bros")
+    env = further.make_env(0.5)
+    env.reset(seed=0)
+    drawn = [env.repeat_action_probability for _ in range(40) if env.reset()]
+    env.close()
+    assert set(drawn) == {0.0, 0.25} and 10 < drawn.count(0.25) < 30
+    rates = []
+
+    class Look(further.FallingRates):
+        def __call__(self, agent, run):
+            super().__call__(agent, run)
+            rates.append([group["lr"] for group in agent.optimizer.param_groups])
+
+    start, folder = data_path("mario_agent.safetensors"), tmp_path / "run"
+    small = dict(prefill=64, batch=2, length=8, envs=2, parallel=False, capacity=2000)
+    small |= dict(
+        ratio=2.0, steps=80, video_minutes=0.0, speed="eager", checkpoint_minutes=0.0
+    )
+    old = Dreamer.load(start).config
+    full = [old.lr, old.critic_lr, old.actor_lr]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(further, "FallingRates", Look)
+        further.further(folder, 60.0, 0.5, 30.0, start, **small)  # far from the end
+        assert rates and all(row == pytest.approx(full) for row in rates)
+        rates.clear()
+        further.further(tmp_path / "late", 60.0, 0.5, 6000.0, start, **small)
+        low = [0.01 * rate for rate in full]  # 60 of the last 6,000 minutes: the floor
+    assert rates and all(row == pytest.approx([5 * x for x in low]) for row in rates)
+    assert 0 < further.minutes_so_far(folder) < 60
+    assert further.minutes_so_far(tmp_path / "none") == 0

@@ -109,6 +109,7 @@ LOGARITHMIC = {
     ("world_model", "loss/obs"),
     ("world_model", "loss/dyn"),
     ("others", "imagined/reward"),
+    ("mario", "loss/obs"),
 }
 
 
@@ -150,6 +151,7 @@ def picture(name):
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogFormatter
 
     from dreamer_lite.course import line, use_style
 
@@ -161,20 +163,24 @@ def picture(name):
         for run in [*runs, *sick]:
             steps, values = column(run, metric)
             width = 50 if metric in SHARES else 10
-            values = smooth(values, width) if metric in IN_EPISODES else values
+            if metric in IN_EPISODES:  # the first means would be of fewer
+                steps, values = steps[width - 1 :], smooth(values, width)[width - 1 :]
             label, quantity = LABELS[run]
             ax.plot(steps, values, **line(quantity), label=label)
         many = f" (mean of {width} episodes)" if metric in IN_EPISODES else ""
         ax.set(title=metric + many, ylabel=f"[{unit}]")
         if (name, metric) in LOGARITHMIC:
             ax.set_yscale("log")
+            for which in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
+                which(LogFormatter(minor_thresholds=(2, 0.5)))  # 4, not 4 x 10^0
         ax.locator_params("x", nbins=5)  # six digits need their room
         if sick:
             ax.legend(fontsize=8)
     for ax in axes.flat[-2:]:
         ax.set_xlabel("agent steps [1]")
     if axes.flat[0].get_legend() is None:
-        axes.flat[0].legend()
+        handles = axes.flat[0].get_legend_handles_labels()
+        fig.legend(*handles, loc="outside upper center", ncols=2)
     return fig
 
 
