@@ -1138,6 +1138,50 @@ else:
     print("No evaluation is stored yet: nothing is claimed.")
 
 # %% [markdown]
+# ## Why does it still die?
+#
+# To make an agent better, look at its worst moments. `tools/deaths.py` let ours play 60 more
+# episodes, and kept the last 40 steps of every one without a flag: how likely each action
+# was that was drawn, and what the critic expected from there on.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** One percent of the policy is spread evenly over the five actions, whatever the
+# actor has learnt (notebook 08). How many actions of an episode of 300 steps does this
+# percent choose against the actor's will, if the actor is always sure of its own?
+#
+# <details><summary>Answer</summary>
+#
+# $300 \cdot 0.01 \cdot \frac45 = 2.4$: in the fifth case it hits the button that the actor
+# wants anyway. Each of the four others has a probability of 0.002.
+#
+# </details>
+
+# %%
+watched = json.loads(Path(data_path("mario_deaths.json")).read_text())
+print(watched["flags"], "flags in", watched["episodes"], "episodes\n")
+print("died at   least likely action of the last 20        value then   5 steps on")
+fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharex=True)
+for number, death in enumerate(watched["deaths"]):
+    chance, value = np.array(death["probability"]), np.array(death["value"])
+    steps = np.arange(-len(chance), 0)
+    at = chance[-20:].argmin() - 20
+    later = value[min(at + 5, -1)]
+    print(
+        f"x = {death['x']:5,}  {-at:2} steps before the end, p = {chance[at]:5.3f}"
+        f"{value[at]:19.1f}{later:13.1f}"
+    )
+    look = {"color": plt.cm.viridis(number / len(watched["deaths"]))}
+    axes[0].plot(steps, value, "-o", markersize=2, linewidth=1, **look)
+    axes[1].plot(steps, chance, "o", markersize=3, **look)
+axes[0].set(ylabel="value [1]", xlabel="steps before the end [1]")
+axes[1].set(ylabel="probability of the action [1]", xlabel="steps before the end [1]")
+axes[1].set(yscale="log", ylim=(1e-3, 1.5))
+show(fig, alt="Values and probabilities of the actions before each of the deaths.")
+
+# %% [markdown]
+# DEATHS_TEXT
+
+# %% [markdown]
 # ## The whole way there
 #
 # These are the stored curves of the run that made the shipped agent, and of every other

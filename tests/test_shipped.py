@@ -4,10 +4,12 @@ import dataclasses
 import json
 import shutil
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
+import deaths
 import further
 import ship
 from dreamer_lite.course import data_path
@@ -181,3 +183,36 @@ def test_training_on_draws_sticky_episodes_and_lets_the_rates_fall(tmp_path):
     assert rates and all(row == pytest.approx([5 * x for x in low]) for row in rates)
     assert 0 < further.minutes_so_far(folder) < 60
     assert further.minutes_so_far(tmp_path / "none") == 0
+
+
+class Counted(gym.Wrapper):
+    """CartPole that says how long it took, and calls an even number a flag."""
+
+    def reset(self, **kwargs):
+        self.steps = 0
+        return self.env.reset(**kwargs)
+
+    def step(self, action):
+        obs, reward, ended, cut, info = self.env.step(action)
+        self.steps += 1
+        known = {"x_pos": self.steps, "flag_get": self.steps % 2 == 0}
+        return obs, reward, ended, cut, info | known
+
+
+def test_every_death_has_its_own_last_steps():
+    from gymnasium.envs.classic_control import CartPoleEnv
+
+    config = Config.preset("1m", device="cpu", precision="fp32")
+    env = CartPoleEnv()
+    agent = Dreamer(env.observation_space, env.action_space, config)
+    with torch.no_grad():  # away from equally likely actions
+        agent.actor_critic.actor.mlp[-1].bias.copy_(torch.tensor([0.0, 1.0]))
+    track = ("x_pos", "flag_get")
+    found = deaths.watch(agent, 30, 0, lambda: Counted(CartPoleEnv()), False, track)
+    assert found["episodes"] == 30 and 0 < found["flags"] < 30
+    assert len(found["deaths"]) == 30 - found["flags"]
+    for death in found["deaths"]:
+        steps = min(deaths.LAST, death["x"])
+        assert death["x"] % 2 and len(death["probability"]) == steps
+        assert death["value"] == [0.0] * steps  # a new critic expects nothing
+        assert all(p < 0.3 or p > 0.7 for p in death["probability"])

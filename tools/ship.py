@@ -10,8 +10,8 @@ A run that is there already is refused.
 
 After a new agent `python -m dreamer_lite.mario evaluate --baselines --out
 data/mario_evaluation.json`, the same with `--sticky 0.25` (see data/README.md), `python
-tools/film.py`, `python tools/reference_figures.py draw` and `make times` bring all that
-shows it up to date.
+tools/deaths.py`, `python tools/film.py`, `python tools/reference_figures.py draw` and
+`make times` bring all that shows it up to date.
 """
 
 import argparse
