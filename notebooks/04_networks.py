@@ -302,7 +302,8 @@ weights = Linear(1024, 1024).weight.detach().flatten() * 1024**0.5
 blocks = [nn.Sequential(Linear(256, 256), nn.SiLU()) for _ in range(20)]
 normed = [nn.Sequential(Linear(256, 256), RMSNorm(256), nn.SiLU()) for _ in range(20)]
 with torch.no_grad():
-    init_sizes, normed_sizes = differences_through(blocks, x), differences_through(normed, x)
+    init_sizes = differences_through(blocks, x)
+    normed_sizes = differences_through(normed, x)
 
 claim("the weights have variance 1 / fan-in within 1 %", abs(weights.var() - 1) < 0.01)
 claim("no weight lies beyond 2 x 1.1368 of its unit", weights.abs().max() <= 2.2737)
