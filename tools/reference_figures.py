@@ -155,6 +155,12 @@ def picture(name):
 
     from dreamer_lite.course import line, use_style
 
+    class Plain(LogFormatter):
+        """0.4 on a logarithmic axis, not 4 x 10^-1."""
+
+        def __call__(self, x, pos=None):
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
     use_style()
     metrics, runs = PICTURES[name]
     rows = len(metrics) // 2
@@ -172,7 +178,7 @@ def picture(name):
         if (name, metric) in LOGARITHMIC:
             ax.set_yscale("log")
             for which in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-                which(LogFormatter(minor_thresholds=(2, 0.5)))  # 4, not 4 x 10^0
+                which(Plain(minor_thresholds=(2, 0.5)))
         ax.locator_params("x", nbins=5)  # six digits need their room
         if sick:
             ax.legend(fontsize=8)
