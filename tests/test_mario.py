@@ -191,7 +191,10 @@ def test_play_writes_a_gif_of_the_screen_or_of_the_dream(agent_file, tmp_path):
     with Image.open(screen) as image:
         assert image.size == (256, 240) and image.n_frames > 10
     with Image.open(dream) as image:
-        assert image.size == (3 * 3 * 64, 3 * 64) and image.n_frames > 10
+        assert (
+            image.size == (3 * (3 * 64 + 2 * playing.GAP), 3 * 64)
+            and image.n_frames > 10
+        )
 
 
 def test_an_episode_is_stored_as_the_replay_would_store_it(agent_file):

@@ -145,21 +145,25 @@ def smooth(values, width):
     return [sum(part) / len(part) for part in sums]
 
 
+def plain_logarithms():
+    """A formatter for logarithmic axes that says 0.4 and not 4 x 10^-1."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x, pos=None):
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    return Plain(minor_thresholds=(2, 0.5))
+
+
 def picture(name):
     """Draw one picture of the page."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogFormatter
 
     from dreamer_lite.course import line, use_style
-
-    class Plain(LogFormatter):
-        """0.4 on a logarithmic axis, not 4 x 10^-1."""
-
-        def __call__(self, x, pos=None):
-            return f"{x:g}" if super().__call__(x, pos) else ""
 
     use_style()
     metrics, runs = PICTURES[name]
@@ -178,7 +182,7 @@ def picture(name):
         if (name, metric) in LOGARITHMIC:
             ax.set_yscale("log")
             for which in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-                which(Plain(minor_thresholds=(2, 0.5)))
+                which(plain_logarithms())
         ax.locator_params("x", nbins=5)  # six digits need their room
         if sick:
             ax.legend(fontsize=8)

@@ -136,6 +136,11 @@ def check_kl_loss(kl_loss):
     require(
         torch.allclose(dyn, rep), "dyn and rep are the same number: clip both alike"
     )
+    check_clip(kl_loss, left, right)
+
+
+def check_clip(kl_loss, left, right):
+    """Check that each row is clipped by itself and that a clip stops gradients."""
     mixed = torch.cat([left, right], 1), torch.cat([right, right], 1)
     both = torch.stack(kl_loss(*mixed))[:, 0].detach()
     require(

@@ -115,6 +115,11 @@ def check_my_adam(my_adam):
         torch.allclose(mine, truth.detach()),
         "the first update is right, later ones are not: look at the powers of b1, b2",
     )
+    check_settings(my_adam, start)
+
+
+def check_settings(my_adam, start):
+    """Check with small gradients and a large eps, where every setting matters."""
     tiny = [torch.full_like(start, size) for size in (1e-3, -2e-3)]
     truth = torch.nn.Parameter(start.clone())
     adam = torch.optim.Adam([truth], lr=0.03, betas=(0.8, 0.95), eps=1e-3)

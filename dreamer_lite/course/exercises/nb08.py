@@ -52,6 +52,12 @@ def check_actor_loss(actor_loss):
     )
     large = actor_loss(-one, zero, 10 * one, zero, one, 10.0, 0.1).item()
     require(abs(large - 1) < 1e-6, "divide the advantage by the scale")
+    check_entropy_and_weight(actor_loss, one, zero)
+    check_two_steps(actor_loss)
+
+
+def check_entropy_and_weight(actor_loss, one, zero):
+    """Check that the scale leaves the entropy alone, and what the weight does."""
     bonus = one.clone().requires_grad_(True)
     busy = actor_loss(zero, bonus, zero, zero, one, 10.0, 0.1)
     require(
@@ -64,7 +70,6 @@ def check_actor_loss(actor_loss):
         dead == dead, "take the plain mean: do not divide by the sum of the weights"
     )
     require(dead == 0, "what happens after the end counts for nothing: use the weight")
-    check_two_steps(actor_loss)
 
 
 def check_two_steps(actor_loss):
