@@ -1,10 +1,12 @@
 """Watch the agent that ships die: what it did last, and what it hoped for.
 
-    python tools/deaths.py [--episodes 60] [--seed 1]
+    python tools/deaths.py [--episodes 160] [--seed 1]
 
 Writes data/mario_deaths.json: of every episode without a flag the last steps, with the
 probability of the action that was drawn and the critic's value. The episodes are like
-those of the evaluation, but others (of another seed). Notebook 10 looks at them.
+those of the evaluation, but others (of another seed). Then 100 episodes more without
+the percent of uniform probability in the policy: only their flags are kept. Notebook 10
+looks at all of it.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from dreamer_lite.mario import make_mario  # noqa: E402
 from machine import machine  # noqa: E402
 
 ENVS, LAST = 4, 40  # games side by side; steps that are kept
+UNMIXED = 100  # episodes without unimix
 
 
 class Watching(dreamer.AgentPolicy):
@@ -69,10 +72,17 @@ def watch(agent, episodes, seed, make_env=None, parallel=True, track=playing.TRA
     return {"episodes": episodes, "flags": episodes - len(deaths), "deaths": deaths}
 
 
+def unmixed(agent, seed, episodes=UNMIXED):
+    """How often the agent takes the flag if nothing is mixed into its policy."""
+    agent.actor_critic.actor.unimix = 0.0
+    found = watch(agent, episodes, seed)
+    return {key: found[key] for key in ("episodes", "flags")}
+
+
 def main():
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--episodes", type=int, default=60)
+    parser.add_argument("--episodes", type=int, default=160)
     parser.add_argument("--seed", type=int, default=1, help="of games and actions")
     options = parser.parse_args()
     path = ROOT / "data" / "mario_agent.safetensors"
@@ -81,6 +91,7 @@ def main():
     found = {key: about[key] for key in ("file", "sha256", "steps")}
     found |= {"seed": options.seed, "machine": machine()}
     found |= watch(agent, options.episodes, options.seed)
+    found["without_unimix"] = unmixed(agent, options.seed)
     text = json.dumps(found) + "\n"
     files.write_atomically(
         ROOT / "data" / "mario_deaths.json", lambda p: p.write_text(text)
