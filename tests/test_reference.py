@@ -490,6 +490,14 @@ def test_result_blocks_say_what_the_files_say(results):
     text = readme.BLOCKS["evaluation"](results)
     assert "4 episodes, seed 5" in text and "`ffffffffffff` after 1,234 steps" in text
     assert "| agent | 0.75 (3/4) | 0.30 to 0.95 | 2,500 | 100.0 ± 9.5 |" in text
+    assert text.endswith("100.0 ± 9.5 |")
+    other = {"sha256": "f" * 64, "seed": 8, "episodes": 20, "flags": 18}
+    (results / "data/mario_deaths.json").write_text(json.dumps(other))
+    text = readme.BLOCKS["evaluation"](results)
+    assert "In 20 other episodes without sticky actions (seed 8, " in text
+    assert "takes 18 flags, 0.90." in text
+    (results / "data/mario_deaths.json").write_text(json.dumps(other | {"sha256": "e"}))
+    assert "takes 18" not in readme.BLOCKS["evaluation"](results)
 
 
 def test_result_blocks_without_results_say_so(tmp_path):

@@ -348,7 +348,20 @@ def evaluation(root):
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     if not reports:
         return "*Not evaluated yet: `python -m dreamer_lite.mario evaluate`.*"
-    return "\n\n".join(map(evaluation_table, reports))
+    return "\n\n".join([*map(evaluation_table, reports), *others_line(root, reports)])
+
+
+def others_line(root, reports):
+    """Say what the same agent did in the episodes of mario_deaths.json, if it did."""
+    found = read_json(root, "mario_deaths.json")
+    if not found or found["sha256"] != reports[0]["agent"]["sha256"]:
+        return []
+    share = found["flags"] / found["episodes"]
+    return [
+        f"In {found['episodes']} other episodes without sticky actions (seed "
+        f"{found['seed']}, `python tools/deaths.py`) it takes {found['flags']} flags, "
+        f"{share:.2f}. Notebook 10 looks at its deaths there."
+    ]
 
 
 def evaluation_table(report):
