@@ -1201,6 +1201,9 @@ for name, found in (("with unimix", watched), ("without", without)):
           f"{low:.2f} to {high:.2f}")  # fmt: skip
 
 # %% [markdown]
+# That fits the explanation. It does not prove it: the intervals overlap a little.
+
+# %% [markdown]
 # ## The whole way there
 #
 # These are the stored curves of the run that made the shipped agent, and of every other
