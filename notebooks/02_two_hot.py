@@ -764,8 +764,8 @@ trained = {(kind, flag): train(kind, flag) for kind in HEADS for flag in games}
 # (a) All four; symlog is a little low even here, because between 0 and 1 its slope falls
 # from 1 to 1/2 already. (b) Squared error and two-hot. The Normal drowns: its gradient for
 # the mean is divided by the square of the width, and the width grows past a hundred while
-# the mean has hardly moved. (c) Only two-hot, for which the three games are the same problem with
-# other bins.
+# the mean has hardly moved. (c) Only two-hot, for which the three games are the same problem
+# with other bins.
 #
 # </details>
 

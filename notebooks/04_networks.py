@@ -914,10 +914,9 @@ claim("the position's is 25 to 75 (symlog(1000)^2 = 47.7)", 25 < first["position
 # be foreseen costs about one unit of loss. (A nat is the unit of information that belongs
 # to the natural logarithm: to name one of $n$ equally likely things takes $\ln n$ nats. The
 # price has two parts, and only the smaller one, a tenth of a unit for each nat, changes the
-# latent itself, see notebook 05. So for the latent a nat costs between a tenth of a unit
-# and one unit.) The model will only
-# describe what saves more error than it costs to tell. Let us compute that for Mario
-# himself. To say in which of the 64 columns he stands takes up to $\ln 64 = 4.16$ nats.
+# latent itself, see notebook 05. So for the latent a nat costs between a tenth of a unit and
+# one unit.) The model will only describe what saves more error than it costs to tell. Let us
+# compute that for Mario himself. To say in which of the 64 columns he stands takes up to $\ln 64 = 4.16$ nats.
 # What does it save to draw him? We need a frame without Mario: eight steps after the start
 # he has moved on and the camera has not, so the median of such frames is the empty scene.
 

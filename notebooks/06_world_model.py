@@ -1232,11 +1232,11 @@ claim('those of "wait" less, but more than half of it', 0.5 < waiting / running 
 
 # %% [markdown]
 # It hears them, but badly. In the real game a running Mario who is let go stops after eight
-# steps, and his progress on the way is worth 1.5 to 3. In the recording he nearly
-# always moves to the right here, and "wait" is rare, so the last steps foretell the next
-# frame almost as well as the button does, and the model has learnt to listen to them. An agent that learns in its own dreams and
-# records what it then tries in the game (notebook 09) collects the rows that are missing
-# here.
+# steps, and his progress on the way is worth 1.5 to 3. In the recording he nearly always
+# moves to the right here, and "wait" is rare, so the last steps foretell the next frame
+# almost as well as the button does, and the model has learnt to listen to them. An agent that
+# learns in its own dreams and records what it then tries in the game (notebook 09) collects
+# the rows that are missing here.
 
 # %% [markdown]
 # ## What the agent must see
