@@ -181,7 +181,10 @@ class CompiledUpdate(Bound, Update):
 COMPILED = (
     "world_model.encoder.forward",
     "world_model._losses",
+    "world_model.rssm._noise",
     "world_model.rssm.advance",
+    "world_model.rssm.prior",
+    "actor_critic.actor.sample",
     "actor_critic.actor.evaluate",
     "actor_critic._critic_loss",
 )

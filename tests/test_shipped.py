@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control import CartPoleEnv
 
 import deaths
 import further
@@ -199,16 +200,45 @@ class Counted(gym.Wrapper):
         return obs, reward, ended, cut, info | known
 
 
-def test_every_death_has_its_own_last_steps():
-    from gymnasium.envs.classic_control import CartPoleEnv
+class Strict(Counted):
+    """A Counted one whose flag is for those who never push to the left."""
 
+    def reset(self, **kwargs):
+        self.flag = True
+        return super().reset(**kwargs)
+
+    def step(self, action):
+        obs, reward, ended, cut, info = super().step(action)
+        self.flag = self.flag and bool(action)
+        return obs, reward, ended, cut, info | {"flag_get": self.flag}
+
+
+TRACK = ("x_pos", "flag_get")
+
+
+def pushing_right(nats):
+    """A new agent of CartPole whose actor prefers to push right by so many nats."""
     config = Config.preset("1m", device="cpu", precision="fp32")
     env = CartPoleEnv()
     agent = Dreamer(env.observation_space, env.action_space, config)
-    with torch.no_grad():  # away from equally likely actions
-        agent.actor_critic.actor.mlp[-1].bias.copy_(torch.tensor([0.0, 1.0]))
-    track = ("x_pos", "flag_get")
-    found = deaths.watch(agent, 30, 0, lambda: Counted(CartPoleEnv()), False, track)
+    with torch.no_grad():
+        agent.actor_critic.actor.mlp[-1].bias.copy_(torch.tensor([0.0, nats]))
+    return agent
+
+
+def test_without_the_mixture_the_actor_alone_decides():
+    agent = pushing_right(50.0)
+    actor = agent.actor_critic.actor
+    actor.unimix = 0.5
+    how = 20, 0, lambda: Strict(CartPoleEnv()), False, TRACK
+    assert deaths.watch(agent, *how)["flags"] < 10
+    assert deaths.unmixed(agent, *how) == {"episodes": 20, "flags": 20}
+    assert actor.unimix == 0.5
+
+
+def test_every_death_has_its_own_last_steps():
+    agent = pushing_right(1.0)  # away from equally likely actions
+    found = deaths.watch(agent, 30, 0, lambda: Counted(CartPoleEnv()), False, TRACK)
     assert found["episodes"] == 30 and 0 < found["flags"] < 30
     assert len(found["deaths"]) == 30 - found["flags"]
     for death in found["deaths"]:

@@ -72,10 +72,17 @@ def watch(agent, episodes, seed, make_env=None, parallel=True, track=playing.TRA
     return {"episodes": episodes, "flags": episodes - len(deaths), "deaths": deaths}
 
 
-def unmixed(agent, seed, episodes=UNMIXED):
-    """How often the agent takes the flag if nothing is mixed into its policy."""
-    agent.actor_critic.actor.unimix = 0.0
-    found = watch(agent, episodes, seed)
+def unmixed(agent, episodes, seed, *how):
+    """How often the agent takes the flag if nothing is mixed into its policy.
+
+    Args: as of `watch`. The agent is as before afterwards.
+    """
+    actor = agent.actor_critic.actor
+    before, actor.unimix = actor.unimix, 0.0
+    try:
+        found = watch(agent, episodes, seed, *how)
+    finally:
+        actor.unimix = before
     return {key: found[key] for key in ("episodes", "flags")}
 
 
@@ -91,7 +98,7 @@ def main():
     found = {key: about[key] for key in ("file", "sha256", "steps")}
     found |= {"seed": options.seed, "machine": machine()}
     found |= watch(agent, options.episodes, options.seed)
-    found["without_unimix"] = unmixed(agent, options.seed)
+    found["without_unimix"] = unmixed(agent, UNMIXED, options.seed)
     text = json.dumps(found) + "\n"
     files.write_atomically(
         ROOT / "data" / "mario_deaths.json", lambda p: p.write_text(text)
