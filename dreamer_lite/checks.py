@@ -91,7 +91,9 @@ def check_fit(agent, envs):
     for name, space in mine.items():
         other = theirs.get(name)
         fits = type(other) is type(space) and other.shape == space.shape
-        if not fits or (isinstance(space, gym.spaces.Discrete) and other != space):
+        if fits and isinstance(space, gym.spaces.Discrete):  # of whatever dtype
+            fits = (other.n, other.start) == (space.n, space.start)
+        if not fits:
             raise ValueError(
                 f"The agent expects an environment with {name!r} as it knows it, "
                 f"{space}, but got {other}; use the environment that it learnt in, or "

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import warnings
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -26,7 +27,8 @@ def sync_folder(path):
     if os.name == "posix":
         folder = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            with contextlib.suppress(OSError):  # some shared folders refuse; files told
+                os.fsync(folder)
         finally:
             os.close(folder)
 
@@ -250,10 +252,14 @@ class FolderLock:
     held = set()  # the system's lock does not tell runs of one process apart
 
     def __init__(self, folder):
-        self.path = Path(folder).resolve() / "run.lock"
-        self.file = open(self.path, "a+")
-        if self.path in self.held or not self._lock():
-            self.file.close()
+        self.path, self.file = Path(folder).resolve() / "run.lock", None
+        # Asked first: to close the file would free the lock that this process has.
+        if self.path not in self.held:
+            self.file = open(self.path, "a+")
+            if not self._lock():
+                self.file.close()
+                self.file = None
+        if self.file is None:
             raise BlockingIOError(
                 f"Another run is writing in {folder}; wait for it or stop it, or "
                 "choose another folder."
@@ -337,7 +343,19 @@ class Checkpoints:
                 "same command again."
             ) from error
         for old in self._complete()[:-1]:
-            shutil.rmtree(old, ignore_errors=True)
+            discard(old)
+
+
+def discard(folder):
+    """Remove a folder of files. Emptied first: Colab's Drive keeps what one removes."""
+    with contextlib.suppress(OSError):
+        for file in folder.iterdir():
+            open(file, "wb").close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+# On Windows a program such as Excel locks the files that it shows.
+SHOWN = PermissionError if os.name == "nt" else ()
 
 
 class Table:
@@ -391,19 +409,38 @@ class Table:
         row = {key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()}
         self.rows.append(row)
         new = [key for key in row if key not in self.fields]
-        if new or not self.in_line:
-            self.fields += new
-            self._write_all()
-            return
+        self.fields += new
+        self.in_line = self.in_line and not new
+        with self._unless_shown():
+            if self.in_line:
+                self._append(row)
+            else:
+                self._write_all()
+
+    def _append(self, row):
         with open(self.path, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self.fields, restval="", lineterminator="\n").writerow(
                 row
             )
 
+    @contextlib.contextmanager
+    def _unless_shown(self):
+        """Put off what another program does not let us write."""
+        try:
+            yield
+        except SHOWN:
+            self.in_line = False  # everything is written with the next row
+            warnings.warn(
+                f"{self.path} is open in another program; its rows are kept and "
+                "written when that has closed it.",
+                stacklevel=3,
+            )
+
     def sync(self):
         """Force what was added, and what was dropped, to disk."""
-        if not self.in_line:
-            self._write_all()
-        if self.path.exists():
-            with open(self.path, "rb+") as file:
-                os.fsync(file.fileno())
+        with self._unless_shown():
+            if not self.in_line:
+                self._write_all()
+            if self.path.exists():
+                with open(self.path, "rb+") as file:
+                    os.fsync(file.fileno())

@@ -152,8 +152,9 @@ def evaluate(o):
     """Report the flag rate; the last line printed is always of one form."""
     from dreamer_lite import files, playing
 
-    players = {"agent": playing.load_agent(o.agent)}
-    result = {"agent": playing.about_agent(o.agent), "commit": playing.commit()}
+    file = files.agent_file(o.agent)  # of a run that goes on, one and the same
+    players = {"agent": playing.load_agent(file)}
+    result = {"agent": playing.about_agent(file), "commit": playing.commit()}
     result["hardware"] = playing.hardware(players["agent"])
     protocol = {"episodes": o.episodes, "seed": o.seed, "sticky": o.sticky}
     result["protocol"] = {**protocol, "noops": 30, "actions": "sampled"}

@@ -29,7 +29,7 @@ from dreamer_lite.files import (
     write_yaml,
 )
 from dreamer_lite.page import render
-from dreamer_lite.replay import replay_bytes
+from dreamer_lite.replay import describe_space, replay_bytes
 
 
 def has_pillow():
@@ -154,17 +154,19 @@ def free_memory():
         return None
 
 
-def check_memory(need, capacity, free=None):
+def check_memory(need, capacity, continued=False):
     """Refuse a replay of `need` bytes that the machine could not hold once it is full.
 
     Raises: MemoryError, before anything is allocated.
     """
-    free = free_memory() if free is None else free
+    free = free_memory()
     if free is not None and need > free:
+        smaller = f"set capacity to at most {int(capacity * free / need * 0.9)}"
+        if continued:  # with its own capacity or not at all
+            smaller = f"free memory, or begin another run with its agent and {smaller}"
         raise MemoryError(
             f"A replay of {capacity} rows will need {need / 1e9:.1f} GB, but only "
-            f"{free / 1e9:.1f} GB are free; set capacity to at most "
-            f"{int(capacity * free / need * 0.9)}."
+            f"{free / 1e9:.1f} GB are free; {smaller}."
         )
 
 
@@ -185,12 +187,21 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 def restore_optimizer(optimizer, stored):
     """Fill the optimizer's own tensors with stored ones, wherever either lives.
 
-    `load_state_dict` would leave step counts on the device that wrote them.
+    Its rates too: a callback may have changed them. `load_state_dict` would leave step
+    counts on the device that wrote them.
     """
+    for group, old in zip(optimizer.param_groups, stored["param_groups"], strict=True):
+        group["lr"] = old["lr"]
     params = [p for group in optimizer.param_groups for p in group["params"]]
     for i, p in enumerate(params):
         for name, tensor in optimizer.state[p].items():
             tensor.copy_(stored["state"][i][name])
+
+
+def described(replay):
+    """A replay's spaces as plain data, which knows no dtype of a choice."""
+    spaces = {**replay.obs_space.spaces, "the action": replay.action_space}
+    return {key: describe_space(space) for key, space in spaces.items()}
 
 
 def first_update(config):
@@ -398,7 +409,7 @@ class Run:
                 f"capacity {c.capacity} for {c.envs} environments; raise the capacity."
             )
         rows = min(c.capacity, c.steps)
-        check_memory(replay_bytes(rows, *spaces), rows)
+        check_memory(replay_bytes(rows, *spaces), rows, self.continued)
         return self.envs
 
     def restore(self, agent, replay):
@@ -422,8 +433,7 @@ class Run:
         import torch
 
         stored = self._read("replay.npz", type(replay).load)
-        spaces = replay.obs_space, replay.action_space
-        if spaces != (stored.obs_space, stored.action_space):
+        if described(replay) != described(stored):
             raise ValueError(
                 f"{self.folder} holds a run of another environment (observations "
                 f"{stored.obs_space}, actions {stored.action_space}); choose another "

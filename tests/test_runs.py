@@ -2,11 +2,13 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -18,8 +20,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer_lite import runs
-from dreamer_lite.dreamer import Config, Dreamer, train
+from dreamer_lite import files, runs
+from dreamer_lite.dreamer import Config, Dreamer, evaluate, train
 from dreamer_lite.envs import EnvFactory, make_vector
 from dreamer_lite.files import Checkpoints, FolderLock, Table, write_atomically
 from dreamer_lite.page import render
@@ -142,6 +144,51 @@ def test_the_newest_of_two_checkpoints_counts(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-1000000001"]
 
 
+def test_an_old_checkpoint_is_emptied_before_it_goes(tmp_path):
+    """A drive with a waste basket would fill up with whole ones."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.write(1, {"a": lambda p: p.write_text("one")})
+    os.link(checkpoints.latest() / "a", tmp_path / "basket")
+    checkpoints.write(2, {"a": lambda p: p.write_text("two")})
+    assert (tmp_path / "basket").read_bytes() == b""
+    assert (checkpoints.latest() / "a").read_text() == "two"
+
+
+def test_a_folder_that_cannot_be_synced_is_written(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def only_files(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "as a shared folder says")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    write_atomically(tmp_path / "x.txt", lambda p: p.write_text("whole"))
+    assert (tmp_path / "x.txt").read_text() == "whole"
+
+
+def test_a_table_that_another_program_shows_is_written_later(tmp_path, monkeypatch):
+    table = Table(tmp_path / "t.csv")
+    table.add({"step": 1})
+
+    def shown(*_):
+        raise PermissionError(errno.EACCES, "as Windows says")
+
+    with monkeypatch.context() as patch:
+        for name in ("_append", "_write_all"):
+            patch.setattr(Table, name, shown)
+        with pytest.raises(PermissionError):  # elsewhere it is an error
+            table.add({"step": 2})
+        patch.setattr(files, "SHOWN", PermissionError)
+        with pytest.warns(UserWarning, match="t.csv is open in another program"):
+            table.add({"step": 3})
+        with pytest.warns(UserWarning, match="its rows are kept"):
+            table.sync()
+    assert (tmp_path / "t.csv").read_text() == "step\n1\n"
+    table.sync()
+    assert (tmp_path / "t.csv").read_text() == "step\n1\n2\n3\n"
+
+
 def test_only_folders_named_like_ours_are_checkpoints(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     names = ["checkpoint-000000080-best", "checkpoint-old", "checkpoint-7.partial.mine"]
@@ -162,6 +209,11 @@ def test_a_folder_has_one_writer(tmp_path):
     lock = FolderLock(tmp_path)
     with pytest.raises(BlockingIOError, match="Another run is writing"):
         FolderLock(tmp_path)
+    code = "import sys; from dreamer_lite.files import FolderLock; FolderLock('.')"
+    other = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, check=False
+    )
+    assert b"BlockingIOError" in other.stderr  # who was refused has not freed it
     lock.release()
     lock.release()
     FolderLock(tmp_path).release()
@@ -465,6 +517,49 @@ def test_a_replay_too_large_for_the_machine_is_refused(tmp_path, monkeypatch):
     with pytest.raises(MemoryError, match="100000 rows will need .* but only 0.0 GB"):
         go(tmp_path, steps=10**6)
     assert runs.check_memory(10**6, 100) is None
+    with pytest.raises(MemoryError, match="begin another run with its agent and set"):
+        runs.check_memory(10**7, 100, continued=True)
+
+
+def test_rates_that_a_callback_has_set_survive_an_interruption(folder):
+    rates = []
+
+    def fall(agent, run):
+        for group in agent.optimizer.param_groups:
+            rates.append(group["lr"])
+            group["lr"] = 1e-9
+
+    config = dataclasses.replace(CONFIG, steps=60, video_minutes=0.0)
+    train("CartPole-v1", config, folder, callback=fall, progress=False)
+    assert max(rates) > 1e-9
+    rates.clear()
+    config = dataclasses.replace(config, steps=80)
+    train("CartPole-v1", config, folder, callback=fall, progress=False)
+    assert rates and set(rates) == {1e-9}
+
+
+class Choices(gym.Env):
+    """An environment whose observation is a choice of a dtype of its own."""
+
+    observation_space = gym.spaces.Discrete(4, dtype=np.int32)
+    action_space = gym.spaces.Discrete(2)
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return np.int32(0), {}
+
+    def step(self, action):
+        self.t += 1
+        return np.int32(self.t % 4), 1.0, self.t == 7, False, {}
+
+
+def test_a_choice_of_another_dtype_goes_on_and_is_evaluated(tmp_path):
+    go(tmp_path, env=Choices)
+    go(tmp_path, env=Choices, steps=48)
+    agent = Dreamer.load(tmp_path)
+    found = evaluate(agent, Choices, episodes=1)
+    assert found[0]["length"] == 7
 
 
 def test_the_system_tells_its_free_memory():

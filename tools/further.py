@@ -92,7 +92,10 @@ def main():
     parser.add_argument("--share", type=float, default=0.5, help="of sticky episodes")
     parser.add_argument("--fall", type=float, default=45.0, help="last minutes")
     parser.add_argument(
-        "--speed", default="compile", help="eager is slower, but simple"
+        "--speed",
+        choices=["compile", "eager"],
+        default="compile",
+        help="eager is slower, but simple",
     )
     options = parser.parse_args()
     start = ROOT / "data" / "mario_agent.safetensors"
