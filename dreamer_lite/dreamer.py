@@ -137,7 +137,7 @@ class Dreamer(nn.Module):
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One update of everything from a batch as `Replay.sample` gives it.
 
-        Returns: metrics {name: tensor}; nothing waits for the device.
+        Returns: metrics {name: tensor}; none is fetched from the device.
         Raises: ValueError for a missing key or a wrong shape.
         """
         return self._update(self._on_device(batch))

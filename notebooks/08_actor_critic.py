@@ -181,8 +181,8 @@ show(*behaviour_phase(dream.feature.shape))
 #
 # Two buttons. One pays, the other pays nothing. The policy is a pair of logits, and it likes
 # the left button better: $(1, 0)$. Let us do what one does everywhere else in deep learning:
-# run it forward, compute what we want to be large, and call `backward`. As every real agent
-# we also want a little *entropy*, so that the policy stays curious.
+# run it forward, compute what we want to be large, and call `backward`. Like every real
+# agent, ours should also keep a little *entropy*, so that the policy stays curious.
 
 # %%
 def plain_gradient(pay):
@@ -525,8 +525,8 @@ logits[1, 127] = math.log(254)  # bin 127 is 0; the other 254 share the other ha
 print(f"critic's loss {critic_loss_slow(logits, returns):.3f}")
 
 # %% [markdown]
-# What has lost against expectation is made less likely, what has won more; the entropy
-# matters only in the fourth digit. Three things are still missing: something that keeps the
+# An action that did worse than expected is made less likely, one that did better more
+# likely; the entropy matters only in the fourth digit. Three things are still missing: something that keeps the
 # critic calm, a weight for each state, and a form for a thousand dreams at once.
 #
 # ### A slow critic keeps it calm

@@ -204,8 +204,9 @@ claim("no random episode sees the outer quarter of the track", max(places) < 1.8
 # > model, actor and critic are trained at the same time, from replayed experience, while the
 # > agent goes on acting. A fixed *replay ratio* says how much is learnt for each step played.
 #
-# So all three learn from the first update on. The picture shows what one update does; the
-# loop around it is short.
+# So all three learn from the first update on. The picture shows what one update does, but
+# for one term: the critic also learns from the replayed rows (notebook 08), and that
+# gradient does reach the world model. The loop around it is short.
 
 # %%
 show(*two_phases())
@@ -405,7 +406,7 @@ class Dreamer(nn.Module):
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One update of everything from a batch as `Replay.sample` gives it.
 
-        Returns: metrics {name: tensor}; nothing waits for the device.
+        Returns: metrics {name: tensor}; none is fetched from the device.
         Raises: ValueError for a missing key or a wrong shape.
         """
         return self._update(self._on_device(batch))
@@ -872,8 +873,7 @@ print("in the checkpoint:", sorted(p.name for p in (runs_here / "calm").glob("c*
 #
 # Random numbers are part of the state: those of the policy, of the replay and of the
 # environment. Episode $k$ of environment $i$ is seeded by (seed, $i$, $k$), and
-# checkpoints fall between two episodes, where no half-played one can get lost. If all of
-# that is right, an interrupted run is not merely similar to an uninterrupted one.
+# checkpoints fall between two episodes, where no half-played one can get lost.
 
 # %%
 def pull_the_plug(agent, run):
@@ -889,7 +889,8 @@ def pull_the_plug(agent, run):
 # <details><summary>Answer</summary>
 #
 # From the last end of an episode before step 300, and such an episode has some 20 steps.
-# The weights will not differ at all: max difference 0.
+# The weights will not differ at all: max difference 0. An interrupted run is not merely
+# similar to an uninterrupted one.
 #
 # </details>
 

@@ -56,8 +56,8 @@ def _seen(h, z):
 def _dreamed(feature):
     return (
         "The behaviour phase: from a replayed state the prior dreams on, the actor "
-        "chooses, and gradients stop before the model, so only actor and critic learn; "
-        f"the dreamed states are {_written(feature)}."
+        "chooses, and gradients stop before the model, so only actor and critic learn "
+        f"from dreams; the dreamed states are {_written(feature)}."
     )
 
 

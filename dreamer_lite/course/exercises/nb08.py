@@ -52,6 +52,11 @@ def check_actor_loss(actor_loss):
     )
     large = actor_loss(-one, zero, 10 * one, zero, one, 10.0, 0.1).item()
     require(abs(large - 1) < 1e-6, "divide the advantage by the scale")
+    both = actor_loss(-one, zero, 10 * one, 4 * one, one, 2.0, 0.1).item()
+    require(
+        abs(both - 3) < 1e-6,
+        "divide the whole advantage: the value too, not the return alone",
+    )
     check_entropy_and_weight(actor_loss, one, zero)
     check_two_steps(actor_loss)
 
@@ -108,6 +113,11 @@ exercise(
         Edit("+ eta * entropy", "- eta * entropy", "more entropy"),
         Edit("max(1.0, scale)", "scale", "small returns stay small"),
         Edit(" / max(1.0, scale)", "", "divide the advantage by the scale"),
+        Edit(
+            "(returns - value) / max(1.0, scale)",
+            "returns / max(1.0, scale) - value",
+            "divide the whole advantage",
+        ),
         Edit(").mean()", ").sum()", "mean, no sum"),
         Edit(").mean()", ").sum(0).mean()", "over the dreams too"),
         Edit("(returns - value)", "(returns - value).abs()", "keeps its sign"),
