@@ -707,10 +707,11 @@ PROFILES = {
         preset="3m", minutes=240.0, envs=4, parallel=True, prefill=3_000,
         ratio=64.0, steps=400_000, capacity=200_000, video_minutes=20.0,
     ),
-    # One GPU, the one of Colab too: larger, and until all steps are done.
+    # One GPU, the one of Colab too: larger, and until all steps are done. Checkpoints are
+    # rarer, for they grow to almost 4 GB, most of it replay.
     "gpu": dict(
-        preset="12m", envs=8, parallel=True, prefill=5_000, length=64,
-        ratio=64.0, steps=1_000_000, capacity=300_000, speed="graph",
+        preset="12m", envs=8, parallel=True, prefill=5_000, length=64, ratio=64.0,
+        steps=1_000_000, capacity=300_000, checkpoint_minutes=15.0, speed="graph",
     ),
 }  # fmt: skip
 
@@ -752,8 +753,8 @@ if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __fi
 #
 # **This is the cell to change.** `PROFILE` says how long and how large, `START` whether
 # to begin from nothing or from the agent that we ship. On Colab choose a GPU runtime and
-# `"gpu"` (we had none to measure it on): the run then lives in your Drive, and after a disconnection the same cells go
-# on where the last checkpoint was.
+# `"gpu"` (we had none to measure it on): the run then lives in your Drive, of which it needs
+# up to 8 GB, and after a disconnection the same cells go on where the last checkpoint was.
 
 # %%
 PROFILE = "short"  # "debug", "short", "evening" or "gpu"
