@@ -770,8 +770,10 @@ check("1.3", both_means)
 # <details><summary>Answer: when do they agree?</summary>
 #
 # When the outcome is certain; when the outcomes are symmetric around 0, where both are 0;
-# and nearly, when all outcomes are small against 1, where symlog is a straight line. Where
-# they do not, the read-out is too close to 0: it makes gains too small, and losses too.
+# and nearly, when all outcomes are small against 1, where symlog is a straight line.
+# Otherwise, if all outcomes have the same sign, the read-out is too close to 0: gains come out
+# too small, and losses too. With gains and losses mixed even its sign can be wrong: -10, 0 and
+# 100 with probabilities 0.5, 0.3 and 0.2 have the mean 15, and are read out as -0.32.
 #
 # </details>
 #

@@ -4,7 +4,7 @@
 # **The question.** Why predict a distribution instead of a number?
 #
 # The agent judges its dreams by two predictions: the reward of a step, and the value of a
-# state, the sum of rewards that is still to come on average. Both can be of any size, and
+# moment, the sum of rewards that is still to come on average. Both can be of any size, and
 # what they predict can come out in more than one way.
 #
 # **At the end** a small network predicts "300 points on average, which means 1,000 or
@@ -335,8 +335,8 @@ check("2.1", two_hot)
 # > size of the gradient no longer depends on the size of the target.
 #
 # The code of the equation. Its result is in *nats*, the unit of losses made of natural
-# logarithms: a loss of $n$ nats means that what came had been given the probability
-# $e^{-n}$ (with base 2 the unit would be bits).
+# logarithms: where the target sits on a single bin, a loss of $n$ nats means that this bin
+# had been given the probability $e^{-n}$ (with base 2 the unit would be bits).
 
 # %%
 def two_hot_loss_slow(logits, y, bins):
@@ -613,8 +613,9 @@ print(
 # [PyTorch ports](https://github.com/NM512/dreamerv3-torch) that follow it, space the
 # bins *equally in symlog space*, encode symlog(y), take the mean there and apply symexp
 # to the mean. The published form takes the mean of the numbers themselves. The old one has
-# the flaw that we met at the pit: it is right when the outcome is sure and wrong when it is
-# random: gains and losses alike come out far too small.
+# the flaw that we met at the pit. It is right when the outcome is sure. When the outcome is
+# random it is wrong in general: where all outcomes are gains, or all are losses, their mean
+# comes out too small in size, often far too small.
 
 # %%
 mixture = head.encode(returns).mean(0)  # what a perfect head predicts: [255]
@@ -663,7 +664,7 @@ _ = explore(
 # ## The real experiment: flag or pit, three sizes, four heads
 #
 # Now with learning. The input is the chance $x$ of reaching the flag, between 0 and 1 (for
-# the real agent it would be hidden in the state); the return is the flag's points with
+# the real agent it would be hidden in what the game shows); the return is the flag's points with
 # probability $x$ and otherwise 0, drawn anew for every sample. Four heads, everything else
 # equal: squared error, squared error after symlog, a Normal fitted by its likelihood, and
 # two-hot. And three games that pay 1, 1,000 and 1,000,000 for the flag: twelve short

@@ -206,6 +206,10 @@ claim("the other two repeat themselves in more than 80 %", min(agree[1:]) > 0.8)
 # > at time $t$ are predicted from that state
 # > ([DreamerV3](https://arxiv.org/abs/2301.04104), "World model learning", equation 1).
 #
+# (The *state* is the model's own memory: the vectors in which it keeps what it has seen and
+# done so far. Notebook 05 builds it. At a reset there is nothing to remember yet, and it starts
+# as zeros, the *zero state*.)
+#
 # **What that means for a row.** Row $t$ holds the frame $x_t$, the reward $r_t$ that
 # arrived *with* this frame, and the action $a_t$ that was chosen *after* seeing it. The
 # model, which wants $a_{t-1}$, will look one row back. Three flags complete the row:
@@ -872,8 +876,8 @@ claim("next step shows it, with its reward of 6", (6, 6.0, True) in kept)
 # %% [markdown]
 # ## On disk
 #
-# A run that was killed should be able to continue, so the memory must go to disk, with its
-# position and its random numbers. Python's `pickle` would do that in one line, but reading
+# A run that was killed should be able to continue, so the memory must go to disk, with
+# everything that a continued run needs. Python's `pickle` would do that in one line, but reading
 # such a file executes whatever code it contains. We store plain arrays and a little JSON.
 #
 # One more habit: write under another name first, and rename at the end. A file is either

@@ -918,7 +918,8 @@ claim("the position's is 25 to 75 (symlog(1000)^2 = 47.7)", 25 < first["position
 # one unit.) The model will only describe what saves more error than it costs to tell. Let us
 # compute that for Mario himself. To say in which of the 64 columns he stands takes up to $\ln 64 = 4.16$ nats.
 # What does it save to draw him? We need a frame without Mario: eight steps after the start
-# he has moved on and the camera has not, so the median of such frames is the empty scene.
+# he has moved on, and in three of four episodes the camera has not, so the median of such
+# frames is the empty scene.
 
 # %%
 starts = [(s, t) for s, t in np.argwhere(replay.data["is_first"]) if t + 8 < rows]

@@ -707,8 +707,8 @@ PROFILES = {
         preset="3m", minutes=240.0, envs=4, parallel=True, prefill=3_000,
         ratio=64.0, steps=400_000, capacity=200_000, video_minutes=20.0,
     ),
-    # One GPU, the one of Colab too: larger, and until all steps are done. Checkpoints are
-    # rarer, for they grow to almost 4 GB, most of it replay.
+    # One GPU, the one of Colab too: larger, and until all steps are done. Its
+    # checkpoints are rarer, for they grow to almost 4 GB, most of it replay.
     "gpu": dict(
         preset="12m", envs=8, parallel=True, prefill=5_000, length=64, ratio=64.0,
         steps=1_000_000, capacity=300_000, checkpoint_minutes=15.0, speed="graph",

@@ -1,6 +1,7 @@
 """Exercises of notebook 02: two-hot."""
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from dreamer_lite.course.exercises import Edit, exercise, require
 from dreamer_lite.two_hot import TwoHot
@@ -18,6 +19,30 @@ def two_hot(y, bins):
     encoded.scatter_(1, below[:, None] + 1, weight[:, None])
     return encoded
     # end of solution
+
+
+class Calls(TorchFunctionMode):
+    """Counts the tensor operations inside a `with` block: `count`."""
+
+    count = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def check_no_loop(two_hot):
+    """Check that the number of operations does not depend on that of the numbers."""
+    counts = set()
+    for numbers, bins in ((4, 5), (40, 5), (4, 15)):
+        with Calls() as calls:
+            two_hot(torch.linspace(-3, 3, numbers), torch.linspace(-4, 4, bins))
+        counts.add(calls.count)
+    require(
+        len(counts) == 1,
+        "right, but still a loop: its work grows with the numbers or with the bins; "
+        "torch.searchsorted finds all the bins at once",
+    )
 
 
 def check_two_hot(two_hot):
@@ -49,6 +74,7 @@ def check_two_hot(two_hot):
         torch.allclose(beyond, torch.eye(5)[[4, 0]]),
         "a number beyond the last bin becomes that bin: clamp it first",
     )
+    check_no_loop(two_hot)
 
 
 exercise(
@@ -74,6 +100,11 @@ exercise(
             "below.clamp(0, len(bins) - 2)",
             "below.clamp(0, len(bins) - 3)",
             "the last one too",
+        ),
+        Edit(
+            "encoded.scatter_(1, below[:, None], (1 - weight)[:, None])",
+            "for i, k in enumerate(below):\n        encoded[i, k] += 1 - weight[i]",
+            "still a loop",
         ),
     ],
 )

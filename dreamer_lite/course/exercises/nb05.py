@@ -147,6 +147,12 @@ def check_clip(kl_loss, left, right):
         (abs(both - torch.tensor([11.779, 1.0])) < 1e-2).all(),
         "clip each row by itself: one row of 11.8 nats does not lift another over 1",
     )
+    uneven = torch.cat([left[:, :, :1], right[:, :, 1:]], 2).detach()
+    lone = torch.stack(kl_loss(uneven, right.detach()))
+    require(
+        (abs(lone - 1) < 1e-3).all(),
+        "one die of 0.37 nats and 31 of 0 are below the free nat: clip their sum only",
+    )
     more = torch.stack(kl_loss(left, right, 20.0))
     require((more == 20).all(), "clip at free_nats, whatever its value")
     for weights in (left, right):
@@ -179,6 +185,11 @@ exercise(
             "(fixed.exp() * (fixed - prior))",
             "(prior.exp() * (prior - fixed))",
             "the posterior's probabilities",
+        ),
+        Edit(
+            "dyn = per_die.sum(-1).clamp(min=free_nats)",
+            "dyn = per_die.clamp(min=free_nats / per_die.shape[-1]).sum(-1)",
+            "clip their sum only",
         ),
         Edit("dyn = per_die.sum(-1)", "dyn = per_die.mean(-1)", "do not average"),
         Edit(

@@ -229,6 +229,12 @@ def check_reward_loss(reward_loss):
     wrong = index.clone()
     wrong[:, 0] += 1
     require(loss(sure(wrong)) > 1, "the first row counts as well, with a reward of 0")
+    wrong = index.clone()
+    wrong[:, -1] += 1
+    require(
+        loss(sure(wrong)) > 1,
+        "the last row counts as well: it may hold the fall or the flag",
+    )
 
 
 exercise(
@@ -259,6 +265,11 @@ exercise(
             "(logits, reward)\n    return",
             "(logits[:, 1:], reward[:, 1:])\n    return",
             "the first row counts",
+        ),
+        Edit(
+            "(logits, reward)\n    return",
+            "(logits[:, :-1], reward[:, :-1])\n    return",
+            "the last row counts",
         ),
     ],
 )
