@@ -226,15 +226,10 @@ def check_reward_loss(reward_loss):
         "the bins are rewards, not their symlog: the reward goes in as it is",
     )
     require(loss(sure(index)) < 0.01, "a head that is right in every row costs nothing")
-    wrong = index.clone()
-    wrong[:, 0] += 1
-    require(loss(sure(wrong)) > 1, "the first row counts as well, with a reward of 0")
-    wrong = index.clone()
-    wrong[:, -1] += 1
-    require(
-        loss(sure(wrong)) > 1,
-        "the last row counts as well: it may hold the fall or the flag",
-    )
+    for row, what in ((0, "first row counts as well"), (-1, "last row counts as well")):
+        wrong = index.clone()
+        wrong[:, row] += 1
+        require(loss(sure(wrong)) > 1, f"the {what}: it has a reward like any other")
 
 
 exercise(
