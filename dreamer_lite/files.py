@@ -252,14 +252,9 @@ class FolderLock:
     held = set()  # the system's lock does not tell runs of one process apart
 
     def __init__(self, folder):
-        self.path, self.file = Path(folder).resolve() / "run.lock", None
-        # Asked first: to close the file would free the lock that this process has.
-        if self.path not in self.held:
-            self.file = open(self.path, "a+")
-            if not self._lock():
-                self.file.close()
-                self.file = None
-        if self.file is None:
+        self.path = Path(folder).resolve() / "run.lock"
+        # In this order: to close the file would free the lock that this process has.
+        if self.path in self.held or not self._lock():
             raise BlockingIOError(
                 f"Another run is writing in {folder}; wait for it or stop it, or "
                 "choose another folder."
@@ -267,6 +262,7 @@ class FolderLock:
         self.held.add(self.path)
 
     def _lock(self):
+        self.file = open(self.path, "a+")
         try:
             if os.name == "nt":
                 import msvcrt
@@ -279,6 +275,7 @@ class FolderLock:
                 # Not inherited by worker processes, unlike flock.
                 fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
+            self.file.close()
             return False
         except OSError:  # a network folder that knows no locks
             pass
