@@ -154,7 +154,8 @@ def evaluate(o):
 
     file = files.agent_file(o.agent)  # of a run that goes on, one and the same
     players = {"agent": playing.load_agent(file)}
-    result = {"agent": playing.about_agent(file), "commit": playing.commit()}
+    about = playing.about_agent(file) | {"file": o.agent.name}  # or its run's folder
+    result = {"agent": about, "commit": playing.commit()}
     result["hardware"] = playing.hardware(players["agent"])
     protocol = {"episodes": o.episodes, "seed": o.seed, "sticky": o.sticky}
     result["protocol"] = {**protocol, "noops": 30, "actions": "sampled"}
