@@ -169,11 +169,24 @@ class Bound:
 
 
 class CompiledUpdate(Bound, Update):
-    """One update with compiled losses."""
+    """One update with compiled losses.
+
+    Acting, dreaming for a video and evaluating stay as they are written: their batches
+    have other sizes, each would take seconds of compiling, and none takes long.
+    """
 
     def __init__(self, agent):
         super().__init__(agent)
-        compile_loss(agent)
+        self.parts = compile_loss(agent)
+
+    def __call__(self, batch):
+        for module, name, part in self.parts:
+            setattr(module, name, part)
+        try:
+            return super().__call__(batch)
+        finally:
+            for module, name, _ in self.parts:
+                delattr(module, name)  # the method of its class is back
 
 
 # What torch.compile gains from on a CPU: long chains of element-wise work, each of
@@ -191,11 +204,12 @@ COMPILED = (
 
 
 def compile_loss(agent):
-    """Let torch.compile write the code of the losses, in place.
+    """Let torch.compile write the code of the losses.
 
     On a GPU the whole loss becomes one graph. On a CPU its parts are compiled one by
     one, about a minute in all: the scan unrolled into one graph takes six minutes and
     is no faster. Which sizes gain stands in data/bench/cpu.json.
+    Returns: what to put in place, [(module, name of its method, compiled method)].
     Raises: ValueError with an older torch, or on a CPU without a C++ compiler.
     """
     # Tried on a CPU: the parts with 2.11 and 2.13, the one graph with 2.13 alone, for
@@ -207,21 +221,22 @@ def compile_loss(agent):
             f"{torch.__version__}; install a newer one or use speed='eager'."
         )
     if agent.device.type == "cuda":
-        agent.loss = torch.compile(agent.loss, fullgraph=True)
-        return
+        return [(agent, "loss", torch.compile(agent.loss, fullgraph=True))]
     compilers = os.environ.get("CXX", "g++"), "clang++", "cl"
     if not any(map(shutil.which, compilers)):
         raise ValueError(
             "speed='compile' needs a C++ compiler on a CPU, but none of "
             f"{', '.join(compilers)} was found; install one or use speed='eager'."
         )
+    parts = []
     for path in COMPILED:
         owner, name = path.rsplit(".", 1)
         module = agent.get_submodule(owner)
-        # Code for each size: a few environments play, a batch is learnt from, and a
-        # dream begins in all of its states. One code for all took some 4 % longer.
+        # Code for each size: a batch is learnt from, and a dream begins in all of its
+        # states. One code for both took some 4 % longer.
         part = torch.compile(getattr(module, name), dynamic=False)
-        setattr(module, name, part)
+        parts.append((module, name, part))
+    return parts
 
 
 class GraphedUpdate(Bound):

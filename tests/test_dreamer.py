@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import warnings
+from collections import Counter
 from contextlib import contextmanager
 from operator import attrgetter
 
@@ -544,7 +545,13 @@ def test_loss_compiles_as_one_graph(obs_space, precision, rtol):
 def test_compiled_parts_change_no_update(monkeypatch):
     # Only the tracing is tested: writing and compiling C++ would take a minute.
     compiled = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
-    monkeypatch.setattr(torch, "compile", compiled)
+    used = Counter()
+
+    def counted(function, **_):
+        traced = compiled(function)
+        return lambda *args: (used.update([function]), traced(*args))[1]
+
+    monkeypatch.setattr(torch, "compile", counted)
     monkeypatch.setattr(speed.shutil, "which", lambda name: name)
     agents = [agent_for(MIXED, speed=how, device="cpu") for how in ("eager", "compile")]
     for agent in agents:
@@ -554,9 +561,21 @@ def test_compiled_parts_change_no_update(monkeypatch):
     assert list(eager) == list(compiled)  # a saved agent stays readable
     for name in eager:
         assert torch.allclose(eager[name], compiled[name], atol=1e-5), name
-    for path in speed.COMPILED:
-        plain, traced = map(attrgetter(path), agents)
-        assert traced.__wrapped__.__func__ is plain.__func__
+    assert set(used) == {attrgetter(path)(agents[1]) for path in speed.COMPILED}
+
+
+def test_only_updates_use_compiled_parts(monkeypatch):
+    def refuse(*args):
+        raise RuntimeError("compiled")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: refuse)
+    monkeypatch.setattr(speed.shutil, "which", lambda name: name)
+    agent = agent_for(speed="compile", device="cpu")
+    for _ in range(2):  # the second update as the first, although that one failed
+        agent.act(observations(agent))
+        with pytest.raises(RuntimeError, match="compiled"):
+            agent.train_step(batch_for(agent))
+    agent.act(observations(agent))
 
 
 def test_speed_compile_needs_a_compiler(monkeypatch):
