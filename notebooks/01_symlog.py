@@ -281,11 +281,11 @@ for x, y in zip(by_hand.tolist(), symlog_literal(by_hand).tolist()):
     print(f"symlog({x:8.3f}) = {y:6.3f}")
 
 # %% [markdown]
-# Now the picture, with the six numbers as points. Move the slider from small numbers to large ones. Near 0 the curve is
-# almost the straight line $y = x$ (its slope is $1 / (1 + |x|)$, which is 1 at 0): rewards
-# around 0.01 pass nearly unchanged. Far away it is the logarithm: a million becomes 13.8.
-# The menu also offers the cube root. It squashes too, but it blows up what is small: its
-# slope at 0 is infinite.
+# Now the picture, with the six numbers as points. Move the slider from small numbers to
+# large ones. Near 0 the curve is almost the straight line $y = x$ (its slope is
+# $1 / (1 + |x|)$, which is 1 at 0): rewards around 0.01 pass nearly unchanged. Far away it
+# is the logarithm: a million becomes 13.8. The menu also offers the cube root. It squashes
+# too, but it blows up what is small: its slope at 0 is infinite.
 
 # %%
 CURVES = {
@@ -747,9 +747,9 @@ check("1.2", value_of_dreams)
 #
 # *medium, about 10 minutes*
 #
-# Put "What symlog cannot do" into a function: for a reward with several possible outcomes and their
-# probabilities, return the true mean and what a network trained with the squared symlog
-# error would read out. Then try some distributions: when do the two agree?
+# Put "What symlog cannot do" into a function: for a reward with several possible outcomes
+# and their probabilities, return the true mean and what a network trained with the squared
+# symlog error would read out. Then try some distributions: when do the two agree?
 
 # %% tags=["exercise-1.3"]
 def both_means(outcomes, probabilities):

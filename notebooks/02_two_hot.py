@@ -664,10 +664,10 @@ _ = explore(
 # ## The real experiment: flag or pit, three sizes, four heads
 #
 # Now with learning. The input is the chance $x$ of reaching the flag, between 0 and 1 (for
-# the real agent it would be hidden in what the game shows); the return is the flag's points with
-# probability $x$ and otherwise 0, drawn anew for every sample. Four heads, everything else
-# equal: squared error, squared error after symlog, a Normal fitted by its likelihood, and
-# two-hot. And three games that pay 1, 1,000 and 1,000,000 for the flag: twelve short
+# the real agent it would be hidden in what the game shows); the return is the flag's points
+# with probability $x$ and otherwise 0, drawn anew for every sample. Four heads, everything
+# else equal: squared error, squared error after symlog, a Normal fitted by its likelihood,
+# and two-hot. And three games that pay 1, 1,000 and 1,000,000 for the flag: twelve short
 # trainings. All outputs start at 0: weights and bias of the last layer are 0, as in
 # DreamerV3 for rewards and values.
 

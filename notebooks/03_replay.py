@@ -130,8 +130,8 @@ show_gif(
 #
 # Here are the last six rows of that episode. Below each frame stands what the file says
 # about it: the reward and the action of the *same* row. (A step pays 1 for every 16 pixels
-# to the right and costs 0.02; losing Mario, or 120 steps without progress, costs 2; the flag pays
-# 5.)
+# to the right and costs 0.02; losing Mario, or 120 steps without progress, costs 2; the
+# flag pays 5.)
 
 # %%
 NAMES = ["wait", "right", "right+jump", "right+run", "run+jump"]
@@ -877,8 +877,9 @@ claim("next step shows it, with its reward of 6", (6, 6.0, True) in kept)
 # ## On disk
 #
 # A run that was killed should be able to continue, so the memory must go to disk, with
-# everything that a continued run needs. Python's `pickle` would do that in one line, but reading
-# such a file executes whatever code it contains. We store plain arrays and a little JSON.
+# everything that a continued run needs. Python's `pickle` would do that in one line, but
+# reading such a file executes whatever code it contains. We store plain arrays and a little
+# JSON.
 #
 # One more habit: write under another name first, and rename at the end. A file is either
 # the old one or the new one, never half of each, even if the disk fills up in between.

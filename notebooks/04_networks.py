@@ -610,9 +610,10 @@ except ValueError as error:
 # > with stride 2 and a sigmoid at the end; vectors go through MLPs of three layers, after
 # > symlog.
 #
-# (Ours always divides the sides by 16: 4 x 4 for 64 x 64. The authors' [newest code](https://github.com/danijar/dreamerv3) pools instead of
-# striding and lets the channels grow more slowly. Stride 2 costs several times less
-# arithmetic and is what the text describes.)
+# (Ours always divides the sides by 16: 4 x 4 for 64 x 64. The authors'
+# [newest code](https://github.com/danijar/dreamerv3) pools instead of striding and lets the
+# channels grow more slowly. Stride 2 costs several times less arithmetic and is what the
+# text describes.)
 
 # %% [markdown] tags=["predict"]
 # **Predict.** A kernel of 4 x 4 ones with stride 2 and padding 1 slides over an image of
@@ -914,12 +915,12 @@ claim("the position's is 25 to 75 (symlog(1000)^2 = 47.7)", 25 < first["position
 # be foreseen costs about one unit of loss. (A nat is the unit of information that belongs
 # to the natural logarithm: to name one of $n$ equally likely things takes $\ln n$ nats. The
 # price has two parts, and only the smaller one, a tenth of a unit for each nat, changes the
-# latent itself, see notebook 05. So for the latent a nat costs between a tenth of a unit and
-# one unit.) The model will only describe what saves more error than it costs to tell. Let us
-# compute that for Mario himself. To say in which of the 64 columns he stands takes up to $\ln 64 = 4.16$ nats.
-# What does it save to draw him? We need a frame without Mario: eight steps after the start
-# he has moved on, and in three of four episodes the camera has not, so the median of such
-# frames is the empty scene.
+# latent itself, see notebook 05. So for the latent a nat costs between a tenth of a unit
+# and one unit.) The model will only describe what saves more error than it costs to tell.
+# Let us compute that for Mario himself. To say in which of the 64 columns he stands takes
+# up to $\ln 64 = 4.16$ nats. What does it save to draw him? We need a frame without Mario:
+# eight steps after the start he has moved on, and in three of four episodes the camera has
+# not, so the median of such frames is the empty scene.
 
 # %%
 starts = [(s, t) for s, t in np.argwhere(replay.data["is_first"]) if t + 8 < rows]
@@ -1098,9 +1099,9 @@ print("numbers in: 12,289 | in the code: 256 | parameters:", count(model))
 # <details><summary>Answer</summary>
 #
 # The position's prediction is near 0 in symlog space, so a row costs the square of its
-# target: $\mathrm{symlog}(720)^2 = 43$ in the middle, 47.7 at 1,000 pixels, 14 at the start,
-# and about 40 on average. The screen costs the error of a grey picture and $12{,}288 \cdot 0.019 = 233$ for the
-# scatter around it: about 1,000.
+# target: $\mathrm{symlog}(720)^2 = 43$ in the middle, 47.7 at 1,000 pixels, 14 at the
+# start, and about 40 on average. The screen costs the error of a grey picture and
+# $12{,}288 \cdot 0.019 = 233$ for the scatter around it: about 1,000.
 #
 # </details>
 
@@ -1162,11 +1163,10 @@ print(f"drawing Mario saves {in_colour:.0f} of {round(constant, -1):.0f}")
 
 
 # %% [markdown]
-# Sky, ground, pipes and hills are there after 300
-# updates, and so is the position, a number that spans two orders of magnitude. Mario is
-# not there yet. That is the order of the prices: what costs most is learnt first, and
-# he is worth about 7 of some 250. Notebook 06 trains a whole world model, and measures
-# how much of him it keeps.
+# Sky, ground, pipes and hills are there after 300 updates, and so is the position, a number
+# that spans two orders of magnitude. Mario is not there yet. That is the order of the
+# prices: what costs most is learnt first, and he is worth about 7 of some 250. Notebook 06
+# trains a whole world model, and measures how much of him it keeps.
 
 # %% [markdown]
 # ## Exercises

@@ -186,13 +186,12 @@ compare("error of a guess", mean_error(later[a]), apart / 2, tolerance=1e-3)
 # > latent from $q(z_t \mid h_t, x_t)$; a dynamics predictor guesses it from the memory
 # > alone, $\hat z_t \sim p(\hat z_t \mid h_t)$.
 #
-# We call $q$ the **posterior** (after seeing the frame $x_t$) and $p$ the **prior**
-# (before seeing it). While the model watches, $z$ comes from the posterior. While it
-# dreams, there is no frame, and $z$ comes from the prior. Memory and latent together
-# are the model's state, and everything else reads them side by side. In the code, $h$
-# has $D$ numbers; $z$ is made of one-hot vectors ("The guess: 32 dice" says why), for
-# Mario 32 of them with 8 entries each. Written in one row those are $S = 32 \cdot 8 = 256$ numbers,
-# the *flat* $z$.
+# We call $q$ the **posterior** (after seeing the frame $x_t$) and $p$ the **prior** (before
+# seeing it). While the model watches, $z$ comes from the posterior. While it dreams, there
+# is no frame, and $z$ comes from the prior. Memory and latent together are the model's
+# state, and everything else reads them side by side. In the code, $h$ has $D$ numbers; $z$
+# is made of one-hot vectors ("The guess: 32 dice" says why), for Mario 32 of them with 8
+# entries each. Written in one row those are $S = 32 \cdot 8 = 256$ numbers, the *flat* $z$.
 
 # %%
 #| export
@@ -354,9 +353,9 @@ class SequenceModel(nn.Module):
 
 
 # %% [markdown]
-# With one block the two must be the same function. We copy the weights and compare:
-# they differ by less than a millionth.
-# Then we count the weights of the two large layers, dense and in 8 blocks.
+# With one block the two must be the same function. We copy the weights and compare: they
+# differ by less than a millionth. Then we count the weights of the two large layers, dense
+# and in 8 blocks.
 
 # %%
 torch.manual_seed(0)

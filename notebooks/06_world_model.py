@@ -951,11 +951,11 @@ compare("tensor 0, first update of a warm-up", after_one[0], start[0], tolerance
 # %% [markdown]
 # ## Check: can it overfit one batch?
 #
-# The second habit before any real run. A model that cannot learn four short sequences
-# by heart will not learn a game. We keep the pieces small, so that it takes seconds. In
-# the figure the dashed lines are the floors. Two panels have no line: the frame's floor is
-# 0, the axis itself, and the reward's is the entropy of the two-hot targets (notebook 02), which
-# depends on the batch.
+# The second habit before any real run. A model that cannot learn four short sequences by
+# heart will not learn a game. We keep the pieces small, so that it takes seconds. In the
+# figure the dashed lines are the floors. Two panels have no line: the frame's floor is 0,
+# the axis itself, and the reward's is the entropy of the two-hot targets (notebook 02),
+# which depends on the batch.
 #
 # `reuse_memory` asks Linux to keep freed memory in the process, which makes updates on
 # a CPU faster; elsewhere it does nothing.
@@ -1528,12 +1528,12 @@ claim(
 )
 
 # %% [markdown]
-# Without the shift the model reads each button one row too *early*, keeps it in $h$,
-# and is right about every frame. In the dream, which gives it the right button, it is
-# too late by one. With two shifts the button comes one row *after* the frame that shows
-# it: no prior can foresee that frame, the posterior has to carry it, and the KL stays
-# high (above ln 4, probably because several dice repeat the button, and the prior guesses
-# each die by itself). Real frames are so alike from row to row that nobody notices, until the agent
+# Without the shift the model reads each button one row too *early*, keeps it in $h$, and is
+# right about every frame. In the dream, which gives it the right button, it is too late by
+# one. With two shifts the button comes one row *after* the frame that shows it: no prior
+# can foresee that frame, the posterior has to carry it, and the KL stays high (above ln 4,
+# probably because several dice repeat the button, and the prior guesses each die by
+# itself). Real frames are so alike from row to row that nobody notices, until the agent
 # jumps too late at every pit.
 #
 # ### Also seen in the wild

@@ -231,9 +231,9 @@ toy_cont = torch.tensor([[1.0, 0.5, 0.5, 0.5]])
 #
 # $R_3 = v_3 = 4$. $R_2 = 2 + 0.5\,(0.5 \cdot 4 + 0.5 \cdot 4) = 4$.
 # $R_1 = 0 + 0.5\,(0.5 \cdot 2 + 0.5 \cdot 4) = 1.5$.
-# $R_0 = 1 + 0.5\,(0.5 \cdot 4.5 + 0.5 \cdot 1.5) = 2.5$.
-# Nothing of state 0 is used, neither its reward nor its continuation nor its value: all
-# three are about how one came there, or what was believed before looking.
+# $R_0 = 1 + 0.5\,(0.5 \cdot 4.5 + 0.5 \cdot 1.5) = 2.5$. Nothing of state 0 is used,
+# neither its reward nor its continuation nor its value: all three are about how one came
+# there, or what was believed before looking.
 #
 # </details>
 
@@ -575,9 +575,8 @@ print(lambda_return(tempting, toy_value, ended, 0.5)[:, :2])
 #
 # **So it is the same function**, with three changes of what we pass in: the rewards are
 # real; `value` is $R_0$ of the dream that began at the row; and where an episode ends, the
-# look along the rows must stop (one says: the *trace* is cut), since the next row belongs to
-# another episode. Two flags of notebook 03
-# do that:
+# look along the rows must stop (one says: the *trace* is cut), since the next row belongs
+# to another episode. Two flags of notebook 03 do that:
 #
 # * `is_terminal`: nothing comes after it, so `cont` is 0;
 # * `is_last`: we cannot look further *along the rows*, so `lam` is 0 there. If it is not

@@ -221,14 +221,15 @@ for pay in ([0.0, 1.0], [0.0, 1000.0], [1.0, 0.0]):
 # >
 # > with an entropy bonus of weight $\eta = 3 \times 10^{-4}$.
 #
-# Our words. $\pi_\theta(a_t \mid s_t)$ is the probability that the actor gives to the action
-# it took; the upright $\mathrm{H}$ is its entropy (the italic $H$ stays the horizon), and
-# $\eta$ the entropy's weight, not the learning rate of notebook 06. We cannot differentiate the button, but we can differentiate that probability. If
-# the outcome was better than expected, make the button more likely; if worse, less. This
-# estimate is called *REINFORCE*; a gradient that is estimated from the policy's own samples
-# is a *policy gradient*. The fraction is the *advantage*: return $R^\lambda_t$ minus what
-# the critic expected, $v(s_t)$, divided by the scale $\max(1, S)$ of notebook 07. It is a
-# plain number here: $\mathrm{sg}$ stops every gradient into it.
+# Our words. $\pi_\theta(a_t \mid s_t)$ is the probability that the actor gives to the
+# action it took; the upright $\mathrm{H}$ is its entropy (the italic $H$ stays the
+# horizon), and $\eta$ the entropy's weight, not the learning rate of notebook 06. We cannot
+# differentiate the button, but we can differentiate that probability. If the outcome was
+# better than expected, make the button more likely; if worse, less. This estimate is called
+# *REINFORCE*; a gradient that is estimated from the policy's own samples is a *policy
+# gradient*. The fraction is the *advantage*: return $R^\lambda_t$ minus what the critic
+# expected, $v(s_t)$, divided by the scale $\max(1, S)$ of notebook 07. It is a plain number
+# here: $\mathrm{sg}$ stops every gradient into it.
 #
 # For two buttons we can check that this is right *on average*. With probabilities $p$, the
 # expected pay is $\sum_a p_a r_a$, and its true gradient with respect to the logits is
@@ -526,8 +527,9 @@ print(f"critic's loss {critic_loss_slow(logits, returns):.3f}")
 
 # %% [markdown]
 # An action that did worse than expected is made less likely, one that did better more
-# likely; the entropy matters only in the fourth digit. Three things are still missing: something that keeps the
-# critic calm, a weight for each state, and a form for a thousand dreams at once.
+# likely; the entropy matters only in the fourth digit. Three things are still missing:
+# something that keeps the critic calm, a weight for each state, and a form for a thousand
+# dreams at once.
 #
 # ### A slow critic keeps it calm
 #
@@ -589,8 +591,9 @@ print(torch.cumprod(cont, 1)[:, :-1].int().tolist())
 #
 # Before the class shows it: write the actor's loss for $N$ dreams at once, as in equation 6
 # and in `actor_loss_slow`, without a loop, with the weight on every step and the plain mean
-# over all $N \times H$ steps in place of the sum. (The stub raises `NotImplementedError` until you fill it; nothing after it
-# depends on your answer. `solution("8.1")` prints one way to do it.)
+# over all $N \times H$ steps in place of the sum. (The stub raises `NotImplementedError`
+# until you fill it; nothing after it depends on your answer. `solution("8.1")` prints one
+# way to do it.)
 
 # %% tags=["exercise-8.1"]
 def actor_loss(log_prob, entropy, returns, value, weight, scale, eta):
@@ -796,10 +799,10 @@ compare("critic", metrics["loss/critic"], critic_loss_by_hand, tolerance=1e-4)
 # buttons last about 22 steps.
 #
 # Remember the lesson of 06: a model keeps what its loss pays for. CartPole gives angles in
-# radians, and the pole falls at 0.2. Against speeds of 2 and more, the squared error of such
-# an angle is nothing, and a model that ignores it, as one trained as briefly as ours does,
-# cannot balance. So we show angles in
-# *degrees*. (In radians, when we tried, the actor trained below dropped the pole much sooner.)
+# radians, and the pole falls at 0.2. Against speeds of 2 and more, the squared error of
+# such an angle is nothing, and a model that ignores it, as one trained as briefly as ours
+# does, cannot balance. So we show angles in *degrees*. (In radians, when we tried, the
+# actor trained below dropped the pole much sooner.)
 
 # %%
 class Degrees(gym.ObservationWrapper):
@@ -888,10 +891,11 @@ def train_world_model(updates=500, lr=2e-3):
 #
 # <details><summary>Answer</summary>
 #
-# $\ln 255 = 5.541$ exactly. About $\ln 2 = 0.693$: a new head is a little sure of itself here
-# and there, and may start between 0.5 and 1.2. Half of 9, so 4.5, the same number twice. About $q$: an untrained
-# decoder does not say 0 but small random numbers, which changes it a little. The next cell
-# trains the model and looks at the losses of its first update.
+# $\ln 255 = 5.541$ exactly. About $\ln 2 = 0.693$: a new head is a little sure of itself
+# here and there, and may start between 0.5 and 1.2. Half of 9, so 4.5, the same number
+# twice. About $q$: an untrained decoder does not say 0 but small random numbers, which
+# changes it a little. The next cell trains the model and looks at the losses of its first
+# update.
 #
 # </details>
 
@@ -1142,10 +1146,9 @@ show_gif(
 
 # %% [markdown]
 # The actor has balanced a pole that it had never seen balanced. It does not play perfectly
-# (500 steps, where CartPole cuts an episode off, would be perfect):
-# the recording holds no long episodes, so the model knows little about the places to which
-# only a good player gets. The remedy is to play, record, and dream again. That loop is
-# notebook 09.
+# (500 steps, where CartPole cuts an episode off, would be perfect): the recording holds no
+# long episodes, so the model knows little about the places to which only a good player
+# gets. The remedy is to play, record, and dream again. That loop is notebook 09.
 #
 # ## What the scale does
 #

@@ -1074,8 +1074,8 @@ for name, found in live.items():
 # knows this one level by heart, and the idle frames at the start decide whether it still
 # fits: either it runs to the flag or it dies, always at one place. So look at both pictures
 # below: the list knows only two ends, an agent that looks may fail anywhere, and to beat
-# the list says more than to beat random play.
-# (As long as that file is missing, the figure shows the live episodes.)
+# the list says more than to beat random play. (As long as that file is missing, the figure
+# shows the live episodes.)
 #
 # There is a harsher protocol. With *sticky actions* the environment repeats the last action
 # with a probability of 0.25, whatever the agent asks for: every plan is disturbed. Our agent
@@ -1089,8 +1089,7 @@ for name, found in live.items():
 # <details><summary>Answer</summary>
 #
 # In none: sooner or later a jump comes at the wrong step, and the list cannot react. Two
-# thirds of the runs end
-# before x = 800 (so says `each` in the file), the others further on.
+# thirds of the runs end before x = 800 (so says `each` in the file), the others further on.
 #
 # </details>
 
@@ -1267,8 +1266,8 @@ claim("of some 50 episodes more than nine in ten took the flag", max(best) > 0.9
 # %% [markdown]
 # Seed 0 has a story that its curve alone does not tell. All numbers are flags in 100
 # episodes. We compared agents on the way by the *old* episodes (a second number comes from
-# another 100 of them). The *new* ones belong to the evaluation alone: no training run has them, and we
-# judged only what stands here by them.
+# another 100 of them). The *new* ones belong to the evaluation alone: no training run has
+# them, and we judged only what stands here by them.
 #
 # | after step | trained since the row above | old | new | new, sticky |
 # |---:|---|---:|---:|---:|
@@ -1361,10 +1360,10 @@ check("10.1", progress_reward)
 #
 # *medium, about 15 minutes, one planted bug*
 #
-# The maximum of the last two frames needs two buffers. A published environment confused
-# its own [for a long time](https://github.com/danijar/dreamerv3/pull/213), and nobody
-# noticed. This code confuses them in another way: it
-# runs, and the picture has the right shape. Find the bug.
+# The maximum of the last two frames needs two buffers. A published environment confused its
+# own [for a long time](https://github.com/danijar/dreamerv3/pull/213), and nobody noticed.
+# This code confuses them in another way: it runs, and the picture has the right shape. Find
+# the bug.
 
 # %% tags=["exercise-10.2"]
 def maximum_of_two(emulator, buttons, skip=4):
