@@ -1145,8 +1145,8 @@ else:
 # was that was drawn, and what the critic expected from there on.
 
 # %% [markdown] tags=["predict"]
-# **Predict.** One percent of the policy is spread evenly over the five actions, whatever the
-# actor has learnt (notebook 08). How many actions of an episode of 300 steps does this
+# **Predict.** One percent of the policy (`unimix` in the code) is spread evenly over the five
+# actions, whatever the actor has learnt (notebook 08). How many actions of an episode of 300 steps does this
 # percent choose against the actor's will, if the actor is always sure of its own?
 #
 # <details><summary>Answer</summary>
@@ -1275,7 +1275,7 @@ claim("of some 50 episodes more than nine in ten took the flag", max(best) > 0.9
 # | 144,952 | it begins after 0 to 30 idle frames | 75 | | |
 # | 172,108 | the same, 24 rows replayed for a step, rates fall by half | 76 | | |
 # | 188,020 | the newest 50,000 rows alone, 64 replayed for a step again, rates fall to a tenth | 94 | | |
-# | 220,392 | the same | 95, 94 | 87 | 23 |
+# | 220,392 | the same, at full rates again, which fall to a twentieth | 95, 94 | 87 | 23 |
 # | 238,492 | sticky actions in every episode, rates fall at the end | 93, 90 | | |
 # | 259,228 | sticky actions in two of three episodes, rates fall at the end | | 88 | 55 |
 # | 290,216 | sticky actions in every other episode, rates fall at the end | | 95 | 55 |
@@ -1311,7 +1311,7 @@ claim("of some 50 episodes more than nine in ten took the flag", max(best) > 0.9
 #   share of the episodes and with rates that fall at the end. It is short: what it adds to
 #   `train` is a wrapper of the game and a `callback(agent, run)`, called every
 #   `video_minutes`, which sets the `lr` of `agent.optimizer.param_groups`. (Not with
-#   `speed="graph"`: a graph keeps the rates that it was recorded with.)
+#   `speed="graph"`: a recorded optimizer keeps its rates.)
 # * **Another level.** `play_episode(shipped, stage=2)` plays one that the agent has never
 #   seen. To train there, import `train` from `dreamer_lite.dreamer` and `make_mario` from
 #   `dreamer_lite.mario` (worker processes need those of the package, not the notebook's own):
@@ -1319,9 +1319,10 @@ claim("of some 50 episodes more than nine in ten took the flag", max(best) > 0.9
 #   minutes=240, track=("x_pos", "flag_get"))`.
 # * **More buttons.** The same with `actions="SIMPLE_MOVEMENT"`, seven choices with a way
 #   back left. Such a run begins from nothing: the shipped agent knows five.
-# * **On a GPU.** `"gpu"` trains a larger agent and computes a whole update as one CUDA
-#   graph; without CUDA it says so in one sentence. Where the graph makes trouble, set
-#   `speed="eager"`.
+# * **On a GPU.** `"gpu"` trains a larger agent and computes an update as one CUDA graph: a
+#   recording of all its work, started at once (in half precision, as on Colab's T4, all but
+#   the optimizer's part). Without CUDA it says so in one sentence. Where the graph makes
+#   trouble, set `speed="eager"`.
 
 # %% [markdown]
 # ## Exercises

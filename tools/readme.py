@@ -223,7 +223,12 @@ def parts_table(cases):
         for case in cases
     ]
     shown = table(["share of a step", *cases[0]["parts"]], rows)
-    return f"\n\nEach part forward and backward, measured apart:\n\n{shown}"
+    line = (
+        "Each part measured apart: encoder, scan (the RSSM along a sequence) and decoder "
+        "forward and backward, imagination (the dreams) forward, for it needs no "
+        "gradient; the last column is what is left of the step:"
+    )
+    return f"\n\n{line}\n\n{shown}"
 
 
 def sampling_line(report):
