@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from dreamer_lite.actor_critic import Actor, ActorCritic, Critic
+from dreamer_lite.lambda_returns import lambda_return
 from dreamer_lite.rssm import State
 from dreamer_lite.world_model import LaProp, WorldModel
 
@@ -182,11 +183,40 @@ def test_first_critic_loss_of_a_fresh_model_is_small():
     assert 0.4 < metrics["loss/critic"] < 1.5
 
 
+def test_metrics_are_what_they_are_called():
+    model, agent = pair()
+    model.rssm.posterior_out[-1].weight.data *= 1e3
+    _, metrics, states = model.loss(rows())
+    assert metrics["entropy/posterior"] < 0.5 * metrics["entropy/prior"]
+    torch.manual_seed(2)
+    feature, _, reward, cont = agent._imagine(states, model)
+    torch.manual_seed(2)
+    _, metrics = agent.loss(states, model)
+    value = agent.two_hot.mean(agent.critic(feature))
+    truth = {"imagined/reward": reward, "imagined/continue": cont, "value/mean": value}
+    truth["return/mean"] = lambda_return(reward, value, cont, agent.lam)
+    for name, expected in truth.items():
+        assert torch.isclose(metrics[name], expected.mean(), rtol=1e-3), name
+
+
 # Where gradients go
 
 
 def autocast(low):
     return torch.autocast("cpu", torch.bfloat16, enabled=low)
+
+
+def test_half_precision_leaves_continue_and_joystick_in_float32():
+    """Near 1 bfloat16 steps by 0.004: of 1 - 1/333 it would make 1 - 1/256."""
+    model, agent = pair(JOYSTICK)
+    torch.nn.init.zeros_(model.cont[-1].weight)
+    torch.nn.init.constant_(model.cont[-1].bias, math.log(332))
+    feature = torch.randn(5, model.rssm.feature_size)
+    with autocast(True):
+        goes_on, action = model.predict_continue(feature), agent.actor.sample(feature)
+        found = goes_on, action, *agent.actor.evaluate(feature, action)
+    assert {x.dtype for x in found} == {torch.float32}
+    assert torch.allclose(1 - goes_on, torch.tensor(1 / 333), rtol=0.1)
 
 
 @pytest.mark.parametrize("low", [False, True], ids=["fp32", "bf16"])

@@ -1210,6 +1210,21 @@ def test_an_evaluation_plays_games_that_no_run_of_any_seed_trains_on():
         )
 
 
+def test_the_seed_of_a_run_reaches_all_its_random_numbers(tmp_path):
+    found = []
+    for name, seed in (("a", 1), ("again", 1), ("b", 2)):
+        config, folder = run_config(steps=20, ratio=0.0, seed=seed), tmp_path / name
+        agent = dreamer.train(Lottery, config, folder, track="ticket", progress=False)
+        replay = Replay.load(files.Checkpoints(folder).latest() / "replay.npz")
+        episodes = files.Table(folder / "episodes.csv", 10**9).rows
+        tickets = [row["ticket"] for row in episodes]
+        weight = agent.world_model.rssm.gates.weight.sum().item()
+        random = replay.data["action"].tolist(), replay.rng.random()
+        found.append((tickets, weight, *random))
+    one, again, other = found
+    assert one == again and not any(a == b for a, b in zip(one, other))
+
+
 def run_config(**changes):
     quick = dict(steps=60, prefill=20, ratio=2.0, log_every=1, seed=3)
     return dataclasses.replace(SMALL, **(quick | changes))

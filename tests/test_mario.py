@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -103,6 +104,31 @@ def test_training_from_an_agent_takes_over_its_weights_and_sizes(
     assert all(torch.equal(w, before[key]) for key, w in agent.state_dict().items())
     replay = Replay.load(Checkpoints(tmp_path).latest() / "replay.npz")
     assert len(replay) == len(asked) == 64  # its own play, from the first step on
+
+
+def test_a_run_from_an_agent_has_its_rates(agent_file, tmp_path):
+    own = dict(lr=1e-5, critic_lr=2e-5, actor_lr=3e-6, warmup=7)
+    small = playing.load_agent(agent_file)
+    path = tmp_path / "own.safetensors"
+    Dreamer(small.obs_space, small.action_space, Config(**TINY, **own)).save(path)
+    config, _ = playing.mario_config("evening", path)
+    assert {name: getattr(config, name) for name in own} == own
+
+
+def test_options_reach_training_and_play(tmp_path, monkeypatch):
+    asked, played = [], SimpleNamespace(info={"flag_get": True}, total=0.0)
+    monkeypatch.setattr(playing, "train", lambda *a, **more: asked.append((a, more)))
+    words = ["train", "--logdir", str(tmp_path), "--speed", "compile", "--preset", "1m"]
+    mario_cli.main([*words, "--seed", "7", "--minutes", "3", "--quiet"])
+    (_, config, _, minutes, *_), more = asked.pop()
+    assert (config.speed, config.units, config.seed) == ("compile", 64, 7)
+    assert (minutes, more) == (3.0, {"progress": False})
+    monkeypatch.setattr(playing, "load_agent", lambda path: None)
+    play = lambda agent, *given, **_: asked.append(given) or played  # noqa: E731
+    monkeypatch.setattr(playing, "play_episode", play)
+    monkeypatch.setenv("DISPLAY", ":0")
+    mario_cli.main(["play", "--seed", "9", "--steps", "12", "--human"])
+    assert asked == [(9, 12, True)]
 
 
 def test_a_size_beside_an_agent_to_start_from_is_refused(agent_file, tmp_path):
