@@ -79,7 +79,7 @@ readme: .venv/ok
 bench: .venv/ok
 	$(BIN)/python tools/bench.py
 
-# The protocol without sticky actions comes last: its flag rate is the last line.
+# The protocol without sticky actions comes last: its flag rate is the last one printed.
 evaluate: .venv/ok
 	$(BIN)/python -m dreamer_lite.mario evaluate --baselines --sticky 0.25 --out data/mario_evaluation_sticky.json
 	$(BIN)/python -m dreamer_lite.mario evaluate --baselines --out data/mario_evaluation.json

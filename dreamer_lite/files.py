@@ -222,7 +222,9 @@ def load_agent(path):
     `agent_file`, and ValueError for a damaged or foreign file.
     """
     with _opened(path) as (file, about, config):
-        weights = {key: file.get_tensor(key) for key in file.keys()}
+        # Copied at once: a run may remove this checkpoint while it is read, and to look
+        # into a file that was emptied under one's hands ends the program (SIGBUS).
+        weights = {key: file.get_tensor(key).clone() for key in file.keys()}
         spaces = {key: restore_space(s) for key, s in about["obs_space"].items()}
         obs_space = spaces["obs"] if about["plain"] else gym.spaces.Dict(spaces)
         return obs_space, restore_space(about["action_space"]), config, weights
@@ -314,6 +316,11 @@ class Checkpoints:
         """Path of the newest complete checkpoint, or None."""
         complete = self._complete()
         return complete[-1] if complete else None
+
+    def latest_step(self):
+        """The agent step of the newest complete checkpoint, 0 without one."""
+        newest = self.latest()
+        return self.step_of(newest) if newest else 0
 
     def write(self, step, writers):
         """Write {file name: function(path)}; on failure the previous one stays.

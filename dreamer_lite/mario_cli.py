@@ -120,13 +120,16 @@ def record(o):
 
 def train(o):
     """Train, or go on training."""
+    from dreamer_lite.files import Checkpoints
     from dreamer_lite.playing import train_mario
 
     names = ("seed", "preset", "speed", "noops", "sticky")
     given = {key: getattr(o, key) for key in names}
     changes = {key: value for key, value in given.items() if value is not None}
-    train_mario(o.logdir, o.profile, o.minutes, o.start, not o.quiet, **changes)
-    print(f"the run lies in {o.logdir}; the same command goes on with it")
+    agent = train_mario(o.logdir, o.profile, o.minutes, o.start, not o.quiet, **changes)
+    step, steps = Checkpoints(o.logdir).latest_step(), agent.config.steps
+    left = "the same command goes on with it" if step < steps else "its steps are done"
+    print(f"the run lies in {o.logdir}, {step:,} of {steps:,} steps; {left}")
 
 
 def play(o):
@@ -158,7 +161,12 @@ def evaluate(o):
     result = {"agent": about, "commit": playing.commit()}
     result["hardware"] = playing.hardware(players["agent"])
     protocol = {"episodes": o.episodes, "seed": o.seed, "sticky": o.sticky}
-    result["protocol"] = {**protocol, "noops": 30, "actions": "sampled"}
+    more = {
+        "noops": 30,
+        "actions": "sampled",
+        "envs": o.envs,
+    }  # which decides the games
+    result["protocol"] = protocol | more
     if o.baselines:
         players |= playing.baselines(o.seed, playing.known_run(RUN))
     result["players"], start = {}, time.monotonic()

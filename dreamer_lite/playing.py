@@ -209,14 +209,25 @@ def hardware(agent=None):
     return found
 
 
-def commit():
-    """The commit of the code, "-dirty" if it was changed since; None without git."""
-    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+def commit(root=Path(__file__).parents[1]):
+    """The commit of the code, "-dirty" if the code was changed since; None without git.
+
+    Only the package and the tools count: what a run writes into data/ is no code.
+    """
+
+    def git(*words):
+        command = ["git", "-C", str(root), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
     try:
-        done = subprocess.run(git, capture_output=True, text=True, check=False)
+        found, changed = (
+            git("describe", "--always"),
+            git("status", "--porcelain", "--", "dreamer_lite", "tools"),
+        )
     except OSError:
         return None
-    return done.stdout.strip() or None
+    return found + "-dirty" * bool(changed) if found else None
 
 
 # Training

@@ -69,6 +69,7 @@ def test_debug_profile_trains_with_all_parts_and_the_same_command_goes_on(tmp_pa
     first = run(*train, "--minutes", 0.02)  # until an episode ends
     assert first.returncode == 0, first.stderr
     stopped = state()
+    assert f"{stopped['step']} of 500 steps; the same command goes on" in first.stdout
     assert 0 < stopped["step"] < 500
     other = run(*train, "--seed", 1)
     assert other.returncode == 1 and "another configuration" in other.stderr
@@ -76,6 +77,7 @@ def test_debug_profile_trains_with_all_parts_and_the_same_command_goes_on(tmp_pa
 
     second = run(*train)
     assert second.returncode == 0, second.stderr
+    assert second.stdout.endswith("500 of 500 steps; its steps are done\n")
     assert state()["step"] == 500 and state()["updates"] > stopped["updates"]
     assert state()["minutes"] > stopped["minutes"]
     assert len(Replay.load(Checkpoints(logdir).latest() / "replay.npz")) == 500
@@ -117,7 +119,12 @@ def test_a_run_from_an_agent_has_its_rates(agent_file, tmp_path):
 
 def test_options_reach_training_and_play(tmp_path, monkeypatch):
     asked, played = [], SimpleNamespace(info={"flag_get": True}, total=0.0)
-    monkeypatch.setattr(playing, "train", lambda *a, **more: asked.append((a, more)))
+
+    def train(make_env, config, *given, **more):
+        asked.append(((make_env, config, *given), more))
+        return SimpleNamespace(config=config)
+
+    monkeypatch.setattr(playing, "train", train)
     words = ["train", "--logdir", str(tmp_path), "--speed", "compile", "--preset", "1m"]
     mario_cli.main([*words, "--seed", "7", "--minutes", "3", "--quiet"])
     (_, config, _, minutes, *_), more = asked.pop()
@@ -307,7 +314,8 @@ def test_evaluate_ends_with_the_flag_rate_and_writes_everything(
     assert any("95 % interval 0.15 to 0.85" in text for text in printed)
     result = json.loads(out.read_text())
     assert result["protocol"] == {
-        "episodes": 4, "seed": 0, "sticky": 0.25, "noops": 30, "actions": "sampled"
+        "episodes": 4, "seed": 0, "sticky": 0.25, "noops": 30, "actions": "sampled",
+        "envs": 4,
     }  # fmt: skip
     assert result["agent"]["steps"] == 7 and len(result["agent"]["sha256"]) == 64
     assert result["hardware"]["torch"] == torch.__version__ and "commit" in result

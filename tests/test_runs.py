@@ -187,6 +187,18 @@ def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     assert os.stat(tmp_path).st_ino in synced  # the list of names, too
 
 
+def test_weights_are_read_at_once(tmp_path):
+    """A run may remove its old checkpoint while another program reads it."""
+    path = tmp_path / "agent.safetensors"
+    space = gym.spaces.Box(-1, 1, (3,), np.float32)
+    Dreamer(space, gym.spaces.Discrete(2), CONFIG).save(path)
+    *_, weights = files.load_agent(path)
+    before = {key: weight.sum().item() for key, weight in weights.items()}
+    with open(path, "rb+") as file:
+        file.write(bytes(path.stat().st_size))
+    assert {key: weight.sum().item() for key, weight in weights.items()} == before
+
+
 def test_a_table_that_another_program_shows_is_written_later(tmp_path, monkeypatch):
     table = Table(tmp_path / "t.csv")
     table.add({"step": 1})

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import re
 import shutil
+import subprocess
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -10,9 +13,12 @@ import pytest
 import torch
 from gymnasium.envs.classic_control import CartPoleEnv
 
+import command
 import deaths
 import further
+import reference_figures
 import ship
+from dreamer_lite import playing
 from dreamer_lite.course import data_path
 from dreamer_lite.course.train_world_model import main as train_world_model
 from dreamer_lite.dreamer import Config, Dreamer, train
@@ -85,7 +91,7 @@ def test_a_run_from_the_agent_that_ships_goes_behind_its_curves(tmp_path):
     config = dataclasses.replace(config, log_every=1)
     first, second, data = tmp_path / "first", tmp_path / "second", tmp_path / "data"
     train("CartPole-v1", config, first, progress=False)
-    before = ship.ship(first, data, note="how it began")
+    before = ship.ship(first, data, note="how it began", hardware="an abacus")
     old = {kind: Table(data / f"curves/mario_seed0_{kind}.csv", 999) for kind in TABLES}
     start = data / "mario_agent.safetensors"
     further = dataclasses.replace(config, steps=70)
@@ -105,7 +111,8 @@ def test_a_run_from_the_agent_that_ships_goes_behind_its_curves(tmp_path):
     with pytest.raises(ValueError, match="is not yet in .*, but .* is there"):
         ship.ship(second, data, append=True)
     assert stored == {path: path.read_bytes() for path in data.rglob("*.*")}
-    assert about["updates"] > before["updates"] and about["note"] == "how it began"
+    assert about["updates"] > before["updates"]
+    assert (about["note"], about["hardware"]) == ("how it began", "an abacus")
     for kind, table in old.items():
         rows = Table(data / f"curves/mario_seed0_{kind}.csv", 999).rows
         kept, new = rows[: len(table.rows)], rows[len(table.rows) :]
@@ -129,6 +136,41 @@ def test_ship_refuses_a_folder_without_a_checkpoint(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no checkpoint; train first"):
         ship.ship(tmp_path, tmp_path / "data")
     assert not (tmp_path / "data").exists()
+
+
+def test_a_tool_refuses_in_one_line(capsys, monkeypatch):
+    def main():
+        raise ValueError("expected this, but got that; do so.")
+
+    monkeypatch.setattr(sys, "argv", ["tools/ship.py"])
+    with pytest.raises(SystemExit) as stopped:
+        command.run(main)
+    assert stopped.value.code == "ship: expected this, but got that; do so."
+
+
+@pytest.mark.parametrize("what, known", [("train", "healthy"), ("draw", "counters")])
+def test_a_name_that_no_figure_has_is_refused(what, known, capsys):
+    with pytest.raises(SystemExit):
+        reference_figures.main([what, known, "nowhere"])
+    words = capsys.readouterr().err
+    assert f"{known}," in words and "but got nowhere; correct" in words
+
+
+def test_only_changed_code_makes_a_commit_dirty(tmp_path):
+    def git(*words):
+        me = ["-c", "user.name=me", "-c", "user.email=me@here"]
+        subprocess.run(["git", "-C", str(tmp_path), *me, *words], check=True)
+
+    for name in ("dreamer_lite/a.py", "tools/b.py", "data/c.csv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("1")
+    assert playing.commit(tmp_path) is None
+    git("init", "-q"), git("add", "."), git("commit", "-qm", "one")
+    (tmp_path / "data/c.csv").write_text("2")
+    clean = playing.commit(tmp_path)
+    assert re.fullmatch("[0-9a-f]{7,}", clean)
+    (tmp_path / "tools/new.py").write_text("1")
+    assert playing.commit(tmp_path) == clean + "-dirty"
 
 
 def test_the_world_model_that_ships_can_be_made_again(tmp_path, capsys):

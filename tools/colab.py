@@ -42,7 +42,10 @@ def find_python(names=("python3.12", "python3.13")):
         works = subprocess.run([path, "-c", "import venv"], capture_output=True)
         if works.returncode == 0:
             return path
-    raise ValueError("make colab needs Python 3.12 or 3.13: pass --python PATH")
+    raise ValueError(
+        "make colab needs Python 3.12 or 3.13, but none is on the path or in pyenv: "
+        "run `python tools/colab.py --python PATH`."
+    )
 
 
 def make_environment(folder, python):

@@ -5,6 +5,7 @@
 
 The run lives in runs/curves/. When its steps are done, its tables go to data/curves/,
 together with a JSON file that says what was run, and on what. One run is 30,000 steps.
+(The CPU minutes since the last evaluation before an interruption are not counted.)
 """
 
 import argparse
@@ -70,7 +71,7 @@ def describe_machine(config):
     }
 
 
-def describe(name, config, table):
+def describe(name, config, table, machine):
     """Return what was run, on what, and how it ended."""
     import numpy as np
 
@@ -92,18 +93,18 @@ def describe(name, config, table):
         "evaluation": f"{EPISODES} episodes with sampled actions",
         "random_return": round(sum(returns) / len(returns), 2),
         "config": dataclasses.asdict(config),
-        **describe_machine(config),
+        **machine,
     }
 
 
-def store(name, config, folder, table):
+def store(name, config, folder, table, machine):
     """Copy the run's tables to data/curves/ and write its description."""
     from dreamer_lite.files import write_atomically
 
     target = ROOT / "data" / "curves"
     target.mkdir(parents=True, exist_ok=True)
     stem = f"{name}_seed{config.seed}"
-    about = json.dumps(describe(name, config, table), indent=1) + "\n"
+    about = json.dumps(describe(name, config, table, machine), indent=1) + "\n"
     for kind in TABLES:
         text = (folder / f"{kind}.csv").read_bytes()
         write_atomically(
@@ -130,9 +131,10 @@ def main():
     last = Checkpoints(folder).latest()
     step = int(last.name.split("-")[1]) if last else 0
     watch = Evaluations(env, arguments.seed, folder / "evaluations.csv", step)
+    here = describe_machine(config)  # a commit made meanwhile has trained nothing
     train(env, config, folder, arguments.minutes, callback=watch, progress=False)
     if Checkpoints(folder).latest().name == f"checkpoint-{config.steps:09d}":
-        store(arguments.task, config, folder, watch.table)
+        store(arguments.task, config, folder, watch.table, here)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 
 Writes data/mario_deaths.json: of every episode without a flag the last steps, with the
 probability of the action that was drawn and the critic's value. The episodes are like
-those of the evaluation, but others (of another seed). Then 100 episodes more without
-the percent of uniform probability in the policy: only their flags are kept. Notebook 10
-looks at all of it.
+those of the evaluation, but others (of another seed). Then the first 100 of them begin
+again without the percent of uniform probability in the policy: only their flags are
+kept. Notebook 10 looks at all of it.
 """
 
 import argparse
@@ -20,12 +20,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from command import run  # noqa: E402
 from dreamer_lite import dreamer, files, playing  # noqa: E402
 from dreamer_lite.mario import make_mario  # noqa: E402
 from machine import machine  # noqa: E402
 
 ENVS, LAST = 4, 40  # games side by side; steps that are kept
-UNMIXED = 100  # episodes without unimix
+UNMIXED = 100  # episodes without unimix: of each game the first ones again
 
 
 class Watching(dreamer.AgentPolicy):
@@ -107,4 +108,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from command import run  # noqa: E402
 from dreamer_lite import playing, runs  # noqa: E402
 
 DATA = ROOT / "data"
@@ -37,4 +38,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

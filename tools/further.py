@@ -22,6 +22,7 @@ import gymnasium as gym
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from command import run  # noqa: E402
 from dreamer_lite import dreamer, files, playing  # noqa: E402
 from dreamer_lite.mario import make_mario  # noqa: E402
 
@@ -104,4 +105,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

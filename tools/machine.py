@@ -10,7 +10,7 @@ from dreamer_lite import playing
 def machine():
     """Commit of the code, processor, threads, versions and day, as they are now.
 
-    Ask before the first result is written: afterwards the commit is "-dirty".
+    Ask before the work begins: who commits meanwhile has not changed what is measured.
     """
     found = playing.hardware()
     return {

@@ -224,9 +224,9 @@ def parts_table(cases):
     ]
     shown = table(["share of a step", *cases[0]["parts"]], rows)
     line = (
-        "Each part measured apart: encoder, scan (the RSSM along a sequence) and decoder "
-        "forward and backward, imagination (the dreams) forward, for it needs no "
-        "gradient; the last column is what is left of the step:"
+        "Each part measured apart: encoder, scan (the RSSM along a sequence) and "
+        "decoder forward and backward, imagination (the dreams) forward, for it needs "
+        "no gradient; the last column is what is left of the step:"
     )
     return f"\n\n{line}\n\n{shown}"
 

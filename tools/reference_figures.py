@@ -194,14 +194,14 @@ def picture(name):
     return fig
 
 
-def draw():
-    """Draw every picture from the stored tables."""
+def draw(names):
+    """Draw pictures from the stored tables."""
     import matplotlib.pyplot as plt
 
     from dreamer_lite.course.display import figure_png
 
     FIGURES.mkdir(parents=True, exist_ok=True)
-    for name in PICTURES:
+    for name in names:
         fig = picture(name)
         png = figure_png(fig, dpi=80, source=source(name))
         (FIGURES / f"{name}.png").write_bytes(png)
@@ -214,12 +214,16 @@ def main(argv=None):
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["train", "draw"])
-    parser.add_argument("names", nargs="*", help="runs to train (default: all)")
+    text = "runs to train or pictures to draw (default: all)"
+    parser.add_argument("names", nargs="*", help=text)
     options = parser.parse_args(argv)
-    if options.what == "train":
-        train(options.names or list(RUNS))
-    else:
-        draw()
+    work, known = (train, RUNS) if options.what == "train" else (draw, PICTURES)
+    if unknown := sorted(set(options.names) - set(known)):
+        parser.error(
+            f"expected some of {', '.join(known)}, but got {', '.join(unknown)}; "
+            "correct the names or give none for all."
+        )
+    work(options.names or list(known))
 
 
 if __name__ == "__main__":

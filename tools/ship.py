@@ -5,8 +5,8 @@
 With `--tables-only` the agent in data/ stays: so other seeds get their curves. With
 `--append` the run began from the agent in data/ (`train --from`): its steps, updates
 and minutes are counted on from there: one curve leads from step 0 to the new agent.
-Without `--note` the note of that agent stays; a new one replaces it: tell all of it.
-A run that is there already is refused.
+Without `--note` and `--hardware` those of that agent stay; a new one replaces them:
+tell all of it. A run that is there already is refused.
 
 After a new agent `python -m dreamer_lite.mario evaluate --baselines --out
 data/mario_evaluation.json`, the same with `--sticky 0.25` (see data/README.md), `python
@@ -25,6 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from command import run as run_command  # noqa: E402
 from dreamer_lite.config import Config  # noqa: E402
 from dreamer_lite.files import (  # noqa: E402
     Checkpoints,
@@ -102,13 +103,14 @@ def started_from(data, seed):
 def describe(state, seed, before, trained_with, hardware, note):
     """What a run's agent is: its counters, from `before` on, and what made it."""
     here = machine()
+    here_alone = f"{here['processor']}, {here['threads']} threads"
     about = {
         "steps": before["steps"] + state["step"],
         "updates": before["updates"] + state["updates"],
         "minutes": round(before["minutes"] + state["minutes"], 1),
         "seed": seed,
         "commit": trained_with or here["commit"],
-        "hardware": hardware or f"{here['processor']}, {here['threads']} threads",
+        "hardware": hardware or before.get("hardware") or here_alone,
         **{key: here[key] for key in ("python", "torch", "date")},
     }
     note = note or before.get("note")  # what was told of the agent it began from
@@ -168,7 +170,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="the run folder")
     parser.add_argument("--commit", help="that trained it (default: what is here)")
-    parser.add_argument("--hardware", help="that trained it (default: this machine)")
+    parser.add_argument(
+        "--hardware", help="that trained it (default: what is told so far, or this one)"
+    )
     parser.add_argument("--note", help="what was changed on the way")
     parser.add_argument(
         "--tables-only", action="store_true", help="leave the agent in data/ alone"
@@ -190,4 +194,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
