@@ -487,6 +487,14 @@ def test_result_blocks_say_what_the_files_say(results):
     # Episode i ends at x = i after 1000 i steps: the first 26, then the last 50.
     assert "| 12 | 94 |" in text and "A random policy reaches 321." in text
     assert text.endswith(" Seed 3: an abacus.")
+    assert readme.BLOCKS["mario-hour"](results) == "*No stored runs yet.*"
+    curves = results / "data/curves"
+    for kind in ("_episodes.csv", ".json"):
+        other = curves / f"mario_hour_seed4{kind}"
+        other.write_bytes((curves / f"mario_seed3{kind}").read_bytes())
+    text = readme.BLOCKS["mario-hour"](results)
+    assert "| seed 4 | 119,000 steps, 119 min | 60,000 steps, 60 min |" in text
+    assert text.endswith("Mean x at 17,500 above: 8 (seed 3). Seed 4: an abacus.")
     text = readme.BLOCKS["evaluation"](results)
     assert "4 episodes, seed 5" in text and "`ffffffffffff` after 1,234 steps" in text
     assert "| agent | 0.75 (3/4) | 0.30 to 0.95 | 2,500 | 100.0 ± 9.5 |" in text

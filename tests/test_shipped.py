@@ -81,6 +81,12 @@ def test_the_tables_of_another_seed_leave_the_agent_alone(tmp_path):
     data.mkdir()
     (data / "mario_agent.json").write_text("another run's")
     ship.ship(run, data, agent=False)
+    with pytest.raises(ValueError, match="'hour', leaves the agent .*; add --tables"):
+        ship.ship(run, data, name="hour")
+    before = {path.name for path in (data / "curves").iterdir()}
+    ship.ship(run, data, agent=False, name="hour")
+    new = {path.name for path in (data / "curves").iterdir()} - before
+    assert len(new) == 4 and all(name.startswith("mario_hour_seed") for name in new)
     assert (data / "mario_agent.json").read_text() == "another run's"
     assert not (data / "mario_agent.safetensors").exists()
     assert (data / "curves/mario_seed6_metrics.csv").is_file()

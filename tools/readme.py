@@ -309,27 +309,15 @@ def learning(root):
 
 
 EARLY = 25_000  # agent steps that every stored Mario run has
+HOUR = 17_500  # and every stored run of the profile for an hour
 
 
 @block("mario-curve")
 def mario_curve(root):
     """One row for each stored Mario run, with its milestones."""
-    rows, where = [], []
-    for seed, episodes in stored_runs(root, "mario").items():
-        flags = [first_reached(episodes, "flag_get", 1, 1)]
-        flags += [
-            first_reached(episodes, "flag_get", share, 50) for share in (0.5, 0.9)
-        ]
-        early = [row for row in episodes if int(row["step"]) <= EARLY]
-        far = [mean_x(early[-50:]), mean_x(episodes[-50:])]
-        rows.append([f"seed {seed}", when(episodes[-1]), *map(when, flags), *far])
-        about = read_json(root, f"curves/mario_seed{seed}.json") or {}
-        if "hardware" in about:
-            where.append(f" Seed {seed}: {about['hardware']}.")
-    if not rows:
-        return "*No stored runs yet.*"
-    head = ["run", "length", "first flag", "50 % flags", "90 % flags"]
-    shown = table([*head, f"mean x at {EARLY:,}", "mean x at the end"], rows)
+    shown, where = milestones(root, "mario", EARLY)
+    if not where:
+        return shown
     found = read_json(root, "mario_evaluation.json") or {"players": {}}
     chance = found["players"].get("random")
     beside = f" A random policy reaches {chance['x_mean']:,.0f}." if chance else ""
@@ -337,7 +325,43 @@ def mario_curve(root):
         "Length is that at the end of the last episode. Mean x is over 50 episodes; "
         "the flag stands at 3,161."
     )
-    return f"{shown}\n\n{scale}{beside}{''.join(where)}"
+    return f"{shown}\n\n{scale}{beside}{where}"
+
+
+@block("mario-hour")
+def mario_hour(root):
+    """The same for the trials of the profile for an hour, and what to compare with."""
+    shown, where = milestones(root, "mario_hour", HOUR)
+    if not where:
+        return shown
+    usual = stored_runs(root, "mario").items()
+    far = [f"{mean_x(until(rows, HOUR))} (seed {seed})" for seed, rows in usual]
+    return f"{shown}\n\nMean x at {HOUR:,} above: {', '.join(far)}.{where}"
+
+
+def until(episodes, step):
+    """The last 50 episodes that had ended by a step."""
+    return [row for row in episodes if int(row["step"]) <= step][-50:]
+
+
+def milestones(root, name, early):
+    """Return a table of the stored runs of a name, and on what each was trained."""
+    rows, where = [], []
+    for seed, episodes in stored_runs(root, name).items():
+        flags = [first_reached(episodes, "flag_get", 1, 1)]
+        flags += [
+            first_reached(episodes, "flag_get", share, 50) for share in (0.5, 0.9)
+        ]
+        far = [mean_x(until(episodes, early)), mean_x(episodes[-50:])]
+        rows.append([f"seed {seed}", when(episodes[-1]), *map(when, flags), *far])
+        about = read_json(root, f"curves/{name}_seed{seed}.json") or {}
+        if "hardware" in about:
+            where.append(f" Seed {seed}: {about['hardware']}.")
+    if not rows:
+        return "*No stored runs yet.*", ""
+    head = ["run", "length", "first flag", "50 % flags", "90 % flags"]
+    head += [f"mean x at {early:,}", "mean x at the end"]
+    return table(head, rows), "".join(where)
 
 
 def mean_x(episodes):

@@ -2,7 +2,8 @@
 
     python tools/ship.py runs/mario [--commit abc1234] [--hardware "..."] [--note "..."]
 
-With `--tables-only` the agent in data/ stays: so other seeds get their curves. With
+With `--tables-only` the agent in data/ stays: so other seeds get their curves, and with
+`--name hour` a trial of other settings, under names of its own. With
 `--append` the run began from the agent in data/ (`train --from`): its steps, updates
 and minutes are counted on from there: one curve leads from step 0 to the new agent.
 Without `--note` and `--hardware` those of that agent stay; a new one replaces them:
@@ -118,18 +119,31 @@ def describe(state, seed, before, trained_with, hardware, note):
 
 
 def ship(
-    run, data, trained_with=None, hardware=None, agent=True, note=None, append=False
+    run,
+    data,
+    trained_with=None,
+    hardware=None,
+    agent=True,
+    note=None,
+    append=False,
+    name=None,
 ):
     """Copy the newest checkpoint's agent and the tables up to it; return what it is.
 
     Args: agent, False leaves the agent in data/ as it is and copies the tables alone;
     note, what its settings do not say: what was changed on the way; append, whether
-    the run began from the agent in data/.
+    the run began from the agent in data/; name, of a trial, whose agent does not ship.
 
     Raises: FileNotFoundError for a folder without a checkpoint; ValueError for a run
-    of another seed than that of the agent it is appended to, or appended before.
+    of another seed than that of the agent it is appended to, or appended before; or
+    for a trial that would put its agent into data/.
     """
     run, data = Path(run), Path(data)
+    if name and (agent or append):
+        raise ValueError(
+            f"a run with a name of its own, {name!r}, leaves the agent in data/ and "
+            "its curves alone, but more was asked for; add --tables-only, no --append."
+        )
     newest = Checkpoints(run).latest()
     if newest is None:
         raise FileNotFoundError(
@@ -146,7 +160,7 @@ def ship(
         weights = (newest / "agent.safetensors").read_bytes()
         files[data / "mario_agent.safetensors"] = weights
         files[data / "mario_agent.json"] = text
-    stem = data / "curves" / f"mario_seed{config.seed}"
+    stem = data / "curves" / f"mario_{name + '_' if name else ''}seed{config.seed}"
     if append:
         check_new(Path(f"{stem}_metrics.csv"), run / "metrics.csv")
     stem.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +191,7 @@ def main():
     parser.add_argument(
         "--tables-only", action="store_true", help="leave the agent in data/ alone"
     )
+    parser.add_argument("--name", help="of a trial, say hour: data/curves/mario_hour_*")
     parser.add_argument(
         "--append", action="store_true", help="the run began from the agent in data/"
     )
@@ -189,6 +204,7 @@ def main():
         agent=not options.tables_only,
         note=options.note,
         append=options.append,
+        name=options.name,
     )
     print(json.dumps(about, indent=1))
 
