@@ -234,7 +234,13 @@ PROFILES = {
         preset="1m", minutes=2.0, envs=4, parallel=True, prefill=600, batch=8,
         warmup=50, capacity=20_000, log_every=5, video_minutes=60.0,
     ),
-    # An evening on a laptop without a GPU.
+    # An hour on a laptop without a GPU: the evening's settings, learning twice as fast.
+    "hour": dict(
+        preset="3m", minutes=60.0, envs=4, parallel=True, prefill=3_000,
+        ratio=64.0, steps=400_000, capacity=200_000, video_minutes=20.0,
+        lr=6e-4, critic_lr=3e-4, actor_lr=1.2e-4, warmup=250,
+    ),
+    # An evening: what the agent that ships began with.
     "evening": dict(
         preset="3m", minutes=240.0, envs=4, parallel=True, prefill=3_000,
         ratio=64.0, steps=400_000, capacity=200_000, video_minutes=20.0,

@@ -245,7 +245,11 @@ def mario_config(profile, start=None, **changes):
         raise ValueError(
             f"A profile is one of {names}, but got {profile!r}; choose one of these."
         )
-    profile = profile if isinstance(profile, dict) else PROFILES[profile]
+    if not isinstance(profile, dict):
+        profile = dict(PROFILES[profile])
+        if start or changes.get("preset", profile["preset"]) != profile["preset"]:
+            for key in OF_THE_AGENT:  # rates that it names are for its own size
+                profile.pop(key, None)
     values = {**profile, **changes}
     preset, minutes = values.pop("preset"), values.pop("minutes", None)
     if start:

@@ -113,8 +113,11 @@ def test_a_run_from_an_agent_has_its_rates(agent_file, tmp_path):
     small = playing.load_agent(agent_file)
     path = tmp_path / "own.safetensors"
     Dreamer(small.obs_space, small.action_space, Config(**TINY, **own)).save(path)
-    config, _ = playing.mario_config("evening", path)
-    assert {name: getattr(config, name) for name in own} == own
+    for profile in ("evening", "hour"):  # the second one has rates, for its own size
+        config, _ = playing.mario_config(profile, path)
+        assert {name: getattr(config, name) for name in own} == own
+    rates = {p: playing.mario_config("hour", preset=p)[0].lr for p in ("3m", "12m")}
+    assert rates == {"3m": 6e-4, "12m": Config.preset("12m").lr}
 
 
 def test_options_reach_training_and_play(tmp_path, monkeypatch):

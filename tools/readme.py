@@ -309,7 +309,7 @@ def learning(root):
 
 
 EARLY = 25_000  # agent steps that every stored Mario run has
-HOUR = 17_500  # and every stored run of the profile for an hour
+HOUR = 19_500  # and every stored run of the profile for an hour
 
 
 @block("mario-curve")
