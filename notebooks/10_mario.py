@@ -1286,10 +1286,11 @@ for kind, look in (("mario_seed", "neutral"), ("mario_hour_seed", "ours")):
         reached = last(run["x_pos"])
         ax.plot(run["step"][49:], reached, **style, label=name.replace("_", ", "))
         won = run["flag_get"][49:] > 0
-        ax.plot(run["step"][49:][won], reached[won], "*", color=style["color"])
+        stars = dict(color=style["color"], markersize=13, zorder=3)
+        ax.plot(run["step"][49:][won], reached[won], "*", **stars)
 ax.set(xlabel="agent steps [1]", ylabel="x reached [pixels]")
 ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-show(fig, alt="How far Mario gets in the first hour, with rates once and twice as high.")
+show(fig, alt="How far Mario gets in an hour, with rates once and twice as high.")
 
 
 # %% [markdown]
