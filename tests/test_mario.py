@@ -165,7 +165,12 @@ def test_an_agent_of_another_environment_is_refused(tmp_path):
 )
 def test_the_game_is_as_asked(words, noops, sticky, tmp_path, monkeypatch, agent_file):
     made = []
-    monkeypatch.setattr(playing, "train", lambda make, *_, **__: made.append(make()))
+
+    def train(make_env, config, *_, **__):
+        made.append(make_env())
+        return SimpleNamespace(config=config)
+
+    monkeypatch.setattr(playing, "train", train)
     mario_cli.main(["train", "--logdir", str(tmp_path), "--quiet", *words])
     real = playing.make_mario
     monkeypatch.setattr(

@@ -118,6 +118,29 @@ def describe(state, seed, before, trained_with, hardware, note):
     return about | ({"note": note} if note else {})
 
 
+def check_trial(name, more):
+    """Refuse a trial that would change what ships. Raises: ValueError."""
+    if more:
+        raise ValueError(
+            f"a run with a name of its own, {name!r}, leaves the agent in data/ and "
+            "its curves alone, but more was asked for; add --tables-only, no --append."
+        )
+
+
+def tables(run, stem, step, before, append):
+    """The two tables of a run up to its checkpoint's step, as {path: CSV bytes}.
+
+    Rows after the checkpoint belong to an agent that is not the shipped one.
+    """
+    found = {}
+    for kind in ("metrics", "episodes"):
+        table, stored = run / f"{kind}.csv", Path(f"{stem}_{kind}.csv")
+        found[stored] = (
+            behind(stored, table, step, before) if append else rows_until(table, step)
+        )
+    return found
+
+
 def ship(
     run,
     data,
@@ -139,11 +162,8 @@ def ship(
     for a trial that would put its agent into data/.
     """
     run, data = Path(run), Path(data)
-    if name and (agent or append):
-        raise ValueError(
-            f"a run with a name of its own, {name!r}, leaves the agent in data/ and "
-            "its curves alone, but more was asked for; add --tables-only, no --append."
-        )
+    if name:
+        check_trial(name, agent or append)
     newest = Checkpoints(run).latest()
     if newest is None:
         raise FileNotFoundError(
@@ -166,14 +186,7 @@ def ship(
     stem.parent.mkdir(parents=True, exist_ok=True)
     files[Path(f"{stem}.json")] = text
     files[Path(f"{stem}_config.yaml")] = (run / "config.yaml").read_bytes()
-    for kind in ("metrics", "episodes"):
-        # Rows after the checkpoint belong to an agent that is not the shipped one.
-        table, stored = run / f"{kind}.csv", Path(f"{stem}_{kind}.csv")
-        files[stored] = (
-            behind(stored, table, state["step"], before)
-            if append
-            else rows_until(table, state["step"])
-        )
+    files |= tables(run, stem, state["step"], before, append)
     for path, content in files.items():
         write_atomically(path, lambda p, content=content: p.write_bytes(content))
     return about
