@@ -161,12 +161,8 @@ def evaluate(o):
     result = {"agent": about, "commit": playing.commit()}
     result["hardware"] = playing.hardware(players["agent"])
     protocol = {"episodes": o.episodes, "seed": o.seed, "sticky": o.sticky}
-    more = {
-        "noops": 30,
-        "actions": "sampled",
-        "envs": o.envs,
-    }  # which decides the games
-    result["protocol"] = protocol | more
+    # The number of environments decides, with the seed, which games are played.
+    result["protocol"] = protocol | dict(noops=30, actions="sampled", envs=o.envs)
     if o.baselines:
         players |= playing.baselines(o.seed, playing.known_run(RUN))
     result["players"], start = {}, time.monotonic()

@@ -221,10 +221,8 @@ def commit(root=Path(__file__).parents[1]):
         return done.stdout.strip()
 
     try:
-        found, changed = (
-            git("describe", "--always"),
-            git("status", "--porcelain", "--", "dreamer_lite", "tools"),
-        )
+        found = git("describe", "--always")
+        changed = git("status", "--porcelain", "--", "dreamer_lite", "tools")
     except OSError:
         return None
     return found + "-dirty" * bool(changed) if found else None

@@ -128,12 +128,12 @@ def main():
     config = Config.preset("1m", seed=arguments.seed, video_minutes=0.0, **SETTINGS)
     folder = ROOT / "runs" / "curves" / f"{arguments.task}_seed{arguments.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    last = Checkpoints(folder).latest()
-    step = int(last.name.split("-")[1]) if last else 0
+    checkpoints = Checkpoints(folder)
+    step = checkpoints.latest_step()
     watch = Evaluations(env, arguments.seed, folder / "evaluations.csv", step)
     here = describe_machine(config)  # a commit made meanwhile has trained nothing
     train(env, config, folder, arguments.minutes, callback=watch, progress=False)
-    if Checkpoints(folder).latest().name == f"checkpoint-{config.steps:09d}":
+    if checkpoints.latest_step() == config.steps:
         store(arguments.task, config, folder, watch.table, here)
 
 

@@ -120,7 +120,7 @@ def describe(state, seed, before, trained_with, hardware, note):
 
 def check_trial(name, more):
     """Refuse a trial that would change what ships. Raises: ValueError."""
-    if more:
+    if name and more:
         raise ValueError(
             f"a run with a name of its own, {name!r}, leaves the agent in data/ and "
             "its curves alone, but more was asked for; add --tables-only, no --append."
@@ -162,8 +162,7 @@ def ship(
     for a trial that would put its agent into data/.
     """
     run, data = Path(run), Path(data)
-    if name:
-        check_trial(name, agent or append)
+    check_trial(name, agent or append)
     newest = Checkpoints(run).latest()
     if newest is None:
         raise FileNotFoundError(
