@@ -691,6 +691,11 @@ nes.close()
 
 # %%
 #| export
+EVENING = dict(
+    preset="3m", minutes=240.0, envs=4, parallel=True, prefill=3_000,
+    ratio=64.0, steps=400_000, capacity=200_000, video_minutes=20.0,
+)  # fmt: skip
+TWICE_THE_RATES = dict(lr=6e-4, critic_lr=3e-4, actor_lr=1.2e-4, warmup=250)
 PROFILES = {
     # Every part once, in about a minute: is the machine set up?
     "debug": dict(
@@ -702,17 +707,10 @@ PROFILES = {
         preset="1m", minutes=2.0, envs=4, parallel=True, prefill=600, batch=8,
         warmup=50, capacity=20_000, log_every=5, video_minutes=60.0,
     ),
-    # An hour on a laptop without a GPU: the evening's settings, learning twice as fast.
-    "hour": dict(
-        preset="3m", minutes=60.0, envs=4, parallel=True, prefill=3_000,
-        ratio=64.0, steps=400_000, capacity=200_000, video_minutes=20.0,
-        lr=6e-4, critic_lr=3e-4, actor_lr=1.2e-4, warmup=250,
-    ),
+    # An hour on a laptop without a GPU: the evening's, with rates twice as high.
+    "hour": EVENING | TWICE_THE_RATES | dict(minutes=60.0),
     # An evening: what the agent that ships began with.
-    "evening": dict(
-        preset="3m", minutes=240.0, envs=4, parallel=True, prefill=3_000,
-        ratio=64.0, steps=400_000, capacity=200_000, video_minutes=20.0,
-    ),
+    "evening": EVENING,
     # One GPU, the one of Colab too: larger, and until all steps are done. Its
     # checkpoints are rarer, for they grow to almost 4 GB, most of it replay.
     "gpu": dict(
