@@ -339,6 +339,37 @@ def mario_hour(root):
     return f"{shown}\n\nMean x at {HOUR:,} above: {', '.join(far)}.{where}"
 
 
+UPDATES = 1_500, 1_750, 2_000, 2_300  # at which the stored runs of Mario are compared
+KINDS = {"mario": "evening", "mario_hour": "hour"}  # a trial's note says what it is
+
+
+@block("mario-updates")
+def mario_updates(root):
+    """How far every stored Mario run came after as many updates as the others."""
+    rows = []
+    paths = (root / "data" / "curves").glob("mario_*seed*_metrics.csv")
+    for path in sorted(paths, key=lambda path: (path.name.count("_"), path.name)):
+        name, seed = path.name.removesuffix("_metrics.csv").rsplit("_seed", 1)
+        episodes, metrics = stored_runs(root, name)[seed], read_rows(path)
+        about = read_json(root, f"curves/{name}_seed{seed}.json") or {}
+        what = KINDS.get(name) or about.get("note", name)
+        by = [far_after(episodes, metrics, count) for count in UPDATES]
+        count = f"{int(metrics[-1]['updates']):,}"
+        rows.append([f"{what}, seed {seed}", count, *by])
+    if not rows:
+        return "*No stored runs yet.*"
+    head = ["run", "updates in all"]
+    return table(head + [f"mean x after {count:,}" for count in UPDATES], rows)
+
+
+def far_after(episodes, metrics, updates):
+    """Say how far Mario came on average when a run had made so many updates."""
+    if int(metrics[-1]["updates"]) < updates:
+        return ""
+    steps = [int(row["step"]) for row in metrics if int(row["updates"]) <= updates]
+    return mean_x(until(episodes, steps[-1])) if steps else ""
+
+
 def until(episodes, step):
     """The last 50 episodes that had ended by a step."""
     return [row for row in episodes if int(row["step"]) <= step][-50:]
