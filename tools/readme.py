@@ -346,16 +346,16 @@ KINDS = {"mario": "evening", "mario_hour": "hour"}  # a trial's note says what i
 @block("mario-updates")
 def mario_updates(root):
     """How far every stored Mario run came after as many updates as the others."""
-    rows = []
-    paths = (root / "data" / "curves").glob("mario_*seed*_metrics.csv")
-    for path in sorted(paths, key=lambda path: (path.name.count("_"), path.name)):
-        name, seed = path.name.removesuffix("_metrics.csv").rsplit("_seed", 1)
-        episodes, metrics = stored_runs(root, name)[seed], read_rows(path)
-        about = read_json(root, f"curves/{name}_seed{seed}.json") or {}
-        what = KINDS.get(name) or about.get("note", name)
-        by = [far_after(episodes, metrics, count) for count in UPDATES]
-        count = f"{int(metrics[-1]['updates']):,}"
-        rows.append([f"{what}, seed {seed}", count, *by])
+    curves, rows = root / "data" / "curves", []
+    paths = curves.glob("mario_*seed*_metrics.csv")
+    for name in sorted({path.name.rsplit("_seed", 1)[0] for path in paths}):
+        for seed, episodes in stored_runs(root, name).items():
+            metrics = read_rows(curves / f"{name}_seed{seed}_metrics.csv")
+            about = read_json(root, f"curves/{name}_seed{seed}.json") or {}
+            what = KINDS.get(name) or about.get("note", name)
+            by = [far_after(episodes, metrics, updates) for updates in UPDATES]
+            made = f"{int(metrics[-1]['updates']):,}"
+            rows.append([f"{what}, seed {seed}", made, *by])
     if not rows:
         return "*No stored runs yet.*"
     head = ["run", "updates in all"]
@@ -367,7 +367,7 @@ def far_after(episodes, metrics, updates):
     if int(metrics[-1]["updates"]) < updates:
         return ""
     steps = [int(row["step"]) for row in metrics if int(row["updates"]) <= updates]
-    return mean_x(until(episodes, steps[-1])) if steps else ""
+    return mean_x(until(episodes, max(steps, default=0)))
 
 
 def until(episodes, step):
