@@ -1306,8 +1306,8 @@ show(fig, alt="How far Mario gets in an hour, with rates once and twice as high.
 # for a step), with a whole memory or only its newest rows. After 2,300 seeds 0 to 2 of the
 # evening stood between 751 and 1,105, and seed 1 with twice the rates at 1,279, or at 1,264
 # with half as many updates for a step, in about the same time. (The README has the table.)
-# So an hour is worth the updates that a machine makes in it: ours makes 2,100 to 4,200.
-# Seed 0 of the evening needed 5,150 for its first flag.
+# So an hour is worth the updates that a machine makes in it: in these runs with twice the
+# rates ours made 2,700 to 3,600. Seed 0 of the evening needed about 5,150 for its first flag.
 
 # %% [markdown]
 # Seed 0 has a story that its curve alone does not tell. All numbers are flags in 100
