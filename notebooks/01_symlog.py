@@ -165,9 +165,10 @@ show(
 #
 # The agent must predict **rewards**, the numbers with which a game says "well done", and
 # **values**, the sums of all rewards that are still to come, on average. One game pays 0.01
-# for a step in the right direction, another pays 10,000 for a treasure. DreamerV3 wants one
-# network, one loss and one learning rate for both. The obvious loss is the mean squared
-# error. Here are three rewards and a network that still predicts 0 for all of them.
+# for a step in the right direction, another pays 10,000 for a treasure. DreamerV3 trains a
+# new agent for each game, but wants one kind of network, one loss and one learning rate for
+# all of them. The obvious loss is the mean squared error. Here are three rewards and a
+# network that still predicts 0 for all of them.
 
 # %%
 rewards = torch.tensor([0.01, 1.0, 10_000.0])

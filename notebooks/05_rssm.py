@@ -1068,8 +1068,8 @@ claim(
 # *easy, about 8 minutes, one planted bug*
 #
 # All episodes begin with the same frame. With this `step` the memory $h$ at that first frame
-# still differs from episode to episode, both in the middle of a window and while acting.
-# The losses hardly show it. Find the bug.
+# still differs from episode to episode while the agent acts. The losses do not show it: in
+# a window of the replay, whose last rows hold no action, all is well. Find the bug.
 
 # %% tags=["exercise-5.1"]
 def step(model, state, prev_action, is_first):
@@ -1137,9 +1137,10 @@ check("5.3", most_surprised)
 # %% [markdown]
 # ## What breaks
 #
-# * **The previous action is not reset.** Memory and latent start at zero, but the action
-#   that ended the last episode still enters. The loss hardly shows it; acting suffers.
-#   ([TorchRL had this](https://github.com/pytorch/rl/pull/4128).)
+# * **The previous action is not reset.** Memory and latent start at zero, but while the agent
+#   acts, the action that it drew after the last frame still enters. In a window a last row
+#   holds zeros, so our loss does not show it; acting suffers. ([TorchRL had
+#   this](https://github.com/pytorch/rl/pull/4128).)
 # * **Resets are missing** inside windows: a model that was trained with them is as surprised
 #   at first rows as at our cut, by about a hundred nats. (Twenty at a first row are healthy,
 #   as the figure with the letters shows: the prior starts from nothing.)

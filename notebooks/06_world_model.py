@@ -343,9 +343,9 @@ compare("ln 255", loss, np.log(255))
 # %% [markdown]
 # ### To go on, or not
 #
-# $c_t$ is 0 on a terminal row (pit, Goomba, flag) and 1 on all others, also on a last row
-# where only a time limit cut the episode off. The head is one logit, the loss the binary
-# cross entropy.
+# $c_t$ is 0 on a terminal row (pit, Goomba, flag, or 120 steps without progress) and 1 on
+# all others, also on a last row where only a time limit cut the episode off. The head is
+# one logit, the loss the binary cross entropy.
 #
 # In the authors' first code, and still in the paper's equations (notebook 07), the target
 # is 1, and the discount $\gamma = 1 - 1/333$ is multiplied separately. In their

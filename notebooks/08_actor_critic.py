@@ -892,7 +892,7 @@ def train_world_model(updates=500, lr=2e-3):
 # <details><summary>Answer</summary>
 #
 # $\ln 255 = 5.541$ exactly. About $\ln 2 = 0.693$: a new head is a little sure of itself
-# here and there, and may start between 0.5 and 1.2. Half of 9, so 4.5, the same number
+# here and there, and may start between 0.4 and 1.2. Half of 9, so 4.5, the same number
 # twice. About $q$: an untrained decoder does not say 0 but small random numbers, which
 # changes it a little. The next cell trains the model and looks at the losses of its first
 # update.

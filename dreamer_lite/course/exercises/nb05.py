@@ -244,6 +244,12 @@ def check_most_surprised(most_surprised):
     )
     require(number == 1, "die 1 is the one: it went from an even chance to (0.9, 0.1)")
     require(abs(nats - 0.3681) < 1e-3, "0.9 ln 1.8 + 0.1 ln 0.2 = 0.368")
+    q = torch.tensor([[0.02, 0.98], [0.9, 0.1]]).log()
+    p = torch.tensor([[0.001, 0.999], [0.5, 0.5]]).log()
+    require(
+        most_surprised(q, p)[0] == 1,
+        "one large log ratio is not yet a large KL: weigh it before you choose the die",
+    )
 
 
 exercise(
@@ -270,5 +276,10 @@ exercise(
             "one face's log ratio",
         ),
         Edit("per_die.argmax()", "per_die.argmin()", "die 1 is the one"),
+        Edit(
+            "per_die.argmax()",
+            "(posterior - prior).amax(-1).argmax()",
+            "before you choose",
+        ),
     ],
 )

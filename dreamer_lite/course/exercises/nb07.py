@@ -24,13 +24,14 @@ def check_n_step_return(n_step_return):
     """Check round numbers, an end in the middle and the relation to lambda = 1."""
     reward = torch.tensor([[100.0, 1.0, 2.0, 4.0]])
     value = torch.tensor([[1000.0, 10.0, 20.0, 40.0]])
-    cont = torch.tensor([[1.0, 0.5, 0.5, 0.5]])
+    cont = torch.tensor([[0.0, 0.5, 0.5, 0.5]])
     one = n_step_return(reward, value, cont, 1)
     require(one.shape == (1,), "return one number per dream: [B]")
     require(one < 200, "this asks the critic too early: the value is value[:, n]")
     require(one < 50, "the reward of s_0 was earned before: begin with reward[:, 1]")
     require(one != 1, "after n steps the critic is asked: add alive * value[:, n]")
     require(one != 5.5, "the reward of s_1 is not discounted: first add, then discount")
+    require(one != 0, "the continuation of s_0 lies behind us: begin with cont[:, 1]")
     require(one == 6, "one step is worth 1 + 0.5 * 10 = 6")
     three = n_step_return(reward, value, cont, 3)
     require(
@@ -38,7 +39,7 @@ def check_n_step_return(n_step_return):
         "the discounts multiply: after two steps it is 0.5 * 0.5",
     )
     require(three == 8, "three steps: 1 + 0.5 * 2 + 0.25 * 4 + 0.125 * 40 = 8")
-    ended = torch.tensor([[1.0, 0.5, 0.0, 0.5]])
+    ended = torch.tensor([[0.0, 0.5, 0.0, 0.5]])
     require(
         n_step_return(reward, value, ended, 3) == 2,
         "the game ends at s_2: nothing after its reward may count",
@@ -61,6 +62,7 @@ exercise(
              "first add, then discount"),
         Edit("alive = alive * cont[:, t]", "alive = cont[:, t]", "multiply"),
         Edit("alive = alive * cont[:, t]", "alive = alive * cont[:, 1]", "ends at s_2"),
+        Edit("torch.ones_like(value[:, 0])", "cont[:, 0]", "lies behind us"),
     ],
 )  # fmt: skip
 

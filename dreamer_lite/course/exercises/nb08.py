@@ -225,6 +225,10 @@ def check_bounded_normal(bounded_normal):
         abs(bounded_normal(torch.tensor([0.5, 0.0]))[0] - 0.462) < 1e-3,
         "the mean is tanh(m): tanh(0.5) = 0.462",
     )
+    require(
+        abs(bounded_normal(torch.tensor([0.0, 1.0]))[1] - 0.957) < 1e-3,
+        "the deviation comes from the second half: 0.9 sigmoid(1 + 2) + 0.1 = 0.957",
+    )
 
 
 exercise(
@@ -242,5 +246,6 @@ exercise(
         Edit(" + 0.1", "", "at least 0.1"),
         Edit("deviation + 2", "deviation", "shift the sigmoid"),
         Edit("torch.tanh(mean)", "mean.clamp(-1, 1)", "tanh(0.5)"),
+        Edit("deviation + 2", "mean + 2", "second half"),
     ],
 )
