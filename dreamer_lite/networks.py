@@ -118,8 +118,8 @@ def split_spaces(spaces: gym.Space) -> tuple[list[str], list[str]]:
     """Sort the keys of a Dict space by kind: (image keys, vector keys).
 
     Images are uint8 [H, W, C], all of one height and width, both multiples of 16.
-    Vectors are the remaining Box spaces, of up to two dimensions, and Discrete; each
-    key names a module of the decoder, so it must be a name that PyTorch takes.
+    Vectors are the remaining Box spaces, of up to two dimensions (bytes: one), and
+    Discrete; each key names a module of the decoder, so PyTorch must take its name.
     Raises: TypeError or ValueError with the key that does not fit.
     Source: none; these rules are ours.
     """

@@ -333,7 +333,7 @@ show(
 # PyTorch's weights have a third of this variance, $1/(3n)$, so ours alone lose less. But
 # that is not enough: SiLU swallows most of what is negative, in every layer. The norm sets
 # the size of the signal anew each time. (The blue line still falls, slowly: it shows how
-# much the outputs *differ*, and SiLU, whose outputs are more often above 0 than below,
+# much the outputs *differ*, and SiLU, whose outputs above 0 are larger than those below,
 # makes them a little more alike in every layer.)
 #
 # The last argument, `outscale`, makes a layer start small. The reward head and the
@@ -517,8 +517,8 @@ def split_spaces(spaces: gym.Space) -> tuple[list[str], list[str]]:
     """Sort the keys of a Dict space by kind: (image keys, vector keys).
 
     Images are uint8 [H, W, C], all of one height and width, both multiples of 16.
-    Vectors are the remaining Box spaces, of up to two dimensions, and Discrete; each
-    key names a module of the decoder, so it must be a name that PyTorch takes.
+    Vectors are the remaining Box spaces, of up to two dimensions (bytes: one), and
+    Discrete; each key names a module of the decoder, so PyTorch must take its name.
     Raises: TypeError or ValueError with the key that does not fit.
     Source: none; these rules are ours.
     """
