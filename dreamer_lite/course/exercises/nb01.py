@@ -18,11 +18,15 @@ def my_symexp(y):
 
 def check_inverse(my_symlog, my_symexp):
     """Check both curves at points that tell the typical mistakes apart."""
-    x = torch.tensor([-1000.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 1000.0])
+    x = torch.tensor([-1000.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 1000.0])[:, None]
     y = my_symlog(x)
     require(
         isinstance(y, torch.Tensor) and y.shape == x.shape,
         "return a tensor shaped like x",
+    )
+    require(
+        not (y[3].isnan() and abs(y[5] - 0.6931) < 1e-3),
+        "0 / 0 is not a number: take the sign from torch.sign, without a division",
     )
     require(
         torch.isfinite(y).all(),
@@ -33,16 +37,7 @@ def check_inverse(my_symlog, my_symexp):
         abs(y[-1] - 6.90875) < 1e-3,
         "symlog(1000) is ln(1001) = 6.909: use the natural logarithm",
     )
-    back = my_symexp(y)
-    require(back[0] < 0, "symexp is odd as well: give the sign of y back")
-    require(
-        abs(back[-1] - 1001) > 0.5,
-        "1,000 comes back as 1,001: subtract the 1 that symlog added",
-    )
-    require(
-        abs(back[3]) < 1e-6, "symexp(0) must be 0: subtract the 1 that symlog added"
-    )
-    require(torch.allclose(back, x, rtol=1e-4), "symexp(symlog(x)) must be x again")
+    check_way_back(my_symexp, x, y)
     tiny = torch.tensor([1e-9])
     require(
         (my_symlog(tiny) / tiny - 1).abs() < 1e-3, "tiny numbers are lost: use log1p"
@@ -50,6 +45,28 @@ def check_inverse(my_symlog, my_symexp):
     require(
         (my_symexp(my_symlog(tiny)) / tiny - 1).abs() < 1e-3,
         "tiny numbers are lost on the way back as well: use expm1",
+    )
+
+
+def check_way_back(my_symexp, x, y):
+    """Check that symexp leads from y, which is symlog(x), back to x."""
+    back = my_symexp(y)
+    require(back[0] < 0, "symexp is odd as well: give the sign of y back")
+    require(
+        abs(back[-1] - 1001) > 0.5,
+        "1,000 comes back as 1,001: subtract the 1 that symlog added",
+    )
+    require(
+        not back[3].isnan(),
+        "0 / 0 is not a number: take the sign from torch.sign, without a division",
+    )
+    require(
+        abs(back[3]) < 1e-6,
+        "symexp(0) must be 0: subtract the 1 that symlog added, then give the sign",
+    )
+    require(
+        torch.allclose(back.to(x.dtype), x, rtol=1e-4),
+        "symexp(symlog(x)) must be x again",
     )
 
 
@@ -197,6 +214,10 @@ def check_both_means(both_means):
         "unequal probabilities: weigh each outcome with its own",
     )
     require(abs(read_out[0] - 7) < 1e-3, "what is certain is read out without a flaw")
+    require(
+        abs(read_out[1] - 1.0937) > 1e-2,
+        "the read-out weighs too: each squashed outcome with its own probability",
+    )
     require(abs(read_out[1] + 0.3172) < 1e-2, "losses count: keep the sign of outcomes")
 
 

@@ -17,6 +17,7 @@ def check_time_order(time_order):
     """Check rings that are partly filled, just full, and wrapped around."""
     wrapped = np.asarray(time_order(2, 5, 5))
     require(wrapped.shape == (5,), "one place for each stored row: the shape is [size]")
+    require(wrapped.dtype.kind in "iu", "places are whole numbers: an integer dtype")
     require(
         (wrapped >= 0).all(),
         "a place is between 0 and rows - 1: take the remainder (% rows)",

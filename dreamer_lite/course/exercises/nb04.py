@@ -31,6 +31,10 @@ def check_fan_in(fan_in):
     require(conv != 3, "an output sees a window of the image: 4 x 4 pixels, 3 channels")
     require(conv != 256, "the window reaches over the channels that come in, not out")
     require(conv == 48, "4 x 4 pixels of 3 channels are 48 inputs")
+    require(
+        fan_in(nn.Conv2d(16, 32, 4, stride=2)) == 256,
+        "later layers see more than 3 channels: count those that come in",
+    )
     up = fan_in(nn.ConvTranspose2d(8, 6, 4, stride=2))
     require(
         up != 128,
@@ -118,6 +122,17 @@ def check_prepare(prepare):
         "a dark picture as floats, 0. and 1., holds bytes too: always divide",
     )
     require(torch.allclose(prepare(screen.numpy()), out), "an array gives the same")
+    for kind in (torch.float64, torch.int32):
+        require(
+            torch.allclose(prepare(screen.to(kind)).to(out.dtype), out),
+            f"bytes of any dtype: as {kind} they must give the same, so always divide",
+        )
+    given = screen.float()
+    prepare(given)
+    require(
+        torch.equal(given, screen.float()),
+        "do not write into the picture that came in: no /= and no -=",
+    )
 
 
 exercise(

@@ -43,6 +43,7 @@ def check_step(step):
         torch.equal(h(action=action.roll(1, 1))[1], h()[1]),
         "the last action of the old episode still reaches the first row of the new one",
     )
+    require(h()[1].any(), "the first h is a step of the model from nothing, not zeros")
     blank, nothing = _nothing(model, 1)
     require(
         not torch.allclose(h()[1:2], model.advance(blank, 0 * nothing), atol=1e-6),
@@ -127,12 +128,20 @@ def check_kl_loss(kl_loss):
     require(abs(dyn - 11.779).max() < 1e-2, "32 dice of 0.368 nats give 11.8")
     near = torch.stack(kl_loss(right, right))
     require((near >= 1).all(), "below 1 nat both are clipped to 1: free nats")
+    require(dyn.requires_grad, "dyn must reach the prior: detach the posterior only")
+    require(rep.requires_grad, "rep must reach the posterior: detach the prior only")
     reached = torch.autograd.grad(dyn.sum(), (left, right), allow_unused=True)
     require(reached[0] is None, "dyn is for the prior: stop the posterior's gradient")
     require(reached[1] is not None, "dyn must reach the prior")
     reached = torch.autograd.grad(rep.sum(), (left, right), allow_unused=True)
     require(reached[1] is None, "rep is for the posterior: stop the prior's gradient")
     require(reached[0] is not None, "rep must reach the posterior")
+    raw = left.detach().clone().requires_grad_()
+    (reached,) = torch.autograd.grad(kl_loss(raw.log_softmax(-1), right)[1].sum(), raw)
+    require(
+        reached.abs().max() > 1e-3,
+        "rep: the probabilities that weigh the sum need their gradient too",
+    )
     require(
         torch.allclose(dyn, rep), "dyn and rep are the same number: clip both alike"
     )

@@ -102,6 +102,12 @@ def check_dream_return(dream_return):
     mixture = dream_return(reward, value, cont, 0.25)
     truth = lambda_return(reward, value, cont, 0.25)
     require(torch.allclose(mixture, truth), "lambda weighs the LATER return")
+    two = [torch.cat([part, 2 * part]) for part in (reward, value)]
+    both = dream_return(*two, torch.ones(2, 4), 0.0)
+    require(
+        both.tolist() == [[1001, 2002, 3003], [2002, 4004, 6006]],
+        "each dream has values of its own: dimension 0 is the batch, not the time",
+    )
 
 
 exercise(
@@ -126,6 +132,7 @@ exercise(
         Edit("cont[:, 1:]", "cont[:, :-1]", "must cut the future"),
         Edit("(1 - lam) * bootstrap[:, t] + lam * later",
              "bootstrap[:, t] + lam * (later - bootstrap[:, t]) * lam", "LATER return"),
+        Edit("value[:, 1:]", "value[:, 1:].roll(-1, 0)", "values of its own"),
     ],
 )  # fmt: skip
 
@@ -147,7 +154,7 @@ def check_normalizer(update_range, normalized_advantage):
     batch = torch.tensor(10 * [-2.0] + 80 * [0.0] + 10 * [8.0])
     batch[0], batch[-1] = -500.0, 900.0
     start = torch.tensor([0.0, 100.0])
-    moved = update_range(start, batch)
+    moved = torch.as_tensor(update_range(start, batch)).float()
     require(moved.shape == (2,), "return the two running percentiles: [2]")
     require(moved[1] > 50, "the newest batch counts 1 %, the old range 99 %")
     require(moved[0] > -1, "one outlier moves the range: take percentiles, not min")
@@ -156,18 +163,28 @@ def check_normalizer(update_range, normalized_advantage):
         "0.99 * old + 0.01 * percentiles is -0.02 and 99.08 here",
     )
     require(
-        torch.allclose(update_range(start, batch.reshape(50, 2)), moved),
+        torch.allclose(
+            torch.as_tensor(update_range(start, batch.reshape(50, 2))).float(), moved
+        ),
         "returns may be [B, H]: percentiles of all of them, not of each row",
     )
     require(
-        torch.allclose(update_range(start, batch, 1.0), torch.tensor([-2.0, 8.0])),
+        torch.allclose(
+            torch.as_tensor(update_range(start, batch, 1.0)).float(),
+            torch.tensor([-2.0, 8.0]),
+        ),
         "use `rate`: with 1 nothing of the old range is left",
     )
     returns, value = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 5.0]])
     large = normalized_advantage(returns, value, torch.tensor([-5.0, 5.0]))
     require(large[0, 1] < 0, "an advantage is the return minus value")
-    require(torch.allclose(large, torch.tensor([[0.2, -0.1]])), "the range here is 10")
-    small = normalized_advantage(returns, value, torch.tensor([0.0, 0.1]))
+    require(
+        torch.allclose(large.float(), torch.tensor([[0.2, -0.1]])),
+        "the range here is 10",
+    )
+    above = normalized_advantage(returns, value, torch.tensor([2.0, 6.0]))
+    require(above[0, 0] == 0.5, "from 2 to 6 the range is 4: high minus low")
+    small = normalized_advantage(returns, value, torch.tensor([-0.05, 0.05]))
     require(small[0, 0] == 2, "a range of 0.1 must not enlarge anything: at least 1")
 
 
@@ -190,5 +207,6 @@ exercise(
         Edit("(returns - value) / scale", "returns / scale", "return minus value"),
         Edit(".clamp(min=1.0)", ".clamp(min=1e-8)", "at least 1"),
         Edit("low_high[1] - low_high[0]", "low_high[1]", "the range here is 10"),
+        Edit("(low_high[1] - low_high[0])", "low_high.abs().sum()", "high minus low"),
     ],
 )  # fmt: skip

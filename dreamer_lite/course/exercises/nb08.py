@@ -28,12 +28,17 @@ def check_actor_loss(actor_loss):
     loss = actor_loss(log_prob, 0 * one, 5 * one, value, one, 1.0, 0.1)
     require(loss.shape == (), "the loss is one number: take the mean")
     require(
+        loss.requires_grad, "the log-probability trains the actor: do not detach it"
+    )
+    require(
         loss.item() != -3.0,
         "a good action must become likelier: minimise minus log-probability times "
         "advantage",
     )
     require(
-        abs(loss.item() - 3.0) < 1e-6, "the advantage is the return minus the value"
+        abs(loss.item() - 3.0) < 1e-6,
+        "minus -1 times (5 - 2) is 3: the log-probability itself times the advantage, "
+        "which is the return minus the value",
     )
     require(
         torch.autograd.grad(loss, value, allow_unused=True)[0] is None,
@@ -46,6 +51,13 @@ def check_actor_loss(actor_loss):
         abs(curious.item() + 0.1) < 1e-6,
         "more entropy must make the loss smaller: add eta times entropy to the gain",
     )
+    check_scale(actor_loss, one, zero)
+    check_entropy_and_weight(actor_loss, one, zero)
+    check_two_steps(actor_loss)
+
+
+def check_scale(actor_loss, one, zero):
+    """Check what is divided by the scale, and when."""
     small = actor_loss(-one, zero, one, zero, one, 0.01, 0.1).item()
     require(
         abs(small - 1) < 1e-6, "small returns stay small: never divide by less than 1"
@@ -57,8 +69,6 @@ def check_actor_loss(actor_loss):
         abs(both - 3) < 1e-6,
         "divide the whole advantage: the value too, not the return alone",
     )
-    check_entropy_and_weight(actor_loss, one, zero)
-    check_two_steps(actor_loss)
 
 
 def check_entropy_and_weight(actor_loss, one, zero):
@@ -94,6 +104,10 @@ def check_two_steps(actor_loss):
         "the returns are plain numbers here too: detach the whole advantage",
     )
     many = torch.ones(3, 2)
+    half = actor_loss(-many, 0 * many, 2 * many, many, many / 2, 1.0, 0.1)
+    require(
+        half != 0.375, "the weights are products already: do not multiply them up again"
+    )
     three = actor_loss(-many, 0 * many, 2 * many, many, many, 1.0, 0.1)
     require(three == 1, "the mean runs over the dreams too, not only over the steps")
 
@@ -120,6 +134,8 @@ exercise(
         ),
         Edit(").mean()", ").sum()", "mean, no sum"),
         Edit(").mean()", ").sum(0).mean()", "over the dreams too"),
+        Edit("-(weight", "-(weight.cumprod(1)", "are products already"),
+        Edit("gain = log_prob", "gain = log_prob.detach()", "do not detach it"),
         Edit("(returns - value)", "(returns - value).abs()", "keeps its sign"),
         Edit("weight * gain", "(weight > 0) * gain", "the weight itself"),
         Edit("weight * gain", "weight.mean() * gain", "its own weight"),

@@ -21,15 +21,21 @@ def progress_reward(before, after, flag=False, dead=False, stuck=False, skip=4):
     return moved / 16 - 0.02 + 5.0 * flag - 2.0 * lost  # solution
 
 
+def close(a, b):
+    """Whether two rewards are equal but for rounding."""
+    return abs(a - b) < 1e-9
+
+
 def check_progress_reward(progress_reward):
     """Numbers by hand."""
-
-    def close(a, b):
-        return abs(a - b) < 1e-9
-
     require(not close(progress_reward(40, 50), 10 - 0.02), "divide pixels by 16")
     require(
         not close(progress_reward(40, 40), 0.0), "standing still costs 0.02 a step too"
+    )
+    require(
+        close(progress_reward(40, 40), -0.02)
+        and not close(progress_reward(40, 50), 10 / 16),
+        "every step costs 0.02 for the time, whatever skip is and whether he moves",
     )
     require(close(progress_reward(40, 50), 10 / 16 - 0.02), "10 pixels earn 10 / 16")
     require(
@@ -51,10 +57,24 @@ def check_progress_reward(progress_reward):
         close(progress_reward(300, 325, skip=8), 25 / 16 - 0.02),
         "the limit grows with skip",
     )
+    check_ends_of_a_run(progress_reward)
+
+
+def check_ends_of_a_run(progress_reward):
+    """What the flag and each way to lose add, alone and together."""
     require(close(progress_reward(300, 310, flag=True), 5.605), "the flag brings 5")
     require(close(progress_reward(300, 310, dead=True), -1.395), "death costs 2")
     require(
         close(progress_reward(310, 310, stuck=True), -2.02), "stuck costs 2 as well"
+    )
+    require(
+        close(progress_reward(300, 310, dead=True, stuck=True), -1.395),
+        "dead and stuck at once: he is lost once, 2 in all",
+    )
+    require(
+        close(progress_reward(900, 2600, dead=True), -2.02)
+        and close(progress_reward(900, 2600, flag=True), 4.98),
+        "a pipe takes away the progress only: flag and death count in that step too",
     )
 
 
@@ -75,6 +95,9 @@ exercise(
         Edit("5 * skip", "4 * skip", "still a run"),
         Edit("dead or stuck", "dead", "stuck costs 2 as well"),
         Edit("moved = after - before", "moved = abs(after - before)", "walking back"),
+        Edit("moved = 0", "return -0.02", "takes away the progress only"),
+        Edit("2.0 * lost", "2.0 * dead - 2.0 * stuck", "lost once"),
+        Edit(" - 0.02", " - 0.02 * skip", "whatever skip is"),
     ],
 )
 
@@ -169,6 +192,9 @@ def how_it_ends(xs, flag=False, dead=False, patience=120, limit=3000):
 def check_how_it_ends(how_it_ends):
     """Small episodes by hand."""
     run = list(range(40, 60, 2))
+    require(
+        isinstance(how_it_ends(run), tuple), "return a tuple: (terminated, truncated)"
+    )
     require(how_it_ends(run) == (False, False), "he runs and nothing has happened yet")
     require(how_it_ends(run, dead=True) == (True, False), "death terminates")
     require(how_it_ends(run, flag=True) == (True, False), "the flag terminates")
@@ -184,6 +210,11 @@ def check_how_it_ends(how_it_ends):
             how_it_ends(run, limit=9, **{how: True}) == (True, False),
             f"{how} in the last step that is allowed: that terminates, never both",
         )
+    check_when_he_is_stuck(how_it_ends)
+
+
+def check_when_he_is_stuck(how_it_ends):
+    """Episodes in which he stands, goes back, or begins anew."""
     require(
         how_it_ends([40] * 4, patience=3) == (True, False),
         "3 idle steps: stuck, which terminates, for by our rules it counts as a death",
@@ -195,6 +226,15 @@ def check_how_it_ends(how_it_ends):
     require(
         how_it_ends([40, 40, 40, 60, 60, 60], patience=3) == (False, False),
         "a new largest x begins the count anew",
+    )
+    require(
+        how_it_ends([40] * 4, patience=4) == (False, False),
+        "3 idle steps are fewer than patience=4: the x at the reset is no step",
+    )
+    require(
+        how_it_ends([40, 60, 40, 40], patience=3) == (False, False),
+        "the count begins at the newest largest x: 60, two steps ago, whatever came "
+        "after it",
     )
     require(
         how_it_ends([40] * 4, patience=3, limit=3) == (True, False),
@@ -218,5 +258,8 @@ exercise(
         Edit("best = max(best, x)", "best = x", "coming back to where he was"),
         Edit("0 if x > best else idle + 1", "idle + (x <= best)", "begins the count"),
         Edit("flag or dead or", "dead or", "the flag terminates"),
+        Edit("in xs[1:]", "in xs", "the reset is no step"),
+        Edit("idle >= patience", "len(xs) > patience and x <= xs[-1 - patience]",
+             "the newest largest x"),
     ],
 )  # fmt: skip
