@@ -18,7 +18,7 @@
 # **The game.** The emulator's package carries the game, and its makers restrict it to
 # educational use. So do we: learn with it, and do not pass the game on.
 #
-# *Measured: 4.6 minutes on two CPU cores, 2.3 GB memory, no GPU.*
+# *Measured: 5.7 minutes on two CPU cores, 2.3 GB memory, no GPU.*
 
 # %% [markdown] tags=["badge"]
 # *To open this notebook in Colab, put the repository on GitHub and run `python tools/nb.py stamp` in it: that writes the link here.*
