@@ -1,4 +1,4 @@
-"""Dreamer Lite: the smallest correct DreamerV3, built in ten notebooks.
+"""Dreamer Lite: a small DreamerV3, built in ten notebooks.
 
 `dreamer_lite.dreamer` has the agent and its training loop, `dreamer_lite.mario` the
 game. Every other module is one chapter; see the notebook of the same name.

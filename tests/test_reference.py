@@ -488,23 +488,19 @@ def test_result_blocks_say_what_the_files_say(results):
     assert "| 12 | 94 |" in text and "A random policy reaches 321." in text
     assert text.endswith(" Seed 3: an abacus.")
     assert readme.BLOCKS["mario-hour"](results) == "*No stored runs yet.*"
-    curves = results / "data/curves"
-    for kind in ("_episodes.csv", ".json"):
-        other = curves / f"mario_hour_seed4{kind}"
-        other.write_bytes((curves / f"mario_seed3{kind}").read_bytes())
-    text = readme.BLOCKS["mario-hour"](results)
-    assert "| seed 4 | 119,000 steps, 119 min | 60,000 steps, 60 min |" in text
-    assert text.endswith("Mean x at 19,500 above: 10 (seed 3). Seed 4: an abacus.")
     # After 1,500 updates all 21 episodes so far, after 2,000 the 50 up to the 101st.
-    metrics = "step,updates\n20000,1500\n100000,2000\n119000,2250\n"
+    curves, metrics = results / "data/curves", "minutes,step,updates\n"
+    metrics += "20,20000,1500\n60,100000,2000\n119,119000,2250\n"
     for name in ("mario_seed3", "mario_oily_seed3"):  # a trial is named by its note
         (curves / f"{name}_metrics.csv").write_text(metrics)
     for kind in ("_episodes.csv", ".json"):
         trial = curves / f"mario_oily_seed3{kind}"
         trial.write_bytes((curves / f"mario_seed3{kind}").read_bytes())
-    text = readme.BLOCKS["mario-updates"](results)
-    assert "| evening, seed 3 | 2,250 | 10 | 10 | 76 |  |" in text
-    assert "| oiled at step 9, seed 3 | 2,250 | 10 | 10 | 76 |  |" in text
+    text = readme.BLOCKS["mario-hour"](results)
+    row = "60 | 2,000 | 60 min | 10 ± 1 | 76 ± 2 |  |"
+    assert f"| evening, seed 3 | {row}" in text
+    assert f"| oiled at step 9, seed 3 | {row}" in text
+    assert text.endswith("first 60 minutes: 2 of 2 runs, 2 flags in all.")
     text = readme.BLOCKS["evaluation"](results)
     assert "4 episodes, seed 5" in text and "`ffffffffffff` after 1,234 steps" in text
     assert "| agent | 0.75 (3/4) | 0.30 to 0.95 | 2,500 | 100.0 ± 9.5 |" in text
@@ -519,7 +515,7 @@ def test_result_blocks_say_what_the_files_say(results):
 
 
 def test_result_blocks_without_results_say_so(tmp_path):
-    for name in ("gif", "learning", "mario-curve", "mario-updates", "evaluation"):
+    for name in ("gif", "learning", "mario-curve", "mario-hour", "evaluation"):
         assert re.match(r"\*.*\*$", readme.BLOCKS[name](tmp_path))
 
 

@@ -14,6 +14,7 @@ import csv
 import io
 import json
 import re
+import statistics
 import sys
 import tokenize
 from pathlib import Path
@@ -183,7 +184,7 @@ def bench(root):
 
 def bench_table(report):
     """Return the machine in one line and a row for each model that ran on it."""
-    head = ["model", "M parameters (world model)", "seconds per step"]
+    head = ["model", "M parameters (world model)", "seconds per update"]
     head += ["rows replayed per second", "peak MB", "predicted MB"]
     rows = []
     for case in report["cases"]:
@@ -222,11 +223,11 @@ def parts_table(cases):
         + [f"{part / case['step']['median']:.0%}" for part in case["parts"].values()]
         for case in cases
     ]
-    shown = table(["share of a step", *cases[0]["parts"]], rows)
+    shown = table(["share of an update", *cases[0]["parts"]], rows)
     line = (
         "Each part measured apart: encoder, scan (the RSSM along a sequence) and "
         "decoder forward and backward, imagination (the dreams) forward, for it needs "
-        "no gradient; the last column is what is left of the step:"
+        "no gradient; the last column is what is left of the update:"
     )
     return f"\n\n{line}\n\n{shown}"
 
@@ -234,7 +235,9 @@ def parts_table(cases):
 def sampling_line(report):
     """Return what the replay and the import cost."""
     share = max(case["sampling_share"] for case in report["cases"])
-    line = f"\n\nDrawing a batch from the replay takes at most {share:.2%} of a step."
+    line = (
+        f"\n\nDrawing a batch from the replay takes at most {share:.2%} of an update."
+    )
     found = report.get("import_seconds")
     if found:
         more = found["dreamer_lite.dreamer"] - found["torch"]
@@ -308,16 +311,27 @@ def learning(root):
     return table(["run", "goal", "random", "at the goal first", "at the end"], rows)
 
 
-EARLY = 25_000  # agent steps that every stored Mario run has
-HOUR = 19_500  # and every stored run of the profile for an hour
+EARLY = 25_000  # agent steps that every stored run of the evening has
 
 
 @block("mario-curve")
 def mario_curve(root):
-    """One row for each stored Mario run, with its milestones."""
-    shown, where = milestones(root, "mario", EARLY)
-    if not where:
-        return shown
+    """One row for each stored run of the evening, with its milestones."""
+    rows, where = [], []
+    for seed, episodes in stored_runs(root, "mario").items():
+        flags = [first_reached(episodes, "flag_get", 1, 1)]
+        flags += [
+            first_reached(episodes, "flag_get", share, 50) for share in (0.5, 0.9)
+        ]
+        far = [mean_x(until(episodes, EARLY)), mean_x(episodes[-50:])]
+        rows.append([f"seed {seed}", when(episodes[-1]), *map(when, flags), *far])
+        about = read_json(root, f"curves/mario_seed{seed}.json") or {}
+        if "hardware" in about:
+            where.append(f" Seed {seed}: {about['hardware']}.")
+    if not rows:
+        return "*No stored runs yet.*"
+    head = ["run", "length", "first flag", "50 % flags", "90 % flags"]
+    head += [f"mean x at {EARLY:,}", "mean x at the end"]
     found = read_json(root, "mario_evaluation.json") or {"players": {}}
     chance = found["players"].get("random")
     beside = f" A random policy reaches {chance['x_mean']:,.0f}." if chance else ""
@@ -325,74 +339,59 @@ def mario_curve(root):
         "Length is that at the end of the last episode. Mean x is over 50 episodes; "
         "the flag stands at 3,161."
     )
-    return f"{shown}\n\n{scale}{beside}{where}"
+    return f"{table(head, rows)}\n\n{scale}{beside}{''.join(where)}"
+
+
+UPDATES = 1_500, 2_000, 2_300  # at which the stored runs of Mario are compared
+KINDS = {"mario": "evening", "mario_hour": "hour"}  # a trial's note says what it is
 
 
 @block("mario-hour")
 def mario_hour(root):
-    """The same for the trials of the profile for an hour, and what to compare with."""
-    shown, where = milestones(root, "mario_hour", HOUR)
-    if not where:
-        return shown
-    usual = stored_runs(root, "mario").items()
-    far = [f"{mean_x(until(rows, HOUR))} (seed {seed})" for seed, rows in usual]
-    return f"{shown}\n\nMean x at {HOUR:,} above: {', '.join(far)}.{where}"
-
-
-UPDATES = 1_500, 1_750, 2_000, 2_300  # at which the stored runs of Mario are compared
-KINDS = {"mario": "evening", "mario_hour": "hour"}  # a trial's note says what it is
-
-
-@block("mario-updates")
-def mario_updates(root):
-    """How far every stored Mario run came after as many updates as the others."""
-    curves, rows = root / "data" / "curves", []
+    """One row for each stored Mario run: its first hour, compared by updates."""
+    curves, rows, early = root / "data" / "curves", [], []
     paths = curves.glob("mario_*seed*_metrics.csv")
     for name in sorted({path.name.rsplit("_seed", 1)[0] for path in paths}):
         for seed, episodes in stored_runs(root, name).items():
             metrics = read_rows(curves / f"{name}_seed{seed}_metrics.csv")
             about = read_json(root, f"curves/{name}_seed{seed}.json") or {}
             what = KINDS.get(name) or about.get("note", name)
+            hour = [row for row in episodes if float(row["minutes"]) <= 60]
+            won = [row for row in hour if float(row["flag_get"])]
+            early.append(len(won))
+            first = f"{float(won[0]['minutes']):.0f} min" if won else ""
             by = [far_after(episodes, metrics, updates) for updates in UPDATES]
-            made = f"{int(metrics[-1]['updates']):,}"
-            rows.append([f"{what}, seed {seed}", made, *by])
+            length = f"{float(hour[-1]['minutes']):.0f}" if hour else ""
+            rows.append([f"{what}, seed {seed}", length, made(metrics), first, *by])
     if not rows:
         return "*No stored runs yet.*"
-    head = ["run", "updates in all"]
-    return table(head + [f"mean x after {count:,}" for count in UPDATES], rows)
+    head = ["run", "minutes, at most 60", "updates by then", "first flag"]
+    shown = table(head + [f"mean x after {count:,}" for count in UPDATES], rows)
+    won = f"{sum(map(bool, early))} of {len(early)} runs, {sum(early)} flags in all"
+    return f"{shown}\n\nA flag within the first 60 minutes: {won}."
+
+
+def made(metrics, minutes=60):
+    """Say how many updates a run had made by a minute."""
+    counts = [int(r["updates"]) for r in metrics if float(r["minutes"]) <= minutes]
+    return f"{max(counts, default=0):,}"
 
 
 def far_after(episodes, metrics, updates):
-    """Say how far Mario came on average when a run had made so many updates."""
+    """Say how far Mario came when a run had made so many updates: mean ± its error."""
     if int(metrics[-1]["updates"]) < updates:
         return ""
     steps = [int(row["step"]) for row in metrics if int(row["updates"]) <= updates]
-    return mean_x(until(episodes, max(steps, default=0)))
+    far = [float(row["x_pos"]) for row in until(episodes, max(steps, default=0))]
+    if len(far) < 2:
+        return ""
+    error = statistics.stdev(far) / len(far) ** 0.5
+    return f"{statistics.mean(far):,.0f} ± {error:.0f}"
 
 
 def until(episodes, step):
     """The last 50 episodes that had ended by a step."""
     return [row for row in episodes if int(row["step"]) <= step][-50:]
-
-
-def milestones(root, name, early):
-    """Return a table of the stored runs of a name, and on what each was trained."""
-    rows, where = [], []
-    for seed, episodes in stored_runs(root, name).items():
-        flags = [first_reached(episodes, "flag_get", 1, 1)]
-        flags += [
-            first_reached(episodes, "flag_get", share, 50) for share in (0.5, 0.9)
-        ]
-        far = [mean_x(until(episodes, early)), mean_x(episodes[-50:])]
-        rows.append([f"seed {seed}", when(episodes[-1]), *map(when, flags), *far])
-        about = read_json(root, f"curves/{name}_seed{seed}.json") or {}
-        if "hardware" in about:
-            where.append(f" Seed {seed}: {about['hardware']}.")
-    if not rows:
-        return "*No stored runs yet.*", ""
-    head = ["run", "length", "first flag", "50 % flags", "90 % flags"]
-    head += [f"mean x at {early:,}", "mean x at the end"]
-    return table(head, rows), "".join(where)
 
 
 def mean_x(episodes):
