@@ -17,7 +17,7 @@ def check_obs(obs, spaces, device):
     """One tick's observations {key: [B, ...]} as tensors on the device.
 
     A plain [B, ...] is taken for the only key, if that is named "obs".
-    Raises: ValueError for a missing key, a wrong shape or dtype.
+    Raises: ValueError for a missing key, a wrong shape or dtype, a float not finite.
     """
     if not isinstance(obs, dict):
         if list(spaces.keys()) != ["obs"]:
@@ -49,6 +49,14 @@ def check_obs(obs, spaces, device):
             )
         if space.dtype.kind == "f":  # float64 is what many environments compute in
             value = value.float()
+            # A nan would stay in the state, through resets too. On a GPU it is not
+            # looked for: that would wait.
+            if value.device.type == "cpu" and not torch.isfinite(value).all():
+                raise ValueError(
+                    f"Dreamer.act expects finite float32 numbers in {key!r}, but got "
+                    "nan, infinity or one out of range; find where the environment "
+                    "makes it."
+                )
         elif value.is_floating_point():
             raise ValueError(
                 f"Dreamer.act expects {key!r} as {space.dtype}, but got {value.dtype}; "

@@ -231,12 +231,13 @@ for name in SIZES:
 
 # %% [markdown]
 # The sizes follow the authors' table: width, memory and classes grow together. Our "3m" is
-# a little size in between. Two columns are ours. The two smallest sizes keep a depth of 16,
-# where the rule, a sixteenth of the units, would give 4 and 8. And the rate: the paper
-# learns everywhere with 4e-5 after 1,000 updates of warm-up, and most of its runs make
-# hundreds of thousands of updates. A laptop makes a few thousand, and a small model stands
-# a faster rate; critic and actor take a half and a fifth of it. The rates belong to the
-# *size*, not to the task.
+# a little size in between. Two columns depart from the authors' code. The two smallest sizes
+# keep a depth of 16, where its rule, a sixteenth of the units, would give 4 and 8 (the table
+# in the paper prints 16 for its smallest, too). And the rate: the paper learns everywhere
+# with 4e-5 after 1,000 updates of warm-up, and most of its runs make hundreds of thousands of
+# updates. A laptop makes a few thousand, and a small model stands a faster rate and a shorter
+# warm-up; critic and actor take a half and a fifth of it. The rates belong to the *size*, not
+# to the task.
 #
 # Two tasks put that to the test: CartPole, with two buttons, and Pendulum, with a
 # continuous torque. They get this configuration, and no other. (Notebook 08 turned the angles
@@ -757,8 +758,8 @@ claim("a random policy earns between 15 and 30", 15 < random_return < 30)
 # How often should it learn? The *replay ratio* counts rows that are replayed for each row
 # that is collected. With a ratio of 32 and 16 sequences of 32 rows in a batch, an update
 # replays 512 rows and is due every 16 steps. A higher ratio makes more of each step and
-# costs more time per step. The paper uses 32 for Minecraft and, for simulated robots, 512
-# (on arXiv) or 1,024 (in Nature).
+# costs more time per step. The paper uses 32 for Minecraft. For simulated robots it is 512
+# on arXiv; in Nature 1,024 where the agent reads joints and 256 where it sees pictures.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** The configuration above plays 30,000 steps, the first 1,000 of them at random
@@ -1147,12 +1148,14 @@ else:
 # The paper and its authors' published code differ too, in small things. There we take the
 # paper's 1 % uniform share in an actor with buttons (the latest code leaves it out) and its
 # convolutions with stride 2 (the code pools); but the code's decay of 0.999 in the optimizer
-# (the paper prints 0.99) and its squared error without the factor 1/2.
+# (the paper prints 0.99), its squared error without the factor 1/2, its continue target,
+# which holds the discount (notebook 06), and its next states in the return (notebook 07).
 #
 # And where *we* differ from both: convolutions with a kernel of 4 whose channels double each
 # time, as in the first version, and a fan-in of 4 instead of 16 inputs a channel where they
-# are transposed; faster learning rates for small models, and half of the rate for the critic
-# and a fifth for the actor of every size, where the paper has one for all three; shorter
+# are transposed; faster learning rates and a shorter warm-up for small models, and half of
+# the rate for the critic and a fifth for the actor of every size, where the paper has one
+# for all three; shorter
 # sequences (32 rows, not 64), windows of the replay that start from a zero state instead of
 # a stored one, and are all drawn uniformly, while the authors' code first hands out every
 # new window once; a replay that holds 100,000 rows and not 5 million; and some random steps

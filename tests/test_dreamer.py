@@ -342,6 +342,17 @@ def test_act_refuses_a_choice_that_is_no_whole_number():
         agent_for(Discrete(3)).act({"obs": np.ones(2, np.float32)})
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_act_refuses_numbers_that_are_not_finite(bad):
+    """Once in the memory, nan stays there: an agent would act blindly to the end."""
+    agent = agent_for(MIXED)
+    now = observations(agent)
+    now["speed"] = now["speed"].astype(np.float64)
+    now["speed"][1, 0] = bad
+    with pytest.raises(ValueError, match="finite float32 numbers in 'speed', but got"):
+        agent.act(now)
+
+
 @pytest.mark.parametrize("kind", ["float64", "float16", "int64", "uint16"])
 def test_numbers_of_every_kind_are_acted_on_alike(kind):
     agent = agent_for(Box(-1, 1, (3,), np.float32))
@@ -385,6 +396,48 @@ def test_train_step_changes_every_part(precision, action_space):
     }
     assert len(changed) == 8
     assert all(p.dtype == torch.float32 for p in agent.parameters())
+
+
+def test_losses_in_fp16_are_scaled_and_an_overflow_changes_nothing():
+    """LaProp hides a factor in the gradients, so the gradients themselves are read."""
+    gradients = {}
+    for precision in ("fp32", "fp16"):
+        agent = agent_for(MIXED, precision=precision, warmup=0)
+        torch.manual_seed(0)
+        agent.backward(agent._on_device(batch_for(agent)))
+        scale = agent.scaler.get_scale()
+        assert scale == (1.0 if precision == "fp32" else 2.0**16)
+        head = agent.world_model.cont[-1].weight
+        gradients[precision] = head.grad / scale
+    fp32, fp16 = gradients["fp32"], gradients["fp16"]
+    assert (fp16 - fp32).norm() < 0.1 * fp32.norm()
+    before = parameters_to_vector(agent.parameters())
+    head.grad[0, 0] = torch.inf
+    agent.step()
+    assert agent.scaler.get_scale() == 2.0**15
+    assert torch.equal(parameters_to_vector(agent.parameters()), before)
+
+
+@pytest.mark.parametrize(
+    "device, capability, expected",
+    [
+        ("cuda", (7, 5), torch.float16),  # a T4, which only emulates bf16
+        ("cuda", (8, 0), torch.bfloat16),
+        ("cuda", (9, 0), torch.bfloat16),
+        ("cpu", True, torch.bfloat16),
+        ("cpu", False, torch.float32),
+    ],
+)
+def test_precision_is_what_the_device_really_has(
+    monkeypatch, device, capability, expected
+):
+    def answer(*_):
+        return capability
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", answer)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", answer)
+    assert speed.pick_precision(torch.device(device)) == expected
+    assert speed.pick_precision(torch.device(device), "fp32") == torch.float32
 
 
 def torch_copy(agent):

@@ -275,6 +275,15 @@ def test_encoder_mirrors_channels_and_sides():
     widths = [(m.in_channels, m.out_channels) for m in encoder.conv[::3]]
     assert widths == [(3, 16), (16, 32), (32, 64), (64, 128)]
     assert encoder.size == 2048
+    # Adaptive clipping counts in the norm of a weight, which no norm layer hides.
+    for layer in encoder.conv[3::3]:
+        assert abs(variance(layer) * 16 * layer.in_channels - 1) < 0.06
+
+
+def test_decoder_starts_with_the_variance_of_four_taps():
+    decoder = Decoder(Dict(a=Box(0, 255, (64, 64, 3), np.uint8)), 64, 16, depth=16)
+    for layer in decoder.conv[:-1:3]:
+        assert abs(variance(layer) * 4 * layer.in_channels - 1) < 0.06
 
 
 def test_encoder_and_decoder_of_vectors_only_have_no_convolutions():

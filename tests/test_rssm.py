@@ -171,6 +171,20 @@ def test_blocks_see_their_own_memory_and_share_the_inputs():
     assert changed.all()
 
 
+def test_the_core_is_normed_over_the_whole_memory():
+    """A large number in one block makes those of the other blocks smaller."""
+    model = SequenceModel(24, ACTIONS, deter=64, hidden=16, blocks=8)
+    assert model.core_norm.scale.shape == (64,)
+    seen = []
+    model.core_norm.register_forward_hook(lambda *args: seen.append(args[-1][0]))
+    zeros = State(torch.zeros(1, 64), torch.zeros(1, 6, 4))
+    for bias in (1.0, 100.0):
+        with torch.no_grad():
+            model.core.bias[:8] = bias  # block 0
+            model.advance(zeros, model.embed_action(torch.ones(1, ACTIONS)))
+    assert (seen[1][8:].abs() < 0.2 * seen[0][8:].abs()).all()
+
+
 def test_gates_are_split_inside_each_block():
     model = SequenceModel(24, ACTIONS, deter=64, hidden=16, blocks=8)
     h, z, a = torch.randn(2, 64), torch.zeros(2, 6, 4), torch.zeros(2, ACTIONS)
