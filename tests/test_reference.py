@@ -496,11 +496,15 @@ def test_result_blocks_say_what_the_files_say(results):
     for kind in ("_episodes.csv", ".json"):
         trial = curves / f"mario_oily_seed3{kind}"
         trial.write_bytes((curves / f"mario_seed3{kind}").read_bytes())
+    for kind in ("_episodes.csv", "_metrics.csv", ".json"):
+        other = curves / f"mario_hour_seed4{kind}"
+        other.write_bytes((curves / f"mario_seed3{kind}").read_bytes())
     text = readme.BLOCKS["mario-hour"](results)
     row = "60 | 2,000 | 60 min | 10 ± 1 | 76 ± 2 |  |"
-    assert f"| evening, seed 3 | {row}" in text
+    assert f"| evening, seed 3 | {row}" in text and f"| hour, seed 4 | {row}" in text
     assert f"| oiled at step 9, seed 3 | {row}" in text
-    assert text.endswith("first 60 minutes: 2 of 2 runs, 2 flags in all.")
+    flags = "first 60 minutes: 3 of 3 runs, 3 flags in all."
+    assert text.endswith(f"{flags} Hour, seed 4: an abacus.")
     text = readme.BLOCKS["evaluation"](results)
     assert "4 episodes, seed 5" in text and "`ffffffffffff` after 1,234 steps" in text
     assert "| agent | 0.75 (3/4) | 0.30 to 0.95 | 2,500 | 100.0 ± 9.5 |" in text

@@ -349,7 +349,7 @@ KINDS = {"mario": "evening", "mario_hour": "hour"}  # a trial's note says what i
 @block("mario-hour")
 def mario_hour(root):
     """One row for each stored Mario run: its first hour, compared by updates."""
-    curves, rows, early = root / "data" / "curves", [], []
+    curves, rows, early, where = root / "data" / "curves", [], [], []
     paths = curves.glob("mario_*seed*_metrics.csv")
     for name in sorted({path.name.rsplit("_seed", 1)[0] for path in paths}):
         for seed, episodes in stored_runs(root, name).items():
@@ -363,12 +363,15 @@ def mario_hour(root):
             by = [far_after(episodes, metrics, updates) for updates in UPDATES]
             length = f"{float(hour[-1]['minutes']):.0f}" if hour else ""
             rows.append([f"{what}, seed {seed}", length, made(metrics), first, *by])
+            if what == "hour":
+                where.append(f" Hour, seed {seed}: {about.get('hardware', 'unknown')}.")
     if not rows:
         return "*No stored runs yet.*"
     head = ["run", "minutes, at most 60", "updates by then", "first flag"]
     shown = table(head + [f"mean x after {count:,}" for count in UPDATES], rows)
     won = f"{sum(map(bool, early))} of {len(early)} runs, {sum(early)} flags in all"
-    return f"{shown}\n\nA flag within the first 60 minutes: {won}."
+    line = f"A flag within the first 60 minutes: {won}.{''.join(where)}"
+    return f"{shown}\n\n{line}"
 
 
 def made(metrics, minutes=60):

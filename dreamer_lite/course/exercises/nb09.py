@@ -171,7 +171,8 @@ def check_value_at(value_at):
     require(read.shape == (6,), "one value for each step of the grid")
     require(read[0] != 1, "at step 5 nothing was known: nan, not the first value")
     require(read[0].isnan(), "at step 5 nothing was measured yet: it must be nan")
-    require(not read[1].isnan(), "on step 10 itself the new value is known: right=True")
+    on_it = "on step 10 itself the new value is known (torch.searchsorted: right=True)"
+    require(not read[1].isnan(), on_it)
     require(not read[1:].isnan().any(), "after the first point a value is always known")
     require(read[2] != 5, "at step 15 the value of step 20 lies in the future")
     require(read[2] != 3, "between two points the last value holds: no interpolation")
