@@ -85,7 +85,8 @@ class Dreamer(nn.Module):
         Returns: actions and the state for the next call. Actions are int64 [B] of a
         Discrete space; of a Box float32 [B, A] in its unit range, [-1, 1], unclipped:
         an environment of `dreamer_lite.envs.build_env` clips and rescales them.
-        Raises: ValueError for a missing key, a wrong shape, batch or dtype.
+        Raises: ValueError for a missing key, a wrong shape, batch or dtype, or a number
+        that is not finite.
         """
         obs = speed.check_obs(obs, self.obs_space, self.device)
         batch = len(next(iter(obs.values())))
