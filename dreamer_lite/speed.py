@@ -32,38 +32,42 @@ def check_obs(obs, spaces, device):
             f"Dreamer.act expects the observations {sorted(spaces.keys())}, but got "
             f"{sorted(obs)}; pass every key of the observation space."
         )
-    tensors = {}
-    for key, space in spaces.items():
-        value = as_numbers(key, obs[key])
-        if value.dim() == 0 or tuple(value.shape[1:]) != space.shape:
-            alone = tuple(value.shape) == space.shape
-            advice = "add the batch dimension" if alone else "pass the space's shape"
+    return {
+        key: check_values(key, space, as_numbers(key, obs[key])).to(device)
+        for key, space in spaces.items()
+    }
+
+
+def check_values(key, space, value):
+    """One observation [B, ...] in the dtype of its space. Raises as `check_obs`."""
+    if value.dim() == 0 or tuple(value.shape[1:]) != space.shape:
+        alone = tuple(value.shape) == space.shape
+        advice = "add the batch dimension" if alone else "pass the space's shape"
+        raise ValueError(
+            f"Dreamer.act expects {key!r} of shape [B] + {list(space.shape)}, but "
+            f"got {list(value.shape)}; {advice}."
+        )
+    if space.dtype == np.uint8 and value.dtype != torch.uint8:
+        raise ValueError(
+            f"Dreamer.act expects {key!r} as uint8, but got {value.dtype}; pass "
+            "the bytes, the encoder scales them itself."
+        )
+    if space.dtype.kind == "f":  # float64 is what many environments compute in
+        value = value.float()
+        # A nan would stay in the state, through resets too. On a GPU it is not
+        # looked for: that would wait.
+        if value.device.type == "cpu" and not torch.isfinite(value).all():
             raise ValueError(
-                f"Dreamer.act expects {key!r} of shape [B] + {list(space.shape)}, but "
-                f"got {list(value.shape)}; {advice}."
+                f"Dreamer.act expects finite float32 numbers in {key!r}, but got "
+                "nan, infinity or one out of range; find where the environment "
+                "makes it."
             )
-        if space.dtype == np.uint8 and value.dtype != torch.uint8:
-            raise ValueError(
-                f"Dreamer.act expects {key!r} as uint8, but got {value.dtype}; pass "
-                "the bytes, the encoder scales them itself."
-            )
-        if space.dtype.kind == "f":  # float64 is what many environments compute in
-            value = value.float()
-            # A nan would stay in the state, through resets too. On a GPU it is not
-            # looked for: that would wait.
-            if value.device.type == "cpu" and not torch.isfinite(value).all():
-                raise ValueError(
-                    f"Dreamer.act expects finite float32 numbers in {key!r}, but got "
-                    "nan, infinity or one out of range; find where the environment "
-                    "makes it."
-                )
-        elif value.is_floating_point():
-            raise ValueError(
-                f"Dreamer.act expects {key!r} as {space.dtype}, but got {value.dtype}; "
-                "pass whole numbers."
-            )
-        tensors[key] = value.to(device)
-    return tensors
+    elif value.is_floating_point():
+        raise ValueError(
+            f"Dreamer.act expects {key!r} as {space.dtype}, but got {value.dtype}; "
+            "pass whole numbers."
+        )
+    return value
 
 
 def check_sizes(obs, state, is_first):

@@ -19,7 +19,7 @@
 # **The game.** The emulator's package carries the game, and its makers restrict it to
 # educational use. So do we: learn with it, and do not pass the game on.
 #
-# *Measured: 5.5 minutes on two CPU cores, 2.4 GB memory, no GPU.*
+# *Measured: 6.8 minutes on two CPU cores, 2.3 GB memory, no GPU.*
 
 # %% [markdown] tags=["badge"]
 # *To open this notebook in Colab, put the repository on GitHub and run `python tools/nb.py stamp` in it: that writes the link here.*
@@ -1189,8 +1189,8 @@ axes[0].set(ylabel="value [1]", xlabel="steps before the end [1]")
 axes[1].set(ylabel="probability of the action [1]", xlabel="steps before the end [1]")
 axes[1].set(yscale="log", ylim=(1e-3, 1.5))
 print("* or at the last step, if it comes before that")
-show(fig, alt="Values and probabilities of the actions before each of the deaths: "
-     "coloured where the value falls by a third after the unlikely action.")  # fmt: skip
+show(fig, alt="Values and probabilities of the actions before each death: coloured "
+     "where the value falls by a third after the unlikely action.")  # fmt: skip
 claim("most deaths follow an action that the actor did not want",
       unwanted > len(watched["deaths"]) / 2)  # fmt: skip
 
@@ -1329,7 +1329,8 @@ found = sorted(Path(data_path("curves")).glob("mario_*seed*_episodes.csv"))
 for path in found:
     kind, seed = path.stem.removesuffix("_episodes").rsplit("_seed", 1)
     look, label = LOOKS.get(kind, ("return", "one change"))
-    run, log = read_columns(path), read_columns(str(path).replace("episodes", "metrics"))
+    log_path = path.with_name(path.name.replace("episodes", "metrics"))
+    run, log = read_columns(path), read_columns(log_path)
     made = np.interp(run["step"], log["step"], log["updates"])[49:]
     reached = np.where(made <= BEGINNING, last(run["x_pos"]), np.nan)
     if label == "one change":

@@ -619,7 +619,7 @@ def test_bench_block_shows_what_was_measured(course):
     (course / "data/bench/cpu.json").write_text(json.dumps(report))
     text = readme.BLOCKS["bench"](course)
     assert "| 3m, bf16 | 3.5 (3.0) | 0.500 | 1,024 | 2,000 | 856 |" in text
-    assert "| 3m, bf16 | 20% | 40% |" in text and "at most 0.03% of a step" in text
+    assert "| 3m, bf16 | 20% | 40% |" in text and "at most 0.03% of an update" in text
     assert text.startswith("Some CPU, 2 threads; Python 3.11, torch 2.13.0;")
     assert "998 emulator frames per second, the bare emulator 1,041" in text
     assert "(overhead 4.3%)" in text
