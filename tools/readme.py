@@ -342,6 +342,7 @@ def mario_curve(root):
     return f"{table(head, rows)}\n\n{scale}{beside}{''.join(where)}"
 
 
+HOUR = 60  # minutes
 UPDATES = 1_500, 2_000, 2_300  # at which the stored runs of Mario are compared
 KINDS = {"mario": "evening", "mario_hour": "hour"}  # a trial's note says what it is
 
@@ -356,27 +357,27 @@ def mario_hour(root):
             metrics = read_rows(curves / f"{name}_seed{seed}_metrics.csv")
             about = read_json(root, f"curves/{name}_seed{seed}.json") or {}
             what = KINDS.get(name) or about.get("note", name)
-            hour = [row for row in episodes if float(row["minutes"]) <= 60]
-            won = [row for row in hour if float(row["flag_get"])]
-            early.append(len(won))
-            first = f"{float(won[0]['minutes']):.0f} min" if won else ""
+            flags = [float(r["minutes"]) for r in episodes if float(r["flag_get"])]
+            flags = [minutes for minutes in flags if minutes <= HOUR]
+            early.append(len(flags))
+            first = f"{flags[0]:.0f} min" if flags else ""
             by = [far_after(episodes, metrics, updates) for updates in UPDATES]
-            length = f"{float(hour[-1]['minutes']):.0f}" if hour else ""
+            length = f"{min(float(episodes[-1]['minutes']), HOUR):.0f}"
             rows.append([f"{what}, seed {seed}", length, made(metrics), first, *by])
             if what == "hour":
                 where.append(f" Hour, seed {seed}: {about.get('hardware', 'unknown')}.")
     if not rows:
         return "*No stored runs yet.*"
-    head = ["run", "minutes, at most 60", "updates by then", "first flag"]
+    head = ["run", f"minutes, at most {HOUR}", "updates by then", "first flag"]
     shown = table(head + [f"mean x after {count:,}" for count in UPDATES], rows)
     won = f"{sum(map(bool, early))} of {len(early)} runs, {sum(early)} flags in all"
-    line = f"A flag within the first 60 minutes: {won}.{''.join(where)}"
+    line = f"A flag within the first {HOUR} minutes: {won}.{''.join(where)}"
     return f"{shown}\n\n{line}"
 
 
-def made(metrics, minutes=60):
-    """Say how many updates a run had made by a minute."""
-    counts = [int(r["updates"]) for r in metrics if float(r["minutes"]) <= minutes]
+def made(metrics):
+    """Say how many updates a run had made in its first hour."""
+    counts = [int(r["updates"]) for r in metrics if float(r["minutes"]) <= HOUR]
     return f"{max(counts, default=0):,}"
 
 
