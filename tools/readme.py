@@ -349,10 +349,11 @@ KINDS = {"mario": "evening", "mario_hour": "hour"}  # a trial's note says what i
 
 @block("mario-hour")
 def mario_hour(root):
-    """One row for each stored Mario run: its first hour, compared by updates."""
+    """One row for each Mario run: its first hour, by updates. Trials come last."""
     curves, rows, early, where = root / "data" / "curves", [], [], []
     paths = curves.glob("mario_*seed*_metrics.csv")
-    for name in sorted({path.name.rsplit("_seed", 1)[0] for path in paths}):
+    names = {path.name.rsplit("_seed", 1)[0] for path in paths}
+    for name in sorted(names, key=lambda name: (name not in KINDS, name)):
         for seed, episodes in stored_runs(root, name).items():
             metrics = read_rows(curves / f"{name}_seed{seed}_metrics.csv")
             about = read_json(root, f"curves/{name}_seed{seed}.json") or {}
