@@ -1128,45 +1128,6 @@ else:
 # Gymnasium's `TransformObservation`, and measure. The stored runs keep the task as it is.)
 
 # %% [markdown]
-# ## What older code does differently
-#
-# This series builds the final form of DreamerV3, that of the Nature article (the second
-# version on arXiv). Much published code follows the first version of 2023, DreamerV2 or
-# DreamerV1. If you compare, these are the lines over which one stumbles:
-#
-# | | here: final form | V3, first version | DreamerV2 | DreamerV1 |
-# |---|---|---|---|---|
-# | latent | 32 categoricals, classes by size | 32 categoricals of 32 | 32 categoricals of 32 | 30 normals |
-# | 1 % uniform mixed in | yes | yes | no | no |
-# | memory | block GRU, 8 blocks, RMSNorm | one GRU, LayerNorm | one GRU, LayerNorm | one GRU, no norm |
-# | start of an episode | zeros | learnt | zeros | zeros |
-# | KL, weights of prior and posterior | 1.0 and 0.1, 1 nat free | 0.5 and 0.1, 1 nat free | 0.8 and 0.2 of one KL | one KL, not split, 3 nats free |
-# | reward and value | two-hot, bins spaced by symexp | two-hot of the symlog | a normal, squared error | a normal, squared error |
-# | continue | soft label, holds the discount | hard label, discount apart | soft label, as here (Atari) | none: a constant discount |
-# | scale of returns | 5th to 95th percentile | the same | none | none |
-# | exploration by | entropy, one weight | entropy, one weight | entropy, a weight per domain | noise on the action |
-# | continuous actor | log-probability times advantage | gradient through the dream | gradient through the dream | gradient through the dream |
-# | returns use | the critic itself | the critic itself | a target network | the critic itself |
-# | slow critic | what the critic stays close to | the same | is that target | none |
-# | critic on real rows | weight 0.3 | no | no | no |
-# | optimizer | LaProp, adaptive clipping | Adam, clipped norm | Adam, clipped norm | Adam, clipped norm |
-#
-# The paper and its authors' published code differ too, in small things. There we take the
-# paper's 1 % uniform share in an actor with buttons (the latest code leaves it out) and its
-# convolutions with stride 2 (the code pools); but the code's decay of 0.999 in the optimizer
-# (the paper prints 0.99), its squared error without the factor 1/2, its continue target,
-# which holds the discount (notebook 06), and its next states in the return (notebook 07).
-#
-# And where *we* differ from both: convolutions with a kernel of 4 whose channels double each
-# time, as in the first version, and a fan-in of 4 instead of 16 inputs a channel where they
-# are transposed; faster learning rates and a shorter warm-up for small models, and half of
-# the rate for the critic and a fifth for the actor of every size, where the paper has one
-# for all three; shorter
-# sequences (32 rows, not 64), windows of the replay that start from a zero state instead of
-# a stored one, and are all drawn uniformly, while the authors' code first hands out every
-# new window once; a replay that holds 100,000 rows and not 5 million; and some random steps
-# before learning begins.
-#
 # ## Exercises
 
 # %% [markdown]
@@ -1270,6 +1231,44 @@ check("9.3", value_at)
 #   [one public report](https://github.com/danijar/dreamerv3/issues/140) a robot that should
 #   earn more than 900 stayed between 200 and 300: it was trained with a replay ratio of 32
 #   where its task has 512.
+#
+# ## What older code does differently
+#
+# This series builds the final form of DreamerV3, that of the Nature article (the second
+# version on arXiv). Much published code follows the first version of 2023, DreamerV2 or
+# DreamerV1. If you compare, these are the lines over which one stumbles:
+#
+# | | here: final form | V3, first version | DreamerV2 | DreamerV1 |
+# |---|---|---|---|---|
+# | latent | 32 categoricals, classes by size | 32 categoricals of 32 | 32 categoricals of 32 | 30 normals |
+# | 1 % uniform mixed in | yes | yes | no | no |
+# | memory | block GRU, 8 blocks, RMSNorm | one GRU, LayerNorm | one GRU, LayerNorm | one GRU, no norm |
+# | start of an episode | zeros | learnt | zeros | zeros |
+# | KL, weights of prior and posterior | 1.0 and 0.1, 1 nat free | 0.5 and 0.1, 1 nat free | 0.8 and 0.2 of one KL | one KL, not split, 3 nats free |
+# | reward and value | two-hot, bins spaced by symexp | two-hot of the symlog | a normal, squared error | a normal, squared error |
+# | continue | soft label, holds the discount | hard label, discount apart | soft label, as here (Atari) | none: a constant discount |
+# | scale of returns | 5th to 95th percentile | the same | none | none |
+# | exploration by | entropy, one weight | entropy, one weight | entropy, a weight per domain | noise on the action |
+# | continuous actor | log-probability times advantage | gradient through the dream | gradient through the dream | gradient through the dream |
+# | returns use | the critic itself | the critic itself | a target network | the critic itself |
+# | slow critic | what the critic stays close to | the same | is that target | none |
+# | critic on real rows | weight 0.3 | no | no | no |
+# | optimizer | LaProp, adaptive clipping | Adam, clipped norm | Adam, clipped norm | Adam, clipped norm |
+#
+# The paper and its authors' published code differ too, in small things. There we take the
+# paper's 1 % uniform share in an actor with buttons (the latest code leaves it out) and its
+# convolutions with stride 2 (the code pools); but the code's decay of 0.999 in the optimizer
+# (the paper prints 0.99), its squared error without the factor 1/2, its continue target,
+# which holds the discount (notebook 06), and its next states in the return (notebook 07).
+#
+# And where *we* differ from both: convolutions with a kernel of 4 whose channels double each
+# time, as in the first version, and a fan-in of 4 instead of 16 inputs a channel where they
+# are transposed; faster learning rates and a shorter warm-up for small models, and half of
+# the rate for the critic and a fifth for the actor of every size, where the paper has one
+# for all three; shorter sequences (32 rows, not 64), windows of the replay that start from a
+# zero state instead of a stored one, and are all drawn uniformly, while the authors' code
+# first hands out every new window once; a replay that holds 100,000 rows and not 5 million;
+# and some random steps before learning begins.
 #
 # ## What we built
 
