@@ -708,8 +708,8 @@ PROFILES = {
         preset="1m", minutes=2.0, envs=4, parallel=True, prefill=600, batch=8,
         warmup=50, capacity=20_000, log_every=5, video_minutes=60.0,
     ),
-    # An hour on a laptop without a GPU: the evening's, with rates twice as high.
-    "hour": EVENING | TWICE_THE_RATES | dict(minutes=60.0),
+    # An hour on a laptop without a GPU: rates twice as high, entropy ten times.
+    "hour": EVENING | TWICE_THE_RATES | dict(entropy=3e-3, minutes=60.0),
     # An evening: what the agent that ships began with.
     "evening": EVENING,
     # One GPU, the one of Colab too: larger, and until all steps are done. Its
