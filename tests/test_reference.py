@@ -488,9 +488,9 @@ def test_result_blocks_say_what_the_files_say(results):
     assert "| 12 | 94 |" in text and "A random policy reaches 321." in text
     assert text.endswith(" Seed 3: an abacus.")
     assert readme.BLOCKS["mario-hour"](results) == "*No stored runs yet.*"
-    # After 1,500 updates all 21 episodes so far, after 2,000 the 50 up to the 101st.
+    # After 1,500 updates all 21 episodes so far, after 2,300 the 50 up to the 101st.
     curves, metrics = results / "data/curves", "minutes,step,updates\n"
-    metrics += "20,20000,1500\n60,100000,2000\n119,119000,2250\n"
+    metrics += "20,20000,1500\n60,100000,2300\n119,119000,3450\n"
     for name in ("mario_seed3", "mario_oily_seed3"):  # a trial is named by its note
         (curves / f"{name}_metrics.csv").write_text(metrics)
     for kind in ("_episodes.csv", ".json"):
@@ -500,7 +500,7 @@ def test_result_blocks_say_what_the_files_say(results):
         other = curves / f"mario_hour_seed4{kind}"
         other.write_bytes((curves / f"mario_seed3{kind}").read_bytes())
     text = readme.BLOCKS["mario-hour"](results)
-    row = "60 | 2,000 | 60 min | 10 ± 1 | 76 ± 2 |  |"
+    row = "60 | 2,300 | 60 min | 1 | 10 ± 1 | 76 ± 2 |  |"
     assert f"| evening, seed 3 | {row}" in text and f"| hour, seed 4 | {row}" in text
     assert f"| oiled at step 9, seed 3 | {row}" in text
     flags = "first 60 minutes: 3 of 3 runs, 3 flags in all."

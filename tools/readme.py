@@ -343,8 +343,9 @@ def mario_curve(root):
 
 
 HOUR = 60  # minutes
-UPDATES = 1_500, 2_000, 2_300  # at which the stored runs of Mario are compared
-KINDS = {"mario": "evening", "mario_hour": "hour"}  # a trial's note says what it is
+UPDATES = 1_500, 2_300, 3_500  # at which the stored runs of Mario are compared
+# What the runs of a name are called; of other trials their note says it.
+KINDS = {"mario": "evening", "mario_hour": "hour", "mario_rates": "twice the rates"}
 
 
 @block("mario-hour")
@@ -364,12 +365,13 @@ def mario_hour(root):
             first = f"{flags[0]:.0f} min" if flags else ""
             by = [far_after(episodes, metrics, updates) for updates in UPDATES]
             length = f"{min(float(episodes[-1]['minutes']), HOUR):.0f}"
-            rows.append([f"{what}, seed {seed}", length, made(metrics), first, *by])
+            won = [first, len(flags) or ""]
+            rows.append([f"{what}, seed {seed}", length, made(metrics), *won, *by])
             if what == "hour":
                 where.append(f" Hour, seed {seed}: {about.get('hardware', 'unknown')}.")
     if not rows:
         return "*No stored runs yet.*"
-    head = ["run", f"minutes, at most {HOUR}", "updates by then", "first flag"]
+    head = ["run", f"minutes, at most {HOUR}", "updates by then", "first flag", "flags"]
     shown = table(head + [f"mean x after {count:,}" for count in UPDATES], rows)
     won = f"{sum(map(bool, early))} of {len(early)} runs, {sum(early)} flags in all"
     line = f"A flag within the first {HOUR} minutes: {won}.{''.join(where)}"
