@@ -365,8 +365,8 @@ def mario_hour(root):
             first = f"{flags[0]:.0f} min" if flags else ""
             by = [far_after(episodes, metrics, updates) for updates in UPDATES]
             length = f"{min(float(episodes[-1]['minutes']), HOUR):.0f}"
-            won = [first, len(flags) or ""]
-            rows.append([f"{what}, seed {seed}", length, made(metrics), *won, *by])
+            found = [made(metrics), first, len(flags) or ""]
+            rows.append([f"{what}, seed {seed}", length, *found, *by])
             if what == "hour":
                 where.append(f" Hour, seed {seed}: {about.get('hardware', 'unknown')}.")
     if not rows:
