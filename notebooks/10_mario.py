@@ -1351,6 +1351,13 @@ show(fig, alt="How far Mario gets in 6,400 updates, and the entropy of every act
 # **Predict.** One thick line and the longest green one have the same seed, 1. After 4,000
 # updates both have the same mean x. But from there on the one takes flags, and the other took
 # none in 1,100 updates more. In what do their last 50 episodes differ?
+#
+# <details><summary>Answer</summary>
+#
+# In their spread. The one without flags ends at the same few places again and again, the
+# other almost anywhere, so its dreams know what lies beyond each obstacle.
+#
+# </details>
 
 # %%
 AT, ends = 4_000, {}  # updates
