@@ -189,15 +189,21 @@ class RSSM(SequenceModel):
         weight_h = weight_h.to(seen.dtype)  # cast once, not in every step
         noise = self._noise(embed, length, batch)
         states, posteriors = [], []
-        for t in range(length):
-            state = State(state.h * keep[:, t], state.z * keep[:, t, :, None])
-            h = self.advance(state, action_part[:, t])
-            raw = self.posterior_out(F.linear(h, weight_h) + seen[:, t])
-            posteriors.append(self._logits(raw))
-            state = State(h, sample_one_hot(posteriors[-1], noise[t]))
-            states.append(state)
+        for row in zip(keep.unbind(1), action_part.unbind(1), seen.unbind(1), noise):
+            state, posterior = self._observe_step(state, weight_h, row)
+            states.append(state), posteriors.append(posterior)
         states = State(*(torch.stack(part, 1) for part in zip(*states)))
         return states, torch.stack(posteriors, 1), self.prior(states.h)
+
+    def _observe_step(
+        self, state: State, weight_h: Tensor, row: tuple[Tensor, ...]
+    ) -> tuple[State, Tensor]:
+        """One row of `observe`: the state after it, and its posterior."""
+        keep, action_part, seen, noise = row
+        state = State(state.h * keep, state.z * keep[..., None])
+        h = self.advance(state, action_part)
+        posterior = self._logits(self.posterior_out(F.linear(h, weight_h) + seen))
+        return State(h, sample_one_hot(posterior, noise)), posterior
 
     def imagine(
         self, state: State, policy: Callable[[State], Tensor] | Tensor, horizon: int
@@ -212,12 +218,16 @@ class RSSM(SequenceModel):
         states, actions = [state], []
         for t in range(horizon):
             action = policy(state) if callable(policy) else policy[:, t]
-            h = self.advance(state, self.embed_action(action))
-            state = State(h, sample_one_hot(self.prior(h), noise[t]))
+            state = self._imagine_step(state, action, noise[t])
             states.append(state), actions.append(action)
-        states[0] = states[0]._replace(h=states[0].h.to(h.dtype))
+        states[0] = states[0]._replace(h=states[0].h.to(state.h.dtype))
         states = State(*(torch.stack(part, 1) for part in zip(*states)))
         return states, torch.stack(actions, 1)
+
+    def _imagine_step(self, state: State, action: Tensor, noise: Tensor) -> State:
+        """One step of `imagine`: the state that the model expects next."""
+        h = self.advance(state, self.embed_action(action))
+        return State(h, sample_one_hot(self.prior(h), noise))
 
     @staticmethod
     def kl_loss(

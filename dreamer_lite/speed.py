@@ -203,15 +203,21 @@ class CompiledUpdate(Bound, Update):
 
 # What torch.compile gains from on a CPU: long chains of element-wise work, each of
 # which is otherwise a pass through memory. Products and convolutions stay as they are.
+# Of the two loops a step is compiled, not the whole.
 COMPILED = (
     "world_model.encoder.forward",
     "world_model._losses",
+    "world_model.predict_continue",
+    "world_model.predict_reward",
+    "world_model.rssm._imagine_step",
     "world_model.rssm._noise",
-    "world_model.rssm.advance",
+    "world_model.rssm._observe_step",
     "world_model.rssm.prior",
-    "actor_critic.actor.sample",
+    "actor_critic.policy",
     "actor_critic.actor.evaluate",
+    "actor_critic.critic.forward",
     "actor_critic._critic_loss",
+    "actor_critic.two_hot.mean",
 )
 
 

@@ -16,7 +16,7 @@ OURS = sorted(p for d in ("dreamer_lite", "tools") for p in (ROOT / d).rglob("*.
 OUTSIDE_THE_COURSE = sorted((ROOT / "dreamer_lite").glob("*.py"))
 # A third of these lines are the sentences of the errors, which readers meet too, and a
 # tenth are typed signatures with an argument a line.
-EACH, FIRST_EIGHT, ALL_TEN, FUNCTION, COLUMNS = 225, 980, 1362, 40, 88
+EACH, FIRST_EIGHT, ALL_TEN, FUNCTION, COLUMNS = 225, 984, 1368, 40, 88
 
 
 def count(path):
