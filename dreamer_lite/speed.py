@@ -225,7 +225,7 @@ def compile_loss(agent):
     """Let torch.compile write the code of the losses.
 
     On a GPU the whole loss becomes one graph. On a CPU its parts are compiled one by
-    one, about a minute in all: the scan unrolled into one graph takes six minutes and
+    one, a minute and a half in all: a whole scan as one graph takes six minutes and
     is no faster. Which sizes gain stands in data/bench/cpu.json.
     Returns: what to put in place, [(module, name of its method, compiled method)].
     Raises: ValueError with an older torch, or on a CPU without a C++ compiler.

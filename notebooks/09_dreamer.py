@@ -12,7 +12,7 @@
 # **You need** all parts: the replay (03), the world model (06), the lambda-return (07),
 # actor and critic (08).
 #
-# *Measured: 2.2 minutes on two CPU cores, 0.7 GB memory, no GPU.*
+# *Measured: 1.8 minutes on two CPU cores, 0.7 GB memory, no GPU.*
 
 # %% [markdown] tags=["badge"]
 # *To open this notebook in Colab, put the repository on GitHub and run `python tools/nb.py stamp` in it: that writes the link here.*
@@ -232,12 +232,11 @@ for name in SIZES:
 # %% [markdown]
 # The sizes follow the authors' table: width, memory and classes grow together. Our "3m" is
 # a little size in between. Two columns depart from the authors' code. The two smallest sizes
-# keep a depth of 16, where its rule, a sixteenth of the units, would give 4 and 8 (the table
-# in the paper prints 16 for its smallest, too). And the rate: the paper learns everywhere
-# with 4e-5 after 1,000 updates of warm-up, and most of its runs make hundreds of thousands of
-# updates. A laptop makes a few thousand, and a small model stands a faster rate and a shorter
-# warm-up; critic and actor take a half and a fifth of it. The rates belong to the *size*, not
-# to the task.
+# keep a depth of 16, where its rule, a sixteenth of the units, would give 4 and 8. And the
+# rate: the paper learns everywhere with 4e-5 after 1,000 updates of warm-up, and most of its
+# runs make hundreds of thousands of updates. A laptop makes a few thousand, and a small model
+# stands a faster rate and a shorter warm-up; critic and actor take a half and a fifth of it.
+# The rates belong to the *size*, not to the task.
 #
 # Two tasks put that to the test: CartPole, with two buttons, and Pendulum, with a
 # continuous torque. They get this configuration, and no other. (Notebook 08 turned the angles
@@ -256,7 +255,7 @@ print(textwrap.fill(", ".join(f"{key}={value}" for key, value in own.items()), 7
 
 # %%
 folder = tempfile.TemporaryDirectory()
-runs_here = files.Path(folder.name)
+runs_here = Path(folder.name)
 config.to_yaml(runs_here / "config.yaml")
 claim("YAML gives it back", Config.from_yaml(runs_here / "config.yaml") == config)
 try:
@@ -1119,11 +1118,12 @@ else:
 # was to multiply the observations by 10: that run was at the goal earlier and fell less
 # far, though it still fell.
 #
-# That fits the loss. A squared error in symlog space knows no unit, and each nat that the
-# latent spends on what it has seen costs 0.1 (the weight of the posterior's KL). For a
-# place that varies by 2, another nat soon saves less than that in the decoder's loss; for
-# one that varies by 20 it saves more. Symlog tames numbers that are too large; it does
-# nothing for those that are small. (Each trial was a single run with seed 1. They are not
+# That fits the loss. A squared error depends on the unit in which a number is given, and
+# each nat that the latent spends on what it has seen costs 0.1 (the weight of the
+# posterior's KL). For a place that varies by 2, another nat soon saves less than that in the
+# decoder's loss; for one that varies by 20 it saves more, even after symlog, which makes 1.1
+# of 2 and 3.0 of 20. Symlog tames numbers that are too large; it does nothing for those that
+# are small. (Each trial was a single run with seed 1. They are not
 # stored, and so no figures stand here: change `config`, or wrap the environment in
 # Gymnasium's `TransformObservation`, and measure. The stored runs keep the task as it is.)
 
@@ -1136,7 +1136,7 @@ else:
 # *easy, about 5 minutes*
 #
 # Write the arithmetic of the loop: steps that were played add to the credit, whole updates
-# are taken off it. The check plays some ticks, and a thousand of them. (The answer stands in
+# are taken off it. The check plays a few ticks first, then a thousand. (The answer stands in
 # a cell above. Try without it.)
 
 # %% tags=["exercise-9.1"]

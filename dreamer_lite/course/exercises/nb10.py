@@ -171,9 +171,10 @@ exercise(
 def how_it_ends(xs, flag=False, dead=False, patience=120, limit=3000):
     """Whether an episode is over, and why.
 
-    Args: xs, Mario's x at the reset and after each step so far; flag, dead, now;
-    patience, steps without a new largest x after which he is stuck, which the rules of
-    this game count as a death; limit, steps after which *we* stop.
+    Args: xs, Mario's x at the reset and after each step so far; flag, dead, whether the
+    last step brought it; patience, steps without a new largest x after which he is
+    stuck, which the rules of this game count as a death; limit, steps after which *we*
+    stop.
     Returns: (terminated, truncated). Terminated: nothing comes after it. Truncated: we
     stopped looking, life would have gone on. Never both.
     """
