@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import dreamer_lite.course as course
-from dreamer_lite.course import display, export, modules, paths, sliders
-from dreamer_lite.course.dream import ActionPad
+import course as course
+from course import display, export, modules, paths, sliders
+from course.dream import ActionPad
 
 ALT = "A straight line rises from left to right."
 
@@ -65,7 +65,7 @@ def test_course_needs_neither_torch_nor_widgets_nor_matplotlib():
         "import sys\n"
         "for name in ('torch', 'ipywidgets', 'matplotlib', 'IPython', 'PIL'):\n"
         "    sys.modules[name] = None\n"
-        "import dreamer_lite.course\n"
+        "import course\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -74,7 +74,7 @@ def test_course_needs_neither_torch_nor_widgets_nor_matplotlib():
 def test_the_package_does_not_import_the_course():
     files = [p for p in (paths.ROOT / "dreamer_lite").glob("*.py")]
     generated = [p for p in files if p.read_text().startswith(export.GENERATED)]
-    assert not [p for p in generated if "dreamer_lite.course" in p.read_text()]
+    assert not [p for p in generated if "course" in p.read_text()]
 
 
 # Pictures

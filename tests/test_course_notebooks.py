@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dreamer_lite.course import dreamer_map
-from dreamer_lite.course.display import checked_alt
+from course import dreamer_map
+from course.display import checked_alt
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))

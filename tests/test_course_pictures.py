@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-import dreamer_lite.course as course
-from dreamer_lite.course import diagrams
-from dreamer_lite.course.drawing import Sheet
+import course as course
+from course import diagrams
+from course.drawing import Sheet
 
 NUMBERS = ([0, 0.0, 1.0, 0.5], [1, 1.5, 1.0, 2.0], [1, 0.997, 0.0, 0.997])
 PICTURES = {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from dreamer_lite.course import exercises
+from course import exercises
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))

@@ -17,7 +17,7 @@ ADDRESS = "https://github.com/someone/course"
 
 def checkout(folder):
     """Make the least that counts as Dreamer Lite: the package and its data."""
-    (folder / "dreamer_lite" / "course").mkdir(parents=True)
+    (folder / "dreamer_lite").mkdir(parents=True)
     (folder / "data").mkdir()
     return folder
 
@@ -45,7 +45,7 @@ def machine(tmp_path, monkeypatch):
 def start(monkeypatch, colab=False, repo=ADDRESS, stale=()):
     """Run the cell; return the folder that it put first on the path."""
     export = types.SimpleNamespace(problems=lambda root: list(stale))
-    monkeypatch.setitem(sys.modules, "dreamer_lite.course.export", export)
+    monkeypatch.setitem(sys.modules, "course.export", export)
     if colab:
         monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("colab"))
     text, _, rest = CELL.partition("REPO = ")

@@ -18,9 +18,9 @@ import deaths
 import further
 import reference_figures
 import ship
+from course import data_path
+from course.train_world_model import main as train_world_model
 from dreamer_lite import playing
-from dreamer_lite.course import data_path
-from dreamer_lite.course.train_world_model import main as train_world_model
 from dreamer_lite.dreamer import Config, Dreamer, train
 from dreamer_lite.files import Table
 from dreamer_lite.replay import Replay

@@ -95,7 +95,7 @@ def test_functions_and_lines_are_short(path):
 
 @pytest.mark.parametrize("path", OUTSIDE_THE_COURSE, ids=lambda path: path.stem)
 def test_modules_import_neither_the_course_nor_jupyter(path):
-    heavy = {"IPython", "ipywidgets", "jupyter", "matplotlib", "dreamer_lite.course"}
+    heavy = {"IPython", "ipywidgets", "jupyter", "matplotlib", "course"}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         names = [alias.name for alias in getattr(node, "names", [])]
         if isinstance(node, ast.ImportFrom):

@@ -65,7 +65,7 @@ print("aside", file=sys.stderr)
 print(root(4))
 
 # %%
-from dreamer_lite.course import show
+from course import show
 
 show("A picture of nothing at all.")
 '''
@@ -73,17 +73,23 @@ show("A picture of nothing at all.")
 
 def make_course(root, text=TEXT):
     """Write a checkout with one notebook, as text, below `root`."""
-    for folder in ("notebooks", "tools", "data", "dreamer_lite/course"):
+    for folder in (
+        "dreamer_lite",
+        "tools",
+        "data",
+        "notebooks/course",
+        "notebooks/text",
+    ):
         (root / folder).mkdir(parents=True)
     shutil.copy(ROOT / "tools" / "setup_cell.py", root / "tools")
     unstamped = re.sub(
         'REPO = ".*?"', 'REPO = ""', (root / "tools/setup_cell.py").read_text()
     )
     (root / "tools/setup_cell.py").write_text(unstamped)
-    shutil.copy(ROOT / "dreamer_lite/course/export.py", root / "dreamer_lite/course")
+    shutil.copy(ROOT / "notebooks/course/export.py", root / "notebooks/course")
     (root / "dreamer_lite/__init__.py").write_text("")
-    (root / "dreamer_lite/course/__init__.py").write_text(SHOW)
-    (root / "notebooks/01_tiny.py").write_text(text)
+    (root / "notebooks/course/__init__.py").write_text(SHOW)
+    (root / "notebooks/text/01_tiny.py").write_text(text)
     assert nb.main(["from-text", "--root", str(root)]) == 0
     return root
 
@@ -244,7 +250,7 @@ def test_badge_and_setup_come_after_the_title(course):
 
 
 def test_text_and_notebook_lead_to_each_other(course):
-    names = ["notebooks/01_tiny.ipynb", "notebooks/01_tiny.py"]
+    names = ["notebooks/01_tiny.ipynb", "notebooks/text/01_tiny.py"]
     before = [(course / name).read_bytes() for name in names]
     for command in ("from-text", "from-nb", "from-text"):
         assert nb.main([command, "--root", str(course)]) == 0
@@ -262,7 +268,7 @@ def test_text_alone_gives_the_same_cell_ids(course):
 
 
 def test_only_a_changed_cell_loses_its_output(course):
-    edit(course / "notebooks/01_tiny.py", 'print("one")', 'print("two")')
+    edit(course / "notebooks/text/01_tiny.py", 'print("one")', 'print("two")')
     nb.main(["from-text", "--root", str(course)])
     cells = [c for _, c in nb_check.code_cells(nb.read(nb.select(course, [])[0]))]
     assert [bool(cell.execution_count) for cell in cells] == [True] * 5 + [False, True]
@@ -270,12 +276,12 @@ def test_only_a_changed_cell_loses_its_output(course):
 
 
 def test_direction_is_never_guessed(course):
-    edit(course / "notebooks/01_tiny.py", 'print("one")', 'print("two")')
-    text = (course / "notebooks/01_tiny.py").read_bytes()
+    edit(course / "notebooks/text/01_tiny.py", 'print("one")', 'print("two")')
+    text = (course / "notebooks/text/01_tiny.py").read_bytes()
     assert nb.main(["run", "--root", str(course)]) == 1
     with pytest.raises(ValueError, match="text and notebook differ"):
         nb.stamp(course, "https://github.com/someone/course")
-    assert (course / "notebooks/01_tiny.py").read_bytes() == text
+    assert (course / "notebooks/text/01_tiny.py").read_bytes() == text
 
 
 @pytest.mark.parametrize(
@@ -370,9 +376,9 @@ def test_streams_and_widgets_are_tidied():
     ],
 )
 def test_a_failed_run_keeps_the_old_file(course, capsys, code, message):
-    edit(course / "notebooks/01_tiny.py", 'print("one")', code)
-    edit(course / "notebooks/01_tiny.py", 'print("aside", file=sys.stderr)\n', "")
-    edit(course / "notebooks/01_tiny.py", "print(root(4))\n", "")
+    edit(course / "notebooks/text/01_tiny.py", 'print("one")', code)
+    edit(course / "notebooks/text/01_tiny.py", 'print("aside", file=sys.stderr)\n', "")
+    edit(course / "notebooks/text/01_tiny.py", "print(root(4))\n", "")
     nb.main(["from-text", "--root", str(course)])
     before = (course / "notebooks/01_tiny.ipynb").read_bytes()
     assert nb.main(["run", "--timeout", "5", "--root", str(course)]) == 1
@@ -394,7 +400,7 @@ def test_all_ten_are_expected():
 
 
 def test_text_edited_alone(course):
-    edit(course / "notebooks/01_tiny.py", "What comes out?", "What comes?")
+    edit(course / "notebooks/text/01_tiny.py", "What comes out?", "What comes?")
     assert problems(course) == [
         "01_tiny: text and notebook differ: run from-text or from-nb"
     ]
@@ -478,7 +484,7 @@ def test_fault_in_a_stored_notebook(course, message):
     ],
 )
 def test_fault_in_the_text(course, old, new, message):
-    edit(course / "notebooks/01_tiny.py", old, new)
+    edit(course / "notebooks/text/01_tiny.py", old, new)
     nb.main(["from-text", "--root", str(course)])
     assert any(message in line for line in problems(course))
 
@@ -499,7 +505,7 @@ def test_notebook_over_one_megabyte(course):
 def test_missing_and_broken_files(course):
     (course / "notebooks/02_more.py").write_text("# %%\n")
     assert "02_more: text without a notebook: run from-text" in problems(course)
-    (course / "notebooks/01_tiny.py").unlink()
+    (course / "notebooks/text/01_tiny.py").unlink()
     assert "01_tiny: has no text half: run from-nb" in problems(course)
     (course / "notebooks/01_tiny.ipynb").write_text('{"cells": [')
     assert any("not a readable notebook" in line for line in problems(course))

@@ -514,8 +514,8 @@ def test_groups_keep_their_own_rate_and_a_state_survives_its_dict():
 
 
 def test_shipped_world_model_loads_and_damaged_files_are_refused(tmp_path):
-    from dreamer_lite.course import data_path
-    from dreamer_lite.course.train_world_model import hold_out, load_world_model
+    from course import data_path
+    from course.train_world_model import hold_out, load_world_model
 
     replay = Replay.load(data_path("mario_episodes.npz"))
     newest = replay.data["obs"][:, -160:].copy()

@@ -3,7 +3,7 @@
     python tools/export.py            write all ten modules
     python tools/export.py --check    write nothing; one line for each difference
 
-The rules are in dreamer_lite/course/export.py, which a notebook's last cell uses too.
+The rules are in notebooks/course/export.py, which a notebook's last cell uses too.
 """
 
 import argparse
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def load_logic():
     """Load the rules by path: the package's own dependencies are not needed here."""
-    path = ROOT / "dreamer_lite" / "course" / "export.py"
+    path = ROOT / "notebooks" / "course" / "export.py"
     spec = importlib.util.spec_from_file_location("dreamer_lite_export", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -108,9 +108,14 @@ def text_of(nb):
     return jupytext.writes(plain, TEXT_FORMAT)
 
 
+def text_path(path):
+    """Return the path of a notebook's text half."""
+    return path.parent / "text" / f"{path.stem}.py"
+
+
 def in_step(path, nb):
     """Say whether the text half at `path` agrees with the notebook."""
-    text = path.with_suffix(".py")
+    text = text_path(path)
     return text.is_file() and text.read_text(encoding="utf-8") == text_of(nb)
 
 
@@ -196,7 +201,7 @@ def stamp(root, url=None):
 
 def from_text(path, root):
     """Text -> notebook. Cells whose text is unchanged keep their outputs."""
-    text = path.with_suffix(".py").read_text(encoding="utf-8")
+    text = text_path(path).read_text(encoding="utf-8")
     nb = jupytext.reads(text, TEXT_FORMAT)
     stamp_cells(nb, root, path.stem)
     clean(nb, path.stem)
@@ -211,7 +216,7 @@ def from_text(path, root):
             cell.outputs = before.outputs
             cell.execution_count = before.execution_count
     write(path, bytes_of(nb))
-    write(path.with_suffix(".py"), text_of(nb))
+    write(text_path(path), text_of(nb))
 
 
 def from_nb(path, root):
@@ -220,7 +225,7 @@ def from_nb(path, root):
     stamp_cells(nb, root, path.stem)
     clean(nb, path.stem)
     write(path, bytes_of(nb))
-    write(path.with_suffix(".py"), text_of(nb))
+    write(text_path(path), text_of(nb))
 
 
 def format_cells(path, root):
@@ -237,7 +242,7 @@ def run(path, root, timeout=900):
     Returns the executed notebook.
     """
     nb = read(path)
-    text = path.with_suffix(".py")
+    text = text_path(path)
     if not text.is_file() or text.read_text(encoding="utf-8") != text_of(nb):
         raise ValueError(
             f"{path.stem}: text and notebook differ: from-text or from-nb?"
@@ -304,8 +309,8 @@ def check(root, paths, whole, expected=COURSE):
     found = []
     if whole:
         found += [f"{s}: notebook is missing" for s in expected if not _there(root, s)]
-        texts = sorted((root / "notebooks").glob("[0-9][0-9]_*.py"))
-        lonely = [t for t in texts if not t.with_suffix(".ipynb").is_file()]
+        texts = sorted((root / "notebooks" / "text").glob("[0-9][0-9]_*.py"))
+        lonely = [t for t in texts if not _there(root, t.stem)]
         found += [f"{t.stem}: text without a notebook: run from-text" for t in lonely]
     notebooks = []
     for path in paths:
@@ -344,7 +349,7 @@ def _exported(root):
 
 def _check_form(path, nb, root):
     """Check the pair, the stamped cells and the normal form."""
-    if not path.with_suffix(".py").is_file():
+    if not text_path(path).is_file():
         return [f"{path.stem}: has no text half: run from-nb"]
     if not in_step(path, nb):
         return [f"{path.stem}: text and notebook differ: run from-text or from-nb"]
@@ -361,13 +366,14 @@ def _check_form(path, nb, root):
 def select(root, numbers, suffix=".ipynb"):
     """Return the paths of the notebooks named by number or by stem; all if none."""
     folder = root / "notebooks"
-    paths = sorted(folder.glob(f"[0-9][0-9]_*{suffix}"))
+    where = folder / "text" if suffix == ".py" else folder
+    paths = sorted(where.glob(f"[0-9][0-9]_*{suffix}"))
     wanted = [n.zfill(2) if n.isdigit() else Path(n).stem for n in numbers]
     for name in wanted:
         if not any(p.stem.startswith(name) for p in paths):
             raise ValueError(f"no notebook '{name}' with {suffix} in {folder.name}/")
     paths = [p for p in paths if not wanted or p.stem.startswith(tuple(wanted))]
-    return [p.with_suffix(".ipynb") for p in paths]
+    return [folder / f"{p.stem}.ipynb" for p in paths]
 
 
 def main(argv=None):

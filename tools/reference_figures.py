@@ -163,7 +163,7 @@ def picture(name):
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    from dreamer_lite.course import line, use_style
+    from course import line, use_style
 
     use_style()
     metrics, runs = PICTURES[name]
@@ -198,7 +198,7 @@ def draw(names):
     """Draw pictures from the stored tables."""
     import matplotlib.pyplot as plt
 
-    from dreamer_lite.course.display import figure_png
+    from course.display import figure_png
 
     FIGURES.mkdir(parents=True, exist_ok=True)
     for name in names:

@@ -31,10 +31,11 @@ def find_dreamer_lite():
 
 
 root = str(find_dreamer_lite())
-if sys.path[0] != root:
-    sys.path.insert(0, root)
+for folder in (root, f"{root}/notebooks"):
+    if folder not in sys.path[:2]:
+        sys.path.insert(0, folder)
 
-from dreamer_lite.course.export import problems
+from course.export import problems
 
 for problem in problems(root)[:1]:
     print(problem)

@@ -1,0 +1,50 @@
+"""Teaching helpers of the ten notebooks; nothing that DreamerV3 itself needs."""
+
+from course.cells import rssm_cell
+from course.checks import claim, compare
+from course.diagrams import dreamer_map
+from course.display import read_gif, show, show_gif, show_image
+from course.dream import action_pad, scrub
+from course.exercises import check, solution
+from course.figures import error_frames, frames_grid, side_by_side, strip
+from course.modules import reexport, what_we_built
+from course.paths import data_path
+from course.phases import behaviour_phase, two_phases, world_model_phase
+from course.sliders import Choice, Slider, explore
+from course.style import COLORS, LINESTYLES, MARKERS, line, use_style
+from course.timelines import alignment, lambda_recursion
+
+__all__ = [
+    "COLORS",
+    "Choice",
+    "LINESTYLES",
+    "MARKERS",
+    "Slider",
+    "action_pad",
+    "alignment",
+    "behaviour_phase",
+    "check",
+    "claim",
+    "compare",
+    "data_path",
+    "dreamer_map",
+    "error_frames",
+    "explore",
+    "frames_grid",
+    "lambda_recursion",
+    "line",
+    "read_gif",
+    "reexport",
+    "rssm_cell",
+    "scrub",
+    "show",
+    "show_gif",
+    "show_image",
+    "side_by_side",
+    "solution",
+    "strip",
+    "two_phases",
+    "use_style",
+    "what_we_built",
+    "world_model_phase",
+]

@@ -1,0 +1,261 @@
+"""Exercises of notebook 01: symlog."""
+
+import torch
+
+from course.exercises import Edit, exercise, require
+from dreamer_lite.symlog import symexp, symlog
+
+DIVIDED = "0 / 0 is not a number: take the sign from torch.sign, without a division"
+
+
+def my_symlog(x):
+    """Squash ``x``: linear near 0, a logarithm far away, odd everywhere."""
+    return torch.sign(x) * torch.log1p(torch.abs(x))  # solution
+
+
+def my_symexp(y):
+    """Undo ``my_symlog``."""
+    return torch.sign(y) * torch.expm1(torch.abs(y))  # solution
+
+
+def check_inverse(my_symlog, my_symexp):
+    """Check both curves at points that tell the typical mistakes apart."""
+    x = torch.tensor([-1000.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 1000.0])[:, None]
+    y = my_symlog(x)
+    require(
+        isinstance(y, torch.Tensor) and y.shape == x.shape,
+        "return a tensor shaped like x",
+    )
+    require(
+        not (y[3].isnan() and abs(y[5] - 0.6931) < 1e-3),
+        DIVIDED,
+    )
+    require(
+        torch.isfinite(y).all(),
+        "the logarithm must see 1 + |x|: |x| alone fails at 0, 1 + x from -1 down",
+    )
+    require(y[0] < 0, "symlog is odd: a negative x gives a negative result")
+    require(
+        abs(y[-1] - 6.90875) < 1e-3,
+        "symlog(1000) is ln(1001) = 6.909: use the natural logarithm",
+    )
+    check_way_back(my_symexp, x, y)
+    tiny = torch.tensor([1e-9])
+    require(
+        (my_symlog(tiny) / tiny - 1).abs() < 1e-3, "tiny numbers are lost: use log1p"
+    )
+    require(
+        (my_symexp(my_symlog(tiny)) / tiny - 1).abs() < 1e-3,
+        "tiny numbers are lost on the way back as well: use expm1",
+    )
+
+
+def check_way_back(my_symexp, x, y):
+    """Check that symexp leads from y, which is symlog(x), back to x."""
+    back = my_symexp(y)
+    require(back[0] < 0, "symexp is odd as well: give the sign of y back")
+    require(
+        abs(back[-1] - 1001) > 0.5,
+        "1,000 comes back as 1,001: subtract the 1 that symlog added",
+    )
+    require(
+        not back[3].isnan(),
+        DIVIDED,
+    )
+    require(
+        abs(back[3]) < 1e-6,
+        "symexp(0) must be 0: subtract the 1 that symlog added, then give the sign",
+    )
+    require(
+        torch.allclose(back.to(x.dtype), x, rtol=1e-4),
+        "symexp(symlog(x)) must be x again",
+    )
+
+
+exercise(
+    "1.1",
+    "symlog and its inverse",
+    difficulty="easy",
+    minutes=5,
+    solution=[my_symlog, my_symexp],
+    check=check_inverse,
+    example=lambda log, exp: (
+        log(torch.linspace(-3, 3, 5)),
+        exp(torch.linspace(-3, 3, 5)),
+    ),
+    wrongs=[
+        Edit(
+            "torch.log1p(torch.abs(x))", "torch.log(torch.abs(x))", "must see 1 + |x|"
+        ),
+        Edit(
+            "torch.expm1(torch.abs(y))",
+            "(torch.exp(torch.abs(y)) - 1)",
+            "on the way back",
+        ),
+        Edit("torch.sign(x) * torch.log1p", "torch.log1p", "symlog is odd"),
+        Edit(
+            "torch.log1p(torch.abs(x))",
+            "torch.log10(1 + torch.abs(x))",
+            "natural logarithm",
+        ),
+        Edit("torch.sign(y) * torch.expm1", "torch.expm1", "symexp is odd as well"),
+        Edit(
+            "torch.expm1(torch.abs(y))",
+            "torch.exp(torch.abs(y)) * 1.0",
+            "comes back as 1,001",
+        ),
+        Edit("torch.log1p(torch.abs(x))", "torch.log(1 + torch.abs(x))", "use log1p"),
+    ],
+)
+
+
+def value_of_dreams(predicted):
+    """Mean return, in points, of dreams with symlog returns [..., N] -> [...]."""
+    average = symexp(predicted).mean(-1)
+    return average
+
+
+def check_value(value_of_dreams):
+    """Check dreams that agree, a rare treasure, and losses."""
+    alike = value_of_dreams(symlog(torch.full((2, 4), 7.0)))
+    require(alike.shape == (2,), "return one number per moment: average over dim -1")
+    require(
+        abs(alike[0] - 28) > 1e-3, "four dreams of 7 are worth 7, not 28: take the mean"
+    )
+    require(
+        abs(alike[0] - 2.0794) > 1e-3,
+        "2.08 is still squashed: points come out of symexp",
+    )
+    require((alike - 7).abs().max() < 1e-3, "dreams that all return 7 are worth 7")
+    treasure = torch.zeros(100)
+    treasure[3] = 10_000.0
+    value = value_of_dreams(symlog(treasure))
+    require(
+        abs(value - 0.0965) > 1e-2,
+        "0.096 is a mean of logarithms: go back to points first, then average",
+    )
+    require(value > 1, "one dream in a hundred must count: the mean, not the median")
+    require(
+        abs(value - 100) < 0.1,
+        "10,000 in one dream of a hundred is worth 100 on average",
+    )
+    mixed = value_of_dreams(symlog(torch.tensor([-30.0, 10.0])))
+    require(abs(mixed + 10) < 1e-3, "a dream can lose points: keep its sign")
+
+
+exercise(
+    "1.2",
+    "The treasure that does not count",
+    difficulty="easy",
+    minutes=5,
+    kind="bug",
+    solution=[value_of_dreams],
+    bug=Edit("symexp(predicted).mean(-1)", "symexp(predicted.mean(-1))"),
+    check=check_value,
+    example=lambda value: value(torch.ones(3, 4)),
+    wrongs=[
+        Edit("symexp(predicted).mean(-1)", "predicted.mean(-1)", "still squashed"),
+        Edit("symexp(predicted).mean(-1)", "symexp(predicted).sum(-1)", "not 28"),
+        Edit(
+            "symexp(predicted).mean(-1)",
+            "symexp(predicted).median(-1).values",
+            "not the median",
+        ),
+        Edit("symexp(predicted)", "symexp(predicted.abs())", "keep its sign"),
+        Edit(
+            "symexp(predicted).mean(-1)",
+            "symexp(predicted).amax(-1)",
+            "worth 100 on average",
+        ),
+    ],
+)
+
+
+def both_means(outcomes, probabilities):
+    """Return the true mean and the one that is read out of symlog space.
+
+    ``outcomes`` and ``probabilities`` are [..., N]; both results are [...].
+    """
+    # solution
+    true_mean = (probabilities * outcomes).sum(-1)
+    read_out = symexp((probabilities * symlog(outcomes)).sum(-1))
+    return true_mean, read_out
+    # end of solution
+
+
+def check_both_means(both_means):
+    """Check a coin between 0 and 1,000, a sure thing, and a batch with losses."""
+    coin = torch.tensor([0.0, 1000.0])
+    true_mean, read_out = both_means(coin, torch.tensor([0.5, 0.5]))
+    require(
+        true_mean.shape == () and read_out.shape == (),
+        "both results are one number: sum over the last dimension",
+    )
+    require(
+        abs(true_mean - 500) < 1e-2,
+        "the true mean of 0 and 1000, half and half, is 500: weigh, then add up",
+    )
+    require(
+        abs(read_out - 3.454) > 0.1,
+        "3.454 is still squashed: read it out with symexp",
+    )
+    require(
+        abs(read_out - 500) > 1,
+        "500 is too good: squash every outcome first, then take the mean",
+    )
+    require(
+        abs(read_out - 30.64) < 0.1,
+        "the read-out for the coin is the square root of 1001, minus 1: 30.64",
+    )
+    outcomes = torch.tensor([[7.0, 7.0, 7.0], [-10.0, 0.0, 100.0]])
+    probabilities = torch.tensor([[0.2, 0.3, 0.5], [0.5, 0.3, 0.2]])
+    true_mean, read_out = both_means(outcomes, probabilities)
+    require(true_mean.shape == (2,), "outcomes [2, 3] give two means: sum over dim -1")
+    require(
+        abs(true_mean[1] - 15) < 1e-3,
+        "unequal probabilities: weigh each outcome with its own",
+    )
+    require(abs(read_out[0] - 7) < 1e-3, "what is certain is read out without a flaw")
+    require(
+        abs(read_out[1] - 1.0937) > 1e-2,
+        "the read-out weighs too: each squashed outcome with its own probability",
+    )
+    require(abs(read_out[1] + 0.3172) < 1e-2, "losses count: keep the sign of outcomes")
+
+
+exercise(
+    "1.3",
+    "The squashed mean",
+    difficulty="medium",
+    minutes=10,
+    solution=[both_means],
+    check=check_both_means,
+    example=lambda means: means(torch.tensor([0.0, 9.0]), torch.tensor([0.5, 0.5])),
+    wrongs=[
+        Edit(
+            "symexp((probabilities * symlog(outcomes)).sum(-1))",
+            "(probabilities * symlog(outcomes)).sum(-1)",
+            "still squashed",
+        ),
+        Edit(
+            "symexp((probabilities * symlog(outcomes)).sum(-1))",
+            "symexp(symlog((probabilities * outcomes).sum(-1)))",
+            "squash every outcome first",
+        ),
+        Edit(
+            "true_mean = (probabilities * outcomes).sum(-1)",
+            "true_mean = (probabilities * outcomes).mean(-1)",
+            "weigh, then add up",
+        ),
+        Edit(
+            "true_mean = (probabilities * outcomes).sum(-1)",
+            "true_mean = outcomes.mean(-1)",
+            "weigh each outcome with its own",
+        ),
+        Edit(
+            "symlog(outcomes)).sum(-1))",
+            "symlog(outcomes.abs())).sum(-1))",
+            "losses count",
+        ),
+    ],
+)

@@ -1,0 +1,223 @@
+"""Exercises of notebook 04: networks."""
+
+import torch
+from torch import nn
+
+from course.exercises import Edit, exercise, require
+from dreamer_lite.networks import BlockLinear
+
+
+def fan_in(layer):
+    """The fan-in that our initialisation counts; stride 2 where it convolves."""
+    if isinstance(layer, nn.ConvTranspose2d):
+        height, width = layer.kernel_size
+        return layer.in_channels * height * width // 4  # solution
+    if isinstance(layer, nn.Conv2d):
+        height, width = layer.kernel_size
+        return layer.in_channels * height * width  # solution
+    if isinstance(layer, BlockLinear):
+        blocks, inputs, _ = layer.weight.shape
+        return blocks * inputs  # solution
+    return layer.in_features
+
+
+def check_fan_in(fan_in):
+    """Check the four kinds of layers."""
+    dense = fan_in(nn.Linear(10, 20))
+    require(isinstance(dense, int), "return a whole number")
+    require(dense != 20, "count inputs, not outputs")
+    require(dense == 10, "an output of a dense layer sees all 10 inputs")
+    conv = fan_in(nn.Conv2d(3, 16, 4, stride=2))
+    require(conv != 3, "an output sees a window of the image: 4 x 4 pixels, 3 channels")
+    require(conv != 256, "the window reaches over the channels that come in, not out")
+    require(conv == 48, "4 x 4 pixels of 3 channels are 48 inputs")
+    require(
+        fan_in(nn.Conv2d(16, 32, 4, stride=2)) == 256,
+        "later layers see more than 3 channels: count those that come in",
+    )
+    up = fan_in(nn.ConvTranspose2d(8, 6, 4, stride=2))
+    require(
+        up != 128,
+        "a stride of 2 spreads the inputs: only a quarter of the kernel meets one",
+    )
+    require(up == 32, "2 x 2 pixels of 8 channels are 32 inputs")
+    block = fan_in(BlockLinear(96, 160, 4))
+    require(
+        block != 24, "Dreamer counts the full width for a block layer, not one block's"
+    )
+    require(block == 96, "the full width of this block layer is 96: all its inputs")
+
+
+exercise(
+    "4.1",
+    "The fan-in of every layer",
+    difficulty="easy",
+    minutes=8,
+    solution=[fan_in],
+    check=check_fan_in,
+    example=lambda fn: [
+        fn(nn.Linear(10, 20)),
+        fn(nn.Conv2d(3, 16, 4, stride=2)),
+        fn(nn.ConvTranspose2d(8, 4, 4, stride=2)),
+        fn(BlockLinear(64, 128, 8)),
+    ],
+    wrongs=[
+        Edit("width // 4", "width", "only a quarter of the kernel"),
+        Edit("return blocks * inputs", "return inputs", "not one block's"),
+        Edit("blocks * inputs", "inputs * inputs", "full width of this block layer"),
+        Edit(
+            "return layer.in_channels * height * width // 4",
+            "return layer.in_channels * layer.out_channels",
+            "2 x 2 pixels of 8 channels",
+        ),
+        Edit("layer.in_features", "layer.out_features", "not outputs"),
+        Edit(
+            "return layer.in_channels * height * width\n",
+            "return layer.in_channels\n",
+            "a window of the image",
+        ),
+        Edit(
+            "return layer.in_channels * height * width\n",
+            "return layer.out_channels * height * width\n",
+            "come in, not out",
+        ),
+    ],
+)
+
+
+def prepare(screen):
+    """Bytes 0..255, [..., H, W, C] of any dtype -> what an encoder sees: -0.5..0.5."""
+    x = torch.as_tensor(screen)
+    x = x / 255
+    return x - 0.5
+
+
+def check_prepare(prepare):
+    """Check the same pictures as bytes, as floats and as an array."""
+    pixels = torch.tensor([0, 51, 102, 204], dtype=torch.uint8)
+    screen = pixels.repeat(48).reshape(1, 8, 8, 3)
+    out = prepare(screen)
+    require(out.shape == screen.shape, "the shape stays: [..., H, W, C]")
+    require(out.min() < -0.25, "black must become -0.5: pixels are centred as well")
+    require(out.min() > -0.51, "black must become -0.5, and not less")
+    require(
+        out.max() < 0.49,
+        "204 is not white: divide by 255, not by the brightest pixel of a picture",
+    )
+    require(
+        abs(out.max() - 0.3) < 1e-4,
+        "204 must become 204 / 255 - 0.5 = 0.3: bytes end at 255",
+    )
+    dark = torch.eye(8, dtype=torch.uint8)[None, ..., None]
+    require(
+        prepare(dark).max() < 0, "bytes of 0 and 1 are a black picture with faint dots"
+    )
+    require(
+        torch.allclose(prepare(screen.float()), out),
+        "the same bytes as floats, 0. to 255., must give the same: an agent that acts "
+        "would see other pictures than it was trained on",
+    )
+    require(
+        torch.allclose(prepare(dark.float()), prepare(dark)),
+        "a dark picture as floats, 0. and 1., holds bytes too: always divide",
+    )
+    require(torch.allclose(prepare(screen.numpy()), out), "an array gives the same")
+    for kind in (torch.float64, torch.int32):
+        require(
+            torch.allclose(prepare(screen.to(kind)).to(out.dtype), out),
+            f"bytes of any dtype: as {kind} they must give the same, so always divide",
+        )
+    given = screen.float()
+    prepare(given)
+    require(
+        torch.equal(given, screen.float()),
+        "do not write into the picture that came in: no /= and no -=",
+    )
+
+
+exercise(
+    "4.2",
+    "Worse when it acts",
+    difficulty="easy",
+    minutes=5,
+    kind="bug",
+    solution=[prepare],
+    bug=Edit("x = x / 255", "x = x / 255 if x.dtype == torch.uint8 else x"),
+    check=check_prepare,
+    example=lambda fn: fn(torch.zeros(2, 8, 8, 3, dtype=torch.uint8)),
+    wrongs=[
+        Edit("x - 0.5", "x - 0.0", "centred as well"),
+        Edit("x / 255", "x / 256", "bytes end at 255"),
+        Edit("x / 255", "x / max(x.max(), 1)", "not by the brightest pixel"),
+        Edit("x / 255", "x / 255 if x.max() > 1 else x * 1.0", "faint dots"),
+        Edit("x - 0.5", "2 * x - 1", "and not less"),
+        Edit(
+            "x / 255",
+            "x / 255 if x.dtype == torch.uint8 or x.max() > 1 else x * 1.0",
+            "a dark picture as floats",
+        ),
+    ],
+)
+
+
+def my_block_linear(x, weight, bias):
+    """x [N, I], weight [blocks, I / blocks, O / blocks], bias [O] -> [N, O]."""
+    # solution
+    pieces = x.chunk(len(weight), -1)
+    results = [piece @ block for piece, block in zip(pieces, weight)]
+    return torch.cat(results, -1) + bias
+    # end of solution
+
+
+def check_block_linear(my_block_linear):
+    """Check the layer on two blocks by hand, then on the dense matrix."""
+    weight = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
+    zero = torch.zeros(4)
+    out = my_block_linear(torch.tensor([[1.0, 1.0, 1.0, 0.0]]), weight, zero)
+    require(out.shape == (1, 4), "two blocks of two outputs make [N, 4]")
+    out = out[0].tolist()
+    require(
+        out != [3.0, 7.0, 5.0, 7.0], "weight is [in, out] in each block: piece @ block"
+    )
+    require(out != [5.0, 6.0, 4.0, 6.0], "block 0 comes first: keep the blocks' order")
+    require(
+        out != [4.0, 5.0, 6.0, 6.0],
+        "outputs are interleaved: the pieces stand one after the other",
+    )
+    require(out == [4.0, 6.0, 5.0, 6.0], "(1, 1) gives (4, 6) and (1, 0) gives (5, 6)")
+    out = my_block_linear(torch.zeros(1, 4), weight, torch.arange(4.0))
+    require(out[0].tolist() == [0.0, 1.0, 2.0, 3.0], "add the bias, once")
+    wide = torch.randn(3, 4, 2)
+    x = torch.randn(5, 12)
+    require(
+        torch.allclose(
+            my_block_linear(x, wide, torch.zeros(6)),
+            x @ torch.block_diag(*wide),
+            1e-4,
+            1e-5,
+        ),
+        "with three blocks it must equal x @ block_diag(*weight)",
+    )
+
+
+exercise(
+    "4.3",
+    "A block-diagonal layer",
+    difficulty="medium",
+    minutes=10,
+    solution=[my_block_linear],
+    check=check_block_linear,
+    example=lambda layer: layer(
+        torch.randn(5, 4), torch.randn(2, 2, 2), torch.zeros(4)
+    ),
+    wrongs=[
+        Edit("piece @ block for", "piece @ block.T for", "weight is [in, out]"),
+        Edit("torch.cat(results", "torch.cat(results[::-1]", "keep the blocks' order"),
+        Edit(
+            "torch.cat(results, -1)",
+            "torch.stack(results, -1).flatten(1)",
+            "interleaved",
+        ),
+        Edit(" + bias", " + 0 * bias", "add the bias"),
+    ],
+)

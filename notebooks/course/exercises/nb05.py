@@ -1,0 +1,294 @@
+"""Exercises of notebook 05: the recurrent state-space model."""
+
+import torch
+
+from course.exercises import Edit, exercise, require
+from dreamer_lite.rssm import RSSM, State
+
+
+def step(model, state, prev_action, is_first):
+    """The next memory h [B, D]; a row whose is_first [B] is True forgets what was."""
+    keep = 1.0 - is_first.float()
+    state = State(state.h * keep[:, None], state.z * keep[:, None, None])
+    action_part = model.embed_action(prev_action * keep[:, None])
+    return model.advance(state, action_part)
+
+
+def check_step(step):
+    """Check a batch in which the middle row starts an episode."""
+    torch.manual_seed(0)
+    model = RSSM(8, 5, deter=16, hidden=8, latents=2, classes=4, blocks=2)
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):  # as after training: f of zeros is not zero
+            torch.nn.init.normal_(weight)
+    state = State(torch.randn(3, 16), torch.rand(3, 2, 4))
+    action = torch.eye(5)[:3]
+    first = torch.tensor([False, True, False])
+
+    def h(state=state, action=action):
+        return step(model, state, action, first).detach()
+
+    require(h().shape == (3, 16), "return h of every row: [B, D]")
+    going = model.advance(state, model.embed_action(action))[::2].detach()
+    require(
+        not torch.allclose(h()[::2], model.advance(*_nothing(model, 2))),
+        "the other way round: rows that go on must be kept",
+    )
+    require(torch.allclose(h()[::2], going, atol=1e-6), "change nothing in other rows")
+    other = State(state.h + 1, state.z)
+    require(torch.equal(h(other)[1], h()[1]), "an old memory reaches the new episode")
+    other = State(state.h, state.z.flip(-1))
+    require(torch.equal(h(other)[1], h()[1]), "an old latent reaches the new episode")
+    require(
+        torch.equal(h(action=action.roll(1, 1))[1], h()[1]),
+        "the last action of the old episode still reaches the first row of the new one",
+    )
+    require(h()[1].any(), "the first h is a step of the model from nothing, not zeros")
+    blank, nothing = _nothing(model, 1)
+    require(
+        not torch.allclose(h()[1:2], model.advance(blank, 0 * nothing), atol=1e-6),
+        "the embedding of nothing is not zeros: clear the action before it is embedded",
+    )
+    require(
+        torch.allclose(h()[1:2], model.advance(blank, nothing), atol=1e-6),
+        "nothing means zeros, for the action as well, and not button 0",
+    )
+
+
+def _nothing(model, batch):
+    """A state of zeros and the embedding of an action of zeros."""
+    return model.initial(batch), model.embed_action(torch.zeros(batch, 5))
+
+
+exercise(
+    "5.1",
+    "No two beginnings are alike",
+    difficulty="easy",
+    minutes=8,
+    kind="bug",
+    solution=[step],
+    bug=Edit(
+        "model.embed_action(prev_action * keep[:, None])",
+        "model.embed_action(prev_action)",
+    ),
+    check=check_step,
+    example=lambda fn: fn(
+        RSSM(8, 5, deter=16, hidden=8, latents=2, classes=4, blocks=2),
+        State(torch.ones(3, 16), torch.ones(3, 2, 4)),
+        torch.ones(3, 5),
+        torch.zeros(3).bool(),
+    ),
+    wrongs=[
+        Edit("1.0 - is_first.float()", "is_first.float()", "the other way round"),
+        Edit("state.h * keep[:, None]", "state.h", "an old memory"),
+        Edit("state.z * keep[:, None, None]", "state.z", "an old latent"),
+        Edit(
+            "prev_action * keep[:, None]",
+            "prev_action * keep[:, None] + torch.eye(5)[0] * (1 - keep)[:, None]",
+            "not button 0",
+        ),
+        Edit(
+            "model.embed_action(prev_action * keep[:, None])",
+            "model.embed_action(prev_action) * keep[:, None]",
+            "before it is embedded",
+        ),
+        Edit("prev_action * keep", "prev_action * keep.mean() * keep", "other rows"),
+    ],
+)
+
+
+def kl_loss(posterior, prior, free_nats=1.0):
+    """dyn and rep [B, T] of log-probabilities [B, T, latents, classes]."""
+    fixed = posterior.detach()
+    per_die = (fixed.exp() * (fixed - prior)).sum(-1)
+    dyn = per_die.sum(-1).clamp(min=free_nats)
+    target = prior.detach()
+    per_die = (posterior.exp() * (posterior - target)).sum(-1)
+    rep = per_die.sum(-1).clamp(min=free_nats)
+    return dyn, rep
+
+
+def check_kl_loss(kl_loss):
+    """Check values, the clip and where the gradients go."""
+    left = torch.tensor([0.9, 0.1]).log().expand(1, 1, 32, 2).clone().requires_grad_()
+    right = torch.tensor([0.5, 0.5]).log().expand(1, 1, 32, 2).clone().requires_grad_()
+    dyn, rep = kl_loss(left, right)
+    require(dyn.shape == (1, 1), "one number per row: [B, T]")
+    require(
+        abs(dyn - 16.352).max() > 1e-2,
+        "16.352 is KL[prior || posterior]: the posterior's probabilities weigh the sum",
+    )
+    require(
+        abs(dyn - 32).max() > 1e-3,
+        "32 dice of 0.368 nats give 11.8, not 32: clip the sum over the dice, not each",
+    )
+    require(
+        abs(dyn - 1).max() > 1e-3, "1 is too small: sum over the dice, do not average"
+    )
+    require(abs(dyn - 11.779).max() < 1e-2, "32 dice of 0.368 nats give 11.8")
+    near = torch.stack(kl_loss(right, right))
+    require((near >= 1).all(), "below 1 nat both are clipped to 1: free nats")
+    require(dyn.requires_grad, "dyn must reach the prior: detach the posterior only")
+    require(rep.requires_grad, "rep must reach the posterior: detach the prior only")
+    reached = torch.autograd.grad(dyn.sum(), (left, right), allow_unused=True)
+    require(reached[0] is None, "dyn is for the prior: stop the posterior's gradient")
+    require(reached[1] is not None, "dyn must reach the prior")
+    reached = torch.autograd.grad(rep.sum(), (left, right), allow_unused=True)
+    require(reached[1] is None, "rep is for the posterior: stop the prior's gradient")
+    require(reached[0] is not None, "rep must reach the posterior")
+    raw = left.detach().clone().requires_grad_()
+    (reached,) = torch.autograd.grad(kl_loss(raw.log_softmax(-1), right)[1].sum(), raw)
+    require(
+        reached.abs().max() > 1e-3,
+        "rep: the probabilities that weigh the sum need their gradient too",
+    )
+    require(
+        torch.allclose(dyn, rep), "dyn and rep are the same number: clip both alike"
+    )
+    check_clip(kl_loss, left, right)
+
+
+def check_clip(kl_loss, left, right):
+    """Check that each row is clipped by itself and that a clip stops gradients."""
+    mixed = torch.cat([left, right], 1), torch.cat([right, right], 1)
+    both = torch.stack(kl_loss(*mixed))[:, 0].detach()
+    require(
+        (abs(both - torch.tensor([11.779, 1.0])) < 1e-2).all(),
+        "clip each row by itself: one row of 11.8 nats does not lift another over 1",
+    )
+    uneven = torch.cat([left[:, :, :1], right[:, :, 1:]], 2).detach()
+    lone = torch.stack(kl_loss(uneven, right.detach()))
+    require(
+        (abs(lone - 1) < 1e-3).all(),
+        "one die of 0.37 nats and 31 of 0 are below the free nat: clip their sum only",
+    )
+    more = torch.stack(kl_loss(left, right, 20.0))
+    require((more == 20).all(), "clip at free_nats, whatever its value")
+    for weights in (left, right):
+        (reached,) = torch.autograd.grad(
+            more.sum(), weights, retain_graph=True, allow_unused=True
+        )
+        require(
+            reached is None or not reached.any(),
+            "below the free nats no gradient is left: clamp",
+        )
+
+
+exercise(
+    "5.2",
+    "A prior that hardly learns",
+    difficulty="medium",
+    minutes=10,
+    kind="bug",
+    solution=[kl_loss],
+    bug=Edit(
+        "dyn = per_die.sum(-1).clamp(min=free_nats)",
+        "dyn = per_die.clamp(min=free_nats).sum(-1)",
+    ),
+    check=check_kl_loss,
+    example=lambda fn: fn(
+        torch.randn(2, 3, 4, 8).log_softmax(-1), torch.randn(2, 3, 4, 8).log_softmax(-1)
+    ),
+    wrongs=[
+        Edit(
+            "(fixed.exp() * (fixed - prior))",
+            "(prior.exp() * (prior - fixed))",
+            "the posterior's probabilities",
+        ),
+        Edit(
+            "dyn = per_die.sum(-1).clamp(min=free_nats)",
+            "dyn = per_die.clamp(min=free_nats / per_die.shape[-1]).sum(-1)",
+            "clip their sum only",
+        ),
+        Edit("dyn = per_die.sum(-1)", "dyn = per_die.mean(-1)", "do not average"),
+        Edit(
+            "dyn = per_die.sum(-1).clamp(min=free_nats)",
+            "dyn = per_die.sum(-1)",
+            "clipped to 1",
+        ),
+        Edit(
+            "dyn = per_die.sum(-1).clamp(min=free_nats)",
+            "dyn = per_die.sum(-1).mean().clamp(min=free_nats).expand(fixed.shape[:2])",
+            "clip each row by itself",
+        ),
+        Edit(
+            "dyn = per_die.sum(-1).clamp(min=free_nats)",
+            "dyn = per_die.sum(-1)\n"
+            "    dyn = dyn + (free_nats - dyn).clamp(min=0).detach()",
+            "no gradient is left",
+        ),
+        Edit("fixed = posterior.detach()", "fixed = posterior", "dyn is for the prior"),
+        Edit("target = prior.detach()", "target = prior", "rep is for the posterior"),
+    ],
+)
+
+
+def most_surprised(posterior, prior):
+    """The die [latents, classes] that surprises most: (its number, its KL in nats)."""
+    # solution
+    per_die = (posterior.exp() * (posterior - prior)).sum(-1)
+    most = per_die.argmax()
+    return most, per_die[most]
+    # end of solution
+
+
+def check_most_surprised(most_surprised):
+    """Check on three dice with different surprises."""
+    q = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.1, 0.9]]).log()
+    p = torch.tensor([[0.6, 0.4], [0.5, 0.5], [0.2, 0.8]]).log()
+    number, nats = (torch.as_tensor(found) for found in most_surprised(q, p))
+    require(number.shape == nats.shape == (), "return two numbers: the die, its KL")
+    require(nats > 0, "the KL of a whole die is never negative: sum over its faces")
+    require(abs(nats - 0.4252) > 1e-3, "0.425 is the sum of all three: one die only")
+    require(
+        abs(nats - 0.5108) > 1e-3,
+        "0.511 is KL[prior || posterior]: weigh with the posterior's probabilities",
+    )
+    require(
+        abs(nats - 0.5878) > 1e-3,
+        "0.588 is one face's log ratio: weigh the faces with their probabilities",
+    )
+    require(
+        abs(nats - 0.1839) > 1e-3, "0.184 is a mean over the faces: they are summed"
+    )
+    require(number == 1, "die 1 is the one: it went from an even chance to (0.9, 0.1)")
+    require(abs(nats - 0.3681) < 1e-3, "0.9 ln 1.8 + 0.1 ln 0.2 = 0.368")
+    q = torch.tensor([[0.02, 0.98], [0.9, 0.1]]).log()
+    p = torch.tensor([[0.001, 0.999], [0.5, 0.5]]).log()
+    require(
+        most_surprised(q, p)[0] == 1,
+        "one large log ratio is not yet a large KL: weigh it before you choose the die",
+    )
+
+
+exercise(
+    "5.3",
+    "Which die was surprised?",
+    difficulty="medium",
+    minutes=10,
+    solution=[most_surprised],
+    check=check_most_surprised,
+    example=lambda fn: fn(
+        torch.randn(4, 8).log_softmax(-1), torch.randn(4, 8).log_softmax(-1)
+    ),
+    wrongs=[
+        Edit(
+            "posterior.exp() * (posterior - prior)",
+            "prior.exp() * (prior - posterior)",
+            "weigh with the posterior's",
+        ),
+        Edit("per_die[most]", "per_die.sum()", "one die only"),
+        Edit(".sum(-1)", ".mean(-1)", "they are summed"),
+        Edit(
+            "(posterior.exp() * (posterior - prior)).sum(-1)",
+            "(posterior - prior).amax(-1)",
+            "one face's log ratio",
+        ),
+        Edit("per_die.argmax()", "per_die.argmin()", "die 1 is the one"),
+        Edit(
+            "per_die.argmax()",
+            "(posterior - prior).amax(-1).argmax()",
+            "before you choose",
+        ),
+    ],
+)

@@ -1,0 +1,291 @@
+"""Exercises of notebook 06: the world model."""
+
+import torch
+from torch.nn import functional as F
+
+from course.exercises import Edit, exercise, require
+from dreamer_lite.symlog import symlog
+from dreamer_lite.two_hot import TwoHot
+
+
+def dream_actions(action, context):
+    """Actions to imagine with after ``context`` rows: [B, T, A] -> [B, T - c, A].
+
+    ``action`` is stored as in the replay: row t holds what was chosen after seeing x_t.
+    """
+    return action[:, context - 1 : -1]  # solution
+
+
+def check_dream_actions(dream_actions):
+    """Check with actions that carry the number of their row."""
+    rows = torch.arange(8.0).reshape(1, 8, 1).expand(2, 8, 3)
+    out = dream_actions(rows, 3)
+    require(
+        out.shape == (2, 5, 3),
+        "8 rows, 3 of them seen: the dream has 5 steps, so return [2, 5, 3]",
+    )
+    found = out[0, :, 0].tolist()
+    require(
+        found != [3, 4, 5, 6, 7],
+        "the first dreamed frame is x_3; the action that led to it stands in row 2",
+    )
+    require(
+        found != [1, 2, 3, 4, 5],
+        "a row too early: row 1 led to x_2, which was seen",
+    )
+    require(found == sorted(found), "keep the order of time")
+    require(
+        found == [2, 3, 4, 5, 6],
+        "from row context - 1 to the row before the last, which leads out of it",
+    )
+    require(
+        dream_actions(rows, 1)[0, :, 0].tolist() == [0, 1, 2, 3, 4, 5, 6],
+        "it must depend on context: with one seen row the dream begins with action 0",
+    )
+
+
+exercise(
+    "6.1",
+    "Which actions does the dream need?",
+    difficulty="easy",
+    minutes=5,
+    solution=[dream_actions],
+    check=check_dream_actions,
+    example=lambda fn: fn(torch.zeros(2, 8, 3), 3),
+    wrongs=[
+        Edit("context - 1 : -1", "context:", "stands in row 2"),
+        Edit("context - 1 : -1", "context - 2 : -2", "a row too early"),
+        Edit("context - 1 : -1]", "context - 1 : -1].flip(1)", "order of time"),
+        Edit("context - 1 : -1", "2 : action.shape[1] + 2 - context", "depend on"),
+    ],
+)
+
+
+def my_adam(p, gradients, lr, b1=0.9, b2=0.999, eps=1e-8):
+    """Adam for one tensor: the weights after one update for each gradient."""
+    m, v = torch.zeros_like(p), torch.zeros_like(p)
+    for step, g in enumerate(gradients, start=1):
+        # solution
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        m_hat = m / (1 - b1**step)
+        v_hat = v / (1 - b2**step)
+        p = p - lr * m_hat / (v_hat.sqrt() + eps)
+        # end of solution
+    return p
+
+
+def check_my_adam(my_adam):
+    """Check against torch.optim.Adam, with hints for the usual slips."""
+    torch.manual_seed(0)
+    start = torch.randn(6, dtype=torch.float64)
+    gradients = [torch.randn(6, dtype=torch.float64) * 4**i for i in range(5)]
+    given = start.clone()
+    one = my_adam(given, gradients[:1], 0.1)
+    require(torch.equal(given, start), "do not change the tensor that came in")
+    require(one.shape == start.shape, "return the weights, shaped like p")
+    require(
+        not torch.allclose(one, start + 0.1 * gradients[0].sign()),
+        "this goes uphill: subtract the update",
+    )
+    require(
+        not torch.allclose(one, start - 0.1 / gradients[0]),
+        "divide by the root of v_hat, not by v_hat itself",
+    )
+    require(
+        torch.allclose((one - start).abs(), torch.full_like(start, 0.1)),
+        "the first update has the size lr in every number: "
+        + _first_slip((one - start).abs()),
+    )
+    check_later_updates(my_adam, start, gradients)
+    check_settings(my_adam, start)
+
+
+def check_later_updates(my_adam, start, gradients):
+    """Check five updates in a row against torch.optim.Adam."""
+    truth = torch.nn.Parameter(start.clone())
+    adam = torch.optim.Adam([truth], lr=0.1)
+    for g in gradients:
+        truth.grad = g.clone()
+        adam.step()
+    mine = my_adam(start.clone(), gradients, 0.1)
+    require(
+        not torch.allclose(mine, _laprop(start, gradients)),
+        "this is LaProp: Adam averages the gradient first and divides at the end",
+    )
+    require(
+        not torch.allclose(mine, _overwritten(start, gradients)),
+        "the next update needs m and v as they were: correct copies of them",
+    )
+    require(
+        torch.allclose(mine, truth.detach()),
+        "the first update is right, later ones are not: do m and v carry over, each "
+        "with its own rate, and are the powers of b1, b2 right?",
+    )
+
+
+def _first_slip(size):
+    """Say what is missing, judged by the size of a first update with lr 0.1."""
+    root = 0.001**0.5
+    slips = {"m_hat": 0.01, "v_hat": 0.1 / root, "m_hat and v_hat": 0.01 / root}
+    for hat, wrong in slips.items():
+        if torch.allclose(size, torch.full_like(size, wrong)):
+            return f"m and v start at 0 and need {hat}"
+    if not size.isfinite().all():
+        return "this is no number: something negative under the root, or a 0 below"
+    return "look at b and 1 - b in m and v, at g**2 in v, and at b**step in both hats"
+
+
+def check_settings(my_adam, start):
+    """Check with small gradients and a large eps, where every setting matters."""
+    tiny = [torch.full_like(start, size) for size in (1e-3, -2e-3)]
+    truth = torch.nn.Parameter(start.clone())
+    adam = torch.optim.Adam([truth], lr=0.03, betas=(0.8, 0.95), eps=1e-3)
+    for g in tiny:
+        truth.grad = g.clone()
+        adam.step()
+    mine = my_adam(start.clone(), tiny, 0.03, 0.8, 0.95, 1e-3)
+    require(
+        torch.allclose(mine, truth.detach()),
+        "use lr, b1, b2 and eps as they are given; eps is added after the root",
+    )
+
+
+def _laprop(p, gradients):
+    m, v = torch.zeros_like(p), torch.zeros_like(p)
+    for step, g in enumerate(gradients, start=1):
+        v = 0.999 * v + 0.001 * g**2
+        m = 0.9 * m + 0.1 * g / ((v / (1 - 0.999**step)).sqrt() + 1e-8)
+        p = p - 0.1 * m / (1 - 0.9**step)
+    return p
+
+
+def _overwritten(p, gradients):
+    m, v = torch.zeros_like(p), torch.zeros_like(p)
+    for step, g in enumerate(gradients, start=1):
+        m = (0.9 * m + 0.1 * g) / (1 - 0.9**step)
+        v = (0.999 * v + 0.001 * g**2) / (1 - 0.999**step)
+        p = p - 0.1 * m / (v.sqrt() + 1e-8)
+    return p
+
+
+exercise(
+    "6.2",
+    "Turn LaProp into Adam",
+    difficulty="medium",
+    minutes=15,
+    solution=[my_adam],
+    check=check_my_adam,
+    example=lambda fn: fn(torch.ones(3), [torch.ones(3)], 0.1),
+    wrongs=[
+        Edit("m_hat = m / (1 - b1**step)", "m_hat = m", "need m_hat"),
+        Edit("v_hat = v / (1 - b2**step)", "v_hat = v", "need v_hat"),
+        Edit("p = p - lr", "p = p + lr", "uphill"),
+        Edit("(v_hat.sqrt() + eps)", "(v_hat + eps)", "by the root of v_hat"),
+        Edit(
+            "m_hat = m / (1 - b1**step)\n        v_hat = v / (1 - b2**step)",
+            "m_hat = m = m / (1 - b1**step)\n        v_hat = v = v / (1 - b2**step)",
+            "correct copies of them",
+        ),
+        Edit(
+            "m = b1 * m + (1 - b1) * g\n        v = b2 * v + (1 - b2) * g**2",
+            "v = b2 * v + (1 - b2) * g**2\n"
+            "        m = b1 * m + (1 - b1) * g / ((v / (1 - b2**step)).sqrt() + eps)\n"
+            "        p = p - lr * m / (1 - b1**step)\n"
+            "        continue",
+            "this is LaProp",
+        ),
+        Edit("(1 - b1**step)", "(1 - b1)", "powers of b1, b2"),
+        Edit("v_hat.sqrt() + eps", "(v_hat + eps).sqrt()", "added after the root"),
+    ],
+)
+
+
+def reward_loss(logits, reward):
+    """Mean loss of the reward head over all rows: logits [B, T, 255], reward [B, T].
+
+    Both stand in the rows of the replay: logits[:, t] are read from the state of row t.
+    """
+    losses = TwoHot().loss(logits, reward)
+    return losses.mean()
+
+
+def check_reward_loss(reward_loss):
+    """Check with heads that are sure of one bin in every row."""
+    bins = TwoHot().bins
+    index = torch.tensor(
+        [[127, 140, 110, 150, 127, 132], [127, 120, 133, 100, 155, 90]]
+    )
+    reward = bins[index]
+
+    def sure(index):
+        return 50.0 * F.one_hot(index, 255).float()
+
+    def loss(logits, reward=reward):
+        return float(reward_loss(logits, reward))
+
+    zero = torch.zeros(2, 6, 255)
+    require(reward_loss(zero, reward).shape == (), "return one number, the mean")
+    require(
+        abs(loss(zero) - 5.541) < 1e-2,
+        "one number for all rows is their mean, not their sum: ln 255 = 5.541 at first",
+    )
+    early, late = sure(index.roll(-1, 1)), sure(index.roll(1, 1))
+    require(
+        loss(early) > 1,
+        "a head that names the reward of the *next* row costs nothing here: the reward "
+        "of row t came with the frame of row t",
+    )
+    require(
+        loss(late) > 1,
+        "a head that names the reward of the row before costs nothing here: it is one "
+        "row late",
+    )
+    nearest = (bins - symlog(reward)[..., None]).abs().argmin(-1)
+    require(
+        loss(sure(index)) < loss(sure(nearest)),
+        "the bins are rewards, not their symlog: the reward goes in as it is",
+    )
+    require(loss(sure(index)) < 0.01, "a head that is right in every row costs nothing")
+    for row, what in ((0, "first row counts as well"), (-1, "last row counts as well")):
+        wrong = index.clone()
+        wrong[:, row] += 1
+        require(loss(sure(wrong)) > 1, f"the {what}: it has a reward like any other")
+
+
+exercise(
+    "6.3",
+    "Punished before the fall",
+    difficulty="medium",
+    minutes=10,
+    kind="bug",
+    bug=Edit(
+        "TwoHot().loss(logits, reward)", "TwoHot().loss(logits[:, :-1], reward[:, 1:])"
+    ),
+    solution=[reward_loss],
+    check=check_reward_loss,
+    example=lambda fn: fn(torch.zeros(2, 3, 255), torch.zeros(2, 3)),
+    wrongs=[
+        Edit(
+            "(logits, reward)\n    return",
+            "(logits[:, 1:], reward[:, :-1])\n    return",
+            "of the row before",
+        ),
+        Edit("losses.mean()", "losses.sum()", "not their sum"),
+        Edit(
+            "(logits, reward)\n    return",
+            "(logits, symlog(reward))\n    return",
+            "not their symlog",
+        ),
+        Edit(
+            "(logits, reward)\n    return",
+            "(logits[:, 1:], reward[:, 1:])\n    return",
+            "the first row counts",
+        ),
+        Edit(
+            "(logits, reward)\n    return",
+            "(logits[:, :-1], reward[:, :-1])\n    return",
+            "the last row counts",
+        ),
+    ],
+)

@@ -1,0 +1,211 @@
+"""Exercises of notebook 07: lambda-returns."""
+
+import torch
+
+from course.exercises import Edit, exercise, require
+from dreamer_lite.lambda_returns import lambda_return
+
+
+def n_step_return(reward, value, cont, n):
+    """Follow the dream for n steps from s_0, then ask the critic: [B].
+
+    Args: reward, value, cont [B, H+1], aligned with the states; 1 <= n <= H.
+    """
+    # solution
+    total, alive = torch.zeros_like(value[:, 0]), torch.ones_like(value[:, 0])
+    for t in range(1, n + 1):
+        total = total + alive * reward[:, t]
+        alive = alive * cont[:, t]
+    return total + alive * value[:, n]
+    # end of solution
+
+
+def check_n_step_return(n_step_return):
+    """Check round numbers, an end in the middle and the relation to lambda = 1."""
+    reward = torch.tensor([[100.0, 1.0, 2.0, 4.0]])
+    value = torch.tensor([[1000.0, 10.0, 20.0, 40.0]])
+    cont = torch.tensor([[0.0, 0.5, 0.5, 0.5]])
+    one = n_step_return(reward, value, cont, 1)
+    require(one.shape == (1,), "return one number per dream: [B]")
+    require(one < 200, "this asks the critic too early: the value is value[:, n]")
+    require(one < 50, "the reward of s_0 was earned before: begin with reward[:, 1]")
+    require(one != 1, "after n steps the critic is asked: add alive * value[:, n]")
+    require(one != 5.5, "the reward of s_1 is not discounted: first add, then discount")
+    require(one != 0, "the continuation of s_0 lies behind us: begin with cont[:, 1]")
+    require(one == 6, "one step is worth 1 + 0.5 * 10 = 6")
+    three = n_step_return(reward, value, cont, 3)
+    require(
+        three != 1 + 0.5 * 2 + 0.5 * 4 + 0.5 * 40,
+        "the discounts multiply: after two steps it is 0.5 * 0.5",
+    )
+    require(three == 8, "three steps: 1 + 0.5 * 2 + 0.25 * 4 + 0.125 * 40 = 8")
+    ended = torch.tensor([[0.0, 0.5, 0.0, 0.5]])
+    require(
+        n_step_return(reward, value, ended, 3) == 2,
+        "the game ends at s_2: nothing after its reward may count",
+    )
+
+
+exercise(
+    "7.1",
+    "The n-step return",
+    difficulty="easy",
+    minutes=10,
+    solution=[n_step_return],
+    check=check_n_step_return,
+    example=lambda f: f(torch.ones(2, 4), torch.ones(2, 4), torch.ones(2, 4), 2),
+    wrongs=[
+        Edit("alive * reward[:, t]", "alive * reward[:, t - 1]", "reward of s_0"),
+        Edit("total + alive * value[:, n]", "total + 0 * alive", "the critic is asked"),
+        Edit("alive * value[:, n]", "alive * value[:, n - 1]", "too early"),
+        Edit("alive * reward[:, t]", "alive * cont[:, t] * reward[:, t]",
+             "first add, then discount"),
+        Edit("alive = alive * cont[:, t]", "alive = cont[:, t]", "multiply"),
+        Edit("alive = alive * cont[:, t]", "alive = alive * cont[:, 1]", "ends at s_2"),
+        Edit("torch.ones_like(value[:, 0])", "cont[:, 0]", "lies behind us"),
+    ],
+)  # fmt: skip
+
+
+def dream_return(reward, value, cont, lam=0.95):
+    """Lambda-returns [B, H] of dreams; all inputs are [B, H+1]."""
+    reward, cont, bootstrap = reward[:, 1:], cont[:, 1:], value[:, 1:]
+    later, returns = value[:, -1], []
+    for t in reversed(range(reward.shape[1])):
+        mixed = (1 - lam) * bootstrap[:, t] + lam * later
+        later = reward[:, t] + cont[:, t] * mixed
+        returns.append(later)
+    return torch.stack(returns[::-1], 1)
+
+
+def check_dream_return(dream_return):
+    """Tell the index mistakes apart by numbers that name their states."""
+    reward = torch.tensor([[7.0, 1.0, 2.0, 3.0]])
+    value = torch.tensor([[7000.0, 1000.0, 2000.0, 3000.0]])
+    cont = torch.ones(1, 4)
+    one = dream_return(reward, value, cont, 0.0)
+    require(one.shape == (1, 3), "there are H returns, of s_0 to s_{H-1}")
+    require(
+        one[0, 0] != 2001,
+        "reward 1 is added to value 2: with lambda 0, R_0 is reward 1 plus value 1",
+    )
+    require(
+        one[0, 0] != 7001, "this is the value of the state in which one stands, s_0"
+    )
+    require(one[0, 0] == 1001, "with lambda 0, R_0 is reward 1 plus value 1: 1001")
+    require(one[0, 2] == 3003, "the last return is reward 3 plus value 3: 3003")
+    far = dream_return(reward, value, cont, 1.0)
+    require(far[0, 0] > 3000, "with lambda 1 the last value, 3000, must still count")
+    require(far[0, 0] == 3006, "with lambda 1: 1 + 2 + 3 + 3000")
+    ended = dream_return(reward, value, torch.tensor([[1.0, 1.0, 0.0, 1.0]]), 1.0)
+    require(ended[0, 1] == 2, "a 0 in cont at s_2 must cut the future after reward 2")
+    mixture = dream_return(reward, value, cont, 0.25)
+    truth = lambda_return(reward, value, cont, 0.25)
+    require(torch.allclose(mixture, truth), "lambda weighs the LATER return")
+    two = [torch.cat([part, 2 * part]) for part in (reward, value)]
+    both = dream_return(*two, torch.ones(2, 4), 0.0)
+    require(
+        both.tolist() == [[1001, 2002, 3003], [2002, 4004, 6006]],
+        "each dream has values of its own: dimension 0 is the batch, not the time",
+    )
+
+
+exercise(
+    "7.2",
+    "An agent that never succeeds",
+    difficulty="medium",
+    minutes=10,
+    kind="bug",
+    solution=[dream_return],
+    bug=Edit(
+        "bootstrap = reward[:, 1:], cont[:, 1:], value[:, 1:]",
+        "bootstrap = reward[:, 1:], cont[:, 1:], value[:, 1:].roll(-1, 1)",
+    ),
+    check=check_dream_return,
+    example=lambda f: f(torch.ones(2, 4), torch.ones(2, 4), torch.ones(2, 4)),
+    wrongs=[
+        Edit("value[:, 1:]", "value[:, :-1]", "in which one stands"),
+        Edit("value[:, 1:]", "torch.cat([value[:, 2:], value[:, -1:]], 1)",
+             "is added to value 2"),
+        Edit("later, returns = value[:, -1]", "later, returns = 0 * value[:, -1]",
+             "must still count"),
+        Edit("cont[:, 1:]", "cont[:, :-1]", "must cut the future"),
+        Edit("(1 - lam) * bootstrap[:, t] + lam * later",
+             "bootstrap[:, t] + lam * (later - bootstrap[:, t]) * lam", "LATER return"),
+        Edit("value[:, 1:]", "value[:, 1:].roll(-1, 0)", "values of its own"),
+    ],
+)  # fmt: skip
+
+
+def update_range(low_high, returns, rate=0.01):
+    """The running 5th and 95th percentile [2] after one more batch (any shape)."""
+    newest = torch.quantile(returns.flatten(), torch.tensor([0.05, 0.95]))  # solution
+    return (1 - rate) * low_high + rate * newest  # solution
+
+
+def normalized_advantage(returns, value, low_high):
+    """What the actor learns from: the advantage, divided by the range or by 1."""
+    scale = (low_high[1] - low_high[0]).clamp(min=1.0)  # solution
+    return (returns - value) / scale  # solution
+
+
+def check_normalizer(update_range, normalized_advantage):
+    """Check percentiles, the direction of the average, and the limit of 1."""
+    batch = torch.tensor(10 * [-2.0] + 80 * [0.0] + 10 * [8.0])
+    batch[0], batch[-1] = -500.0, 900.0
+    start = torch.tensor([0.0, 100.0])
+
+    def update(*args):  # NumPy's percentiles come as float64
+        return torch.as_tensor(update_range(start, *args)).float()
+
+    moved = update(batch)
+    require(moved.shape == (2,), "return the two running percentiles: [2]")
+    require(moved[1] > 50, "the newest batch counts 1 %, the old range 99 %")
+    require(moved[0] > -1, "one outlier moves the range: take percentiles, not min")
+    require(
+        torch.allclose(moved, torch.tensor([-0.02, 99.08]), atol=1e-3),
+        "0.99 * old + 0.01 * percentiles is -0.02 and 99.08 here",
+    )
+    require(
+        torch.allclose(update(batch.reshape(50, 2)), moved),
+        "returns may be [B, H]: percentiles of all of them, not of each row",
+    )
+    require(
+        torch.allclose(update(batch, 1.0), torch.tensor([-2.0, 8.0])),
+        "use `rate`: with 1 nothing of the old range is left",
+    )
+    returns, value = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 5.0]])
+    large = normalized_advantage(returns, value, torch.tensor([-5.0, 5.0]))
+    require(large[0, 1] < 0, "an advantage is the return minus value")
+    require(
+        torch.allclose(large.float(), torch.tensor([[0.2, -0.1]])),
+        "the range here is 10",
+    )
+    above = normalized_advantage(returns, value, torch.tensor([2.0, 6.0]))
+    require(above[0, 0] == 0.5, "from 2 to 6 the range is 4: high minus low")
+    small = normalized_advantage(returns, value, torch.tensor([-0.05, 0.05]))
+    require(small[0, 0] == 2, "a range of 0.1 must not enlarge anything: at least 1")
+
+
+exercise(
+    "7.3",
+    "One coin for every game",
+    difficulty="medium",
+    minutes=10,
+    solution=[update_range, normalized_advantage],
+    check=check_normalizer,
+    example=lambda update, advantage: (
+        update(torch.zeros(2), torch.randn(40)),
+        advantage(torch.ones(2, 3), torch.zeros(2, 3), torch.ones(2)),
+    ),
+    wrongs=[
+        Edit("[0.05, 0.95]", "[0.0, 1.0]", "one outlier moves"),
+        Edit("(1 - rate) * low_high + rate * newest",
+             "rate * low_high + (1 - rate) * newest", "the newest batch counts 1 %"),
+        Edit("[0.05, 0.95]", "[0.25, 0.75]", "0.99 * old"),
+        Edit("(returns - value) / scale", "returns / scale", "return minus value"),
+        Edit(".clamp(min=1.0)", ".clamp(min=1e-8)", "at least 1"),
+        Edit("low_high[1] - low_high[0]", "low_high[1]", "the range here is 10"),
+        Edit("(low_high[1] - low_high[0])", "low_high.abs().sum()", "high minus low"),
+    ],
+)  # fmt: skip

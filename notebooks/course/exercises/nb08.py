@@ -1,0 +1,267 @@
+"""Exercises of notebook 08: actor and critic."""
+
+import torch
+
+from course.exercises import Edit, exercise, require
+
+
+def actor_loss(log_prob, entropy, returns, value, weight, scale, eta):
+    """The actor's loss, one number; log_prob, entropy [N, H] have gradients.
+
+    returns, value, weight: [N, H]. scale: S of the return normaliser, a float that may
+    still be below 1. eta: weight of the entropy. No gradient may reach returns and
+    value.
+    """
+    # solution
+    advantage = ((returns - value) / max(1.0, scale)).detach()
+    gain = log_prob * advantage + eta * entropy
+    return -(weight * gain).mean()
+    # end of solution
+
+
+def check_actor_loss(actor_loss):
+    """Check each factor with numbers that one can do in the head."""
+    one = torch.ones(1, 1)
+    log_prob, value = -one.clone(), 2 * one
+    value.requires_grad_(True)
+    log_prob.requires_grad_(True)
+    loss = actor_loss(log_prob, 0 * one, 5 * one, value, one, 1.0, 0.1)
+    require(loss.shape == (), "the loss is one number: take the mean")
+    require(
+        loss.requires_grad, "the log-probability trains the actor: do not detach it"
+    )
+    require(
+        loss.item() != -3.0,
+        "a good action must become likelier: minimise minus log-probability times "
+        "advantage",
+    )
+    require(
+        abs(loss.item() - 3.0) < 1e-6,
+        "minus -1 times (5 - 2) is 3: the log-probability itself times the advantage, "
+        "which is the return minus the value",
+    )
+    require(
+        torch.autograd.grad(loss, value, allow_unused=True)[0] is None,
+        "the advantage is a plain number here: detach it, or the critic learns from "
+        "the actor's loss",
+    )
+    zero = torch.zeros(1, 1)
+    curious = actor_loss(zero, one, zero, zero, one, 1.0, 0.1)
+    require(
+        abs(curious.item() + 0.1) < 1e-6,
+        "more entropy must make the loss smaller: add eta times entropy to the gain",
+    )
+    check_scale(actor_loss, one, zero)
+    check_entropy_and_weight(actor_loss, one, zero)
+    check_two_steps(actor_loss)
+
+
+def check_scale(actor_loss, one, zero):
+    """Check what is divided by the scale, and when."""
+    small = actor_loss(-one, zero, one, zero, one, 0.01, 0.1).item()
+    require(
+        abs(small - 1) < 1e-6, "small returns stay small: never divide by less than 1"
+    )
+    large = actor_loss(-one, zero, 10 * one, zero, one, 10.0, 0.1).item()
+    require(abs(large - 1) < 1e-6, "divide the advantage by the scale")
+    both = actor_loss(-one, zero, 10 * one, 4 * one, one, 2.0, 0.1).item()
+    require(
+        abs(both - 3) < 1e-6,
+        "divide the whole advantage: the value too, not the return alone",
+    )
+
+
+def check_entropy_and_weight(actor_loss, one, zero):
+    """Check that the scale leaves the entropy alone, and what the weight does."""
+    bonus = one.clone().requires_grad_(True)
+    busy = actor_loss(zero, bonus, zero, zero, one, 10.0, 0.1)
+    require(
+        abs(busy.item() + 0.1) < 1e-6,
+        "the scale divides the advantage alone: the entropy's weight is fixed",
+    )
+    require(busy.requires_grad, "the entropy trains the actor too: do not detach it")
+    dead = actor_loss(-one, one, one, zero, zero, 1.0, 0.1).item()
+    require(
+        dead == dead, "take the plain mean: do not divide by the sum of the weights"
+    )
+    require(dead == 0, "what happens after the end counts for nothing: use the weight")
+
+
+def check_two_steps(actor_loss):
+    """Check the mean over steps that differ in sign and weight."""
+    log_prob, returns = -torch.ones(1, 2), torch.tensor([[5.0, 1.0]])
+    log_prob.requires_grad_(True)
+    returns.requires_grad_(True)
+    rest = 2 * torch.ones(1, 2), torch.tensor([[1.0, 0.5]]), 1.0, 0.1
+    two = actor_loss(log_prob, torch.zeros(1, 2), returns, *rest)
+    found = round(two.item(), 4)
+    require(found != 2.5, "a loss must not grow with the number of steps: mean, no sum")
+    require(found != 1.75, "an advantage keeps its sign: -1 makes an action rarer")
+    require(found != 1.0, "a weight of 0.5 counts half: multiply by the weight itself")
+    require(found == 1.25, "each step has its own weight: multiply before the mean")
+    require(
+        torch.autograd.grad(two, returns, allow_unused=True)[0] is None,
+        "the returns are plain numbers here too: detach the whole advantage",
+    )
+    many = torch.ones(3, 2)
+    half = actor_loss(-many, 0 * many, 2 * many, many, many / 2, 1.0, 0.1)
+    require(
+        half != 0.375, "the weights are products already: do not multiply them up again"
+    )
+    three = actor_loss(-many, 0 * many, 2 * many, many, many, 1.0, 0.1)
+    require(three == 1, "the mean runs over the dreams too, not only over the steps")
+
+
+exercise(
+    "8.1",
+    "The actor's loss",
+    difficulty="medium",
+    minutes=15,
+    solution=[actor_loss],
+    check=check_actor_loss,
+    example=lambda fn: fn(*torch.ones(5, 2, 3), 2.0, 0.1),
+    wrongs=[
+        Edit("-(weight", "(weight", "must become likelier"),
+        Edit("(returns - value)", "(returns)", "return minus the value"),
+        Edit(".detach()", "", "detach it"),
+        Edit("+ eta * entropy", "- eta * entropy", "more entropy"),
+        Edit("max(1.0, scale)", "scale", "small returns stay small"),
+        Edit(" / max(1.0, scale)", "", "divide the advantage by the scale"),
+        Edit(
+            "(returns - value) / max(1.0, scale)",
+            "returns / max(1.0, scale) - value",
+            "divide the whole advantage",
+        ),
+        Edit(").mean()", ").sum()", "mean, no sum"),
+        Edit(").mean()", ").sum(0).mean()", "over the dreams too"),
+        Edit("-(weight", "-(weight.cumprod(1)", "are products already"),
+        Edit("gain = log_prob", "gain = log_prob.detach()", "do not detach it"),
+        Edit("(returns - value)", "(returns - value).abs()", "keeps its sign"),
+        Edit("weight * gain", "(weight > 0) * gain", "the weight itself"),
+        Edit("weight * gain", "weight.mean() * gain", "its own weight"),
+        Edit(
+            "((returns - value) / max(1.0, scale)).detach()",
+            "(returns - value.detach()) / max(1.0, scale)",
+            "detach the whole advantage",
+        ),
+        Edit("weight * gain", "gain", "use the weight"),
+        Edit("eta * entropy", "eta * entropy / max(1.0, scale)", "advantage alone"),
+        Edit("eta * entropy", "eta * entropy.detach()", "do not detach it"),
+        Edit("(weight * gain).mean()", "(weight * gain).sum() / weight.sum()", "plain"),
+    ],
+)
+
+
+def dream_weights(cont):
+    """Weights of the first H states of dreams: cont [N, H+1] -> [N, H].
+
+    cont[:, t] is the model's probability that life goes on at state t, discount inside.
+    """
+    return torch.cumprod(cont, 1)[:, :-1]
+
+
+def check_dream_weights(dream_weights):
+    """Check with dreams that end at different places, also before they begin."""
+    out = dream_weights(torch.tensor([[1.0, 1, 0, 1, 1], [0, 1, 1, 1, 1]]))
+    require(
+        out.shape == (2, 4), "one weight for each state that took an action: [N, H]"
+    )
+    require(
+        out[1].tolist() == [0, 0, 0, 0],
+        "the second dream begins in a dead state (c_0 = 0): nothing of it counts",
+    )
+    require(
+        out[0, 3] == 0, "after an end nothing counts, whatever the model says later"
+    )
+    require(
+        out[0].tolist() == [1, 1, 0, 0], "the end itself has its own factor, c_2 = 0"
+    )
+    half = dream_weights(torch.full((1, 4), 0.5))[0].tolist()
+    require(half == [0.5, 0.25, 0.125], "c = 0.5 everywhere gives 0.5, 0.25, 0.125")
+
+
+exercise(
+    "8.2",
+    "A dream that begins in a pit",
+    difficulty="easy",
+    minutes=10,
+    kind="bug",
+    bug=Edit(
+        "torch.cumprod(cont, 1)[:, :-1]",
+        "torch.cumprod(torch.cat([torch.ones_like(cont[:, :1]), cont[:, 1:-1]], 1), 1)",
+    ),
+    solution=[dream_weights],
+    check=check_dream_weights,
+    example=lambda fn: fn(torch.rand(2, 5)),
+    wrongs=[
+        Edit(
+            "torch.cumprod(cont, 1)[:, :-1]", "torch.cumprod(cont, 1)[:, 1:]", "itself"
+        ),
+        Edit("torch.cumprod(cont, 1)[:, :-1]", "cont[:, :-1]", "nothing of it counts"),
+        Edit(
+            "torch.cumprod(cont, 1)", "(cont * cont[:, :1])", "whatever the model says"
+        ),
+        Edit("torch.cumprod(cont, 1)", "torch.cumprod(cont.sqrt(), 1)", "c = 0.5"),
+    ],
+)
+
+
+def bounded_normal(raw):
+    """Mean and deviation of a continuous actor: raw [..., 2 A] -> two [..., A]."""
+    mean, deviation = raw.chunk(2, -1)
+    return torch.tanh(mean), 0.9 * torch.sigmoid(deviation + 2) + 0.1  # solution
+
+
+def check_bounded_normal(bounded_normal):
+    """Check start and bounds of both numbers."""
+    mean, deviation = bounded_normal(torch.zeros(3, 4))
+    require(
+        mean.shape == deviation.shape == (3, 2), "two tensors [..., A]: half of raw"
+    )
+    extreme = torch.tensor([[50.0, -50.0, 50.0, -50.0]])
+    mean_far, deviation_far = bounded_normal(extreme)
+    require(mean_far.abs().max() <= 1, "the mean stays in [-1, 1]: tanh")
+    require(
+        mean_far[0, 1] == -1,
+        "the mean reaches from -1 to 1, not from 0: tanh, no sigmoid",
+    )
+    require(
+        deviation_far.max() < 1.01,
+        "the deviation is at most 1: 0.9 times a sigmoid + 0.1",
+    )
+    require(
+        deviation_far.min() > 0.09,
+        "the deviation is at least 0.1, or the actor stops exploring for ever",
+    )
+    require(
+        abs(deviation[0, 0] - 0.893) < 1e-3,
+        "at first the deviation is 0.893: shift the sigmoid by 2",
+    )
+    require(
+        abs(bounded_normal(torch.tensor([0.5, 0.0]))[0] - 0.462) < 1e-3,
+        "the mean is tanh(m): tanh(0.5) = 0.462",
+    )
+    require(
+        abs(bounded_normal(torch.tensor([0.0, 1.0]))[1] - 0.957) < 1e-3,
+        "the deviation comes from the second half: 0.9 sigmoid(1 + 2) + 0.1 = 0.957",
+    )
+
+
+exercise(
+    "8.3",
+    "A joystick that stays tame",
+    difficulty="easy",
+    minutes=5,
+    solution=[bounded_normal],
+    check=check_bounded_normal,
+    example=lambda fn: fn(torch.zeros(3, 4)),
+    wrongs=[
+        Edit("torch.tanh(mean)", "mean", "stays in [-1, 1]"),
+        Edit("torch.tanh(mean)", "torch.sigmoid(mean)", "not from 0"),
+        Edit("0.9 * torch.sigmoid(deviation + 2)", "deviation.exp()", "at most 1"),
+        Edit(" + 0.1", "", "at least 0.1"),
+        Edit("deviation + 2", "deviation", "shift the sigmoid"),
+        Edit("torch.tanh(mean)", "mean.clamp(-1, 1)", "tanh(0.5)"),
+        Edit("deviation + 2", "mean + 2", "second half"),
+    ],
+)

@@ -1,0 +1,266 @@
+"""Exercises of notebook 10: reward, a buffer that changes, how an episode ends."""
+
+import numpy as np
+
+from course.exercises import Edit, exercise, require
+
+
+def progress_reward(before, after, flag=False, dead=False, stuck=False, skip=4):
+    """The reward of one step of Mario.
+
+    Args: before, after, Mario's x in pixels; flag, dead, stuck, what this step brought;
+    skip, frames in a step. He runs at most 3 pixels a frame: a change of more than
+    5 a frame, in either direction, is a pipe and counts as no progress.
+    Returns: a sixteenth of the pixels moved, minus 0.02 for the time, plus 5 at the
+    flag, minus 2 when he is lost: dead, or stuck.
+    """
+    moved = after - before  # solution
+    if abs(moved) > 5 * skip:  # solution
+        moved = 0  # solution
+    lost = dead or stuck  # solution
+    return moved / 16 - 0.02 + 5.0 * flag - 2.0 * lost  # solution
+
+
+def close(a, b):
+    """Whether two rewards are equal but for rounding."""
+    return abs(a - b) < 1e-9
+
+
+def check_progress_reward(progress_reward):
+    """Numbers by hand."""
+    require(not close(progress_reward(40, 50), 10 - 0.02), "divide pixels by 16")
+    require(
+        not close(progress_reward(40, 40), 0.0), "standing still costs 0.02 a step too"
+    )
+    require(
+        close(progress_reward(40, 40), -0.02)
+        and not close(progress_reward(40, 50), 10 / 16),
+        "every step costs 0.02 for the time, whatever skip is and whether he moves",
+    )
+    require(close(progress_reward(40, 50), 10 / 16 - 0.02), "10 pixels earn 10 / 16")
+    require(
+        close(progress_reward(50, 40), -10 / 16 - 0.02),
+        "walking back costs what walking there had earned",
+    )
+    require(
+        close(progress_reward(2600, 900), -0.02), "a pipe back is no progress either"
+    )
+    require(close(progress_reward(900, 2600), -0.02), "a pipe is no progress")
+    require(
+        close(progress_reward(300, 320), 20 / 16 - 0.02),
+        "20 pixels in 4 frames are still a run",
+    )
+    require(
+        close(progress_reward(300, 325), -0.02), "more than 5 pixels a frame is a pipe"
+    )
+    require(
+        close(progress_reward(300, 325, skip=8), 25 / 16 - 0.02),
+        "the limit grows with skip",
+    )
+    check_ends_of_a_run(progress_reward)
+
+
+def check_ends_of_a_run(progress_reward):
+    """What the flag and each way to lose add, alone and together."""
+    require(close(progress_reward(300, 310, flag=True), 5.605), "the flag brings 5")
+    require(close(progress_reward(300, 310, dead=True), -1.395), "death costs 2")
+    require(
+        close(progress_reward(310, 310, stuck=True), -2.02), "stuck costs 2 as well"
+    )
+    require(
+        close(progress_reward(300, 310, dead=True, stuck=True), -1.395),
+        "dead and stuck at once: he is lost once, 2 in all",
+    )
+    require(
+        close(progress_reward(900, 2600, dead=True), -2.02)
+        and close(progress_reward(900, 2600, flag=True), 4.98),
+        "a pipe takes away the progress only: flag and death count in that step too",
+    )
+
+
+exercise(
+    "10.1",
+    "A reward for running to the right",
+    difficulty="easy",
+    minutes=10,
+    solution=[progress_reward],
+    check=check_progress_reward,
+    example=lambda fn: fn(40, 50),
+    wrongs=[
+        Edit("moved / 16", "moved / 1", "divide pixels by 16"),
+        Edit(" - 0.02", "", "standing still costs 0.02"),
+        Edit("abs(moved)", "moved", "a pipe back is no progress"),
+        Edit("5 * skip", "100", "more than 5 pixels a frame"),
+        Edit("5 * skip", "20", "the limit grows with skip"),
+        Edit("5 * skip", "4 * skip", "still a run"),
+        Edit("dead or stuck", "dead", "stuck costs 2 as well"),
+        Edit("moved = after - before", "moved = abs(after - before)", "walking back"),
+        Edit("moved = 0", "return -0.02", "takes away the progress only"),
+        Edit("2.0 * lost", "2.0 * dead - 2.0 * stuck", "lost once"),
+        Edit(" - 0.02", " - 0.02 * skip", "whatever skip is"),
+    ],
+)
+
+
+def maximum_of_two(emulator, buttons, skip=4):
+    """Hold `buttons` for `skip` frames; the maximum of the last two screens.
+
+    `emulator.step(buttons)` draws the next frame into `emulator.screen`, a uint8 array
+    that lives as long as the emulator.
+    """
+    before = None
+    for frame in range(skip):
+        if frame == skip - 1:
+            before = emulator.screen.copy()
+        emulator.step(buttons)
+    return np.maximum(before, emulator.screen)
+
+
+class Blinking:
+    """A stand-in for an emulator: a sprite that is drawn in every second frame only."""
+
+    def __init__(self):
+        self.screen, self.frame, self.pressed = np.zeros((4, 4), np.uint8), 0, []
+
+    def step(self, buttons):
+        """Draw the next frame into the same buffer."""
+        self.frame += 1
+        self.pressed.append(buttons)
+        self.screen[:] = 0
+        self.screen[0, min(self.frame, 3)] = 10 * self.frame
+        self.screen[2, 2] = 200 * (self.frame % 2)
+
+
+def check_maximum_of_two(maximum_of_two):
+    """The sprite must be there whichever frame is the last one."""
+    four, three = Blinking(), Blinking()
+    out = maximum_of_two(four, 128, 4)
+    require(four.frame == 4 and four.pressed == [128] * 4, "hold the buttons 4 frames")
+    require(
+        out[0, 3] == 40 or out[2, 2] == 200,
+        "both pictures lost something: take the maximum, not the minimum",
+    )
+    require(
+        out[2, 2] == 200,
+        "the sprite that blinks is gone: were the two pictures really two?",
+    )
+    require(out[0, 3] == 40, "the newest frame belongs to the maximum")
+    require(out[0, 1] == 0, "only the last two frames, not the first one")
+    require(maximum_of_two(three, 1, 3)[2, 2] == 200, "it must work for any skip")
+
+
+exercise(
+    "10.2",
+    "The sprite that blinks",
+    difficulty="medium",
+    minutes=15,
+    kind="bug",
+    bug=Edit("emulator.screen.copy()", "emulator.screen"),
+    solution=[maximum_of_two],
+    check=check_maximum_of_two,
+    example=lambda fn: fn(Blinking(), 128, 4),
+    wrongs=[
+        Edit("np.maximum", "np.minimum", "take the maximum"),
+        Edit("range(skip)", "range(skip + 1)", "hold the buttons 4 frames"),
+        Edit("np.maximum(before, emulator.screen)", "before", "the newest frame"),
+        Edit("frame == skip - 1", "frame == 1", "only the last two frames"),
+    ],
+)  # fmt: skip
+
+
+def how_it_ends(xs, flag=False, dead=False, patience=120, limit=3000):
+    """Whether an episode is over, and why.
+
+    Args: xs, Mario's x at the reset and after each step so far; flag, dead, whether the
+    last step brought it; patience, steps without a new largest x after which he is
+    stuck, which the rules of this game count as a death; limit, steps after which *we*
+    stop.
+    Returns: (terminated, truncated). Terminated: nothing comes after it. Truncated: we
+    stopped looking, life would have gone on. Never both.
+    """
+    # solution
+    best, idle = xs[0], 0
+    for x in xs[1:]:
+        idle = 0 if x > best else idle + 1
+        best = max(best, x)
+    steps = len(xs) - 1
+    terminated = flag or dead or idle >= patience
+    truncated = steps >= limit and not terminated
+    return bool(terminated), bool(truncated)
+    # end of solution
+
+
+def check_how_it_ends(how_it_ends):
+    """Small episodes by hand."""
+    run = list(range(40, 60, 2))
+    require(
+        isinstance(how_it_ends(run), tuple), "return a tuple: (terminated, truncated)"
+    )
+    require(how_it_ends(run) == (False, False), "he runs and nothing has happened yet")
+    require(how_it_ends(run, dead=True) == (True, False), "death terminates")
+    require(how_it_ends(run, flag=True) == (True, False), "the flag terminates")
+    ended = how_it_ends(run, patience=3, limit=9)
+    require(ended[1], "after `limit` steps the episode is truncated: count the steps")
+    require(
+        ended == (False, True),
+        "a time limit is no death: the value of what follows must not become 0",
+    )
+    require(how_it_ends(run, limit=10) == (False, False), "9 steps are fewer than 10")
+    for how in ("dead", "flag"):
+        require(
+            how_it_ends(run, limit=9, **{how: True}) == (True, False),
+            f"{how} in the last step that is allowed: that terminates, never both",
+        )
+    check_when_he_is_stuck(how_it_ends)
+
+
+def check_when_he_is_stuck(how_it_ends):
+    """Episodes in which he stands, goes back, or begins anew."""
+    require(
+        how_it_ends([40] * 4, patience=3) == (True, False),
+        "3 idle steps: stuck, which terminates, for by our rules it counts as a death",
+    )
+    require(
+        how_it_ends([40, 60, 40, 45, 50, 55], patience=4) == (True, False),
+        "coming back to where he was is no progress: compare with the largest x",
+    )
+    require(
+        how_it_ends([40, 40, 40, 60, 60, 60], patience=3) == (False, False),
+        "a new largest x begins the count anew",
+    )
+    require(
+        how_it_ends([40] * 4, patience=4) == (False, False),
+        "3 idle steps are fewer than patience=4: the x at the reset is no step",
+    )
+    require(
+        how_it_ends([40, 60, 40, 40], patience=3) == (False, False),
+        "the count begins at the newest largest x: 60, two steps ago, whatever came "
+        "after it",
+    )
+    require(
+        how_it_ends([40] * 4, patience=3, limit=3) == (True, False),
+        "never both at once",
+    )
+
+
+exercise(
+    "10.3",
+    "Over, or only stopped?",
+    difficulty="medium",
+    minutes=15,
+    solution=[how_it_ends],
+    check=check_how_it_ends,
+    example=lambda fn: fn([40, 50, 60]),
+    wrongs=[
+        Edit("or idle >= patience", "or idle >= patience or steps >= limit",
+             "after `limit` steps the episode is truncated"),
+        Edit("steps >= limit and not terminated", "steps >= limit", "last step that"),
+        Edit("not terminated", "not (flag or dead)", "never both at once"),
+        Edit("best = max(best, x)", "best = x", "coming back to where he was"),
+        Edit("0 if x > best else idle + 1", "idle + (x <= best)", "begins the count"),
+        Edit("flag or dead or", "dead or", "the flag terminates"),
+        Edit("in xs[1:]", "in xs", "the reset is no step"),
+        Edit("idle >= patience", "len(xs) > patience and x <= xs[-1 - patience]",
+             "the newest largest x"),
+    ],
+)  # fmt: skip

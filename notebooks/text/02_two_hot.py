@@ -1,0 +1,963 @@
+# %% [markdown]
+# # 02 Two-hot: a distribution instead of a number
+#
+# **The question.** Why predict a distribution instead of a number?
+#
+# The agent judges its dreams by two predictions: the reward of a step, and the value of a
+# moment, the sum of rewards that is still to come on average. Both can be of any size, and
+# what they predict can come out in more than one way.
+#
+# **At the end** a small network predicts "300 points on average, which means 1,000 or
+# nothing", learns it equally fast for points and for millions, and starts from exactly 0
+# instead of from an invented number.
+#
+# **You need** notebook 01 (symlog and symexp), softmax and cross entropy.
+#
+# *Measured: 0.4 minutes on two CPU cores, 0.6 GB memory, no GPU.*
+
+# %% [markdown] tags=["badge"]
+# *To open this notebook in Colab, put the repository on GitHub and run `python tools/nb.py stamp` in it: that writes the link here.*
+
+# %% tags=["setup"]
+# Setup, the same in every notebook: find Dreamer Lite, or on Colab fetch it.
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = ""  # the repository's address, written by `python tools/nb.py stamp`
+
+
+def find_dreamer_lite():
+    """Return the folder with package and data; on Colab, clone and install it first."""
+    spec = importlib.util.find_spec("dreamer_lite")
+    installed = [Path(spec.origin).parents[1]] if spec and spec.origin else []
+    for folder in [Path("."), Path(".."), *installed]:
+        if (folder / "dreamer_lite").is_dir() and (folder / "data").is_dir():
+            return folder.resolve()
+    if "google.colab" not in sys.modules:
+        sys.exit(
+            "Dreamer Lite was not found: open this notebook inside its repository."
+        )
+    if not REPO:
+        sys.exit("This copy does not know its repository's address: clone it by hand.")
+    clone = Path("dreamer-lite")
+    commands = [[sys.executable, "-m", "pip", "install", "-q", "-e", str(clone)]]
+    if not clone.is_dir():
+        commands.insert(0, ["git", "clone", "-q", "--depth", "1", REPO, str(clone)])
+    for command in commands:
+        if subprocess.run(command, check=False).returncode:
+            sys.exit(f"This command failed, see above: {' '.join(command)}")
+    return clone.resolve()
+
+
+root = str(find_dreamer_lite())
+for folder in (root, f"{root}/notebooks"):
+    if folder not in sys.path[:2]:
+        sys.path.insert(0, folder)
+
+from course.export import problems
+
+for problem in problems(root)[:1]:
+    print(problem)
+
+# %%
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from course import COLORS, Slider, check, claim, compare, dreamer_map
+from course import explore, line, show, solution, use_style, what_we_built
+from dreamer_lite.symlog import symexp, symlog
+
+use_style()
+
+# %% [markdown]
+# ## Where we are going
+#
+# A game pays 1,000 points in three of ten tries, and otherwise nothing. The finished *head*
+# (the end of a network, which makes one prediction from all that the network has computed),
+# which you will build here, has watched it 50,000 times. The bars are what it believes,
+# and the line is the number that it gives when it is asked for one. (Do not mind the code
+# yet; the axis of the picture is stretched by symlog.)
+
+# %%
+from dreamer_lite.two_hot import TwoHot
+
+finished = TwoHot()
+generator = torch.Generator().manual_seed(0)
+logits = torch.zeros(255, requires_grad=True)
+optimizer = torch.optim.Adam([logits], 0.1)
+decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, 400)
+for _ in range(400):
+    points = 1000 * (torch.rand(128, generator=generator) < 0.3).float()
+    loss = finished.loss(logits.expand(128, 255), points).mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    decay.step()
+
+belief, answer = torch.softmax(logits.detach(), -1), finished.mean(logits.detach())
+
+# %%
+fig, ax = plt.subplots(figsize=(7.0, 2.8))
+ax.bar(symlog(finished.bins), belief, 0.13, color=COLORS["ours"], label="probability")
+ax.axvline(symlog(answer), **line("target"), label=f"mean: {answer:.0f}")
+ticks = [0, 1, 10, 100, 1000]
+ax.set_xticks([symlog(t).item() for t in ticks], ticks)
+ax.set(xlim=(-0.5, 7.4), ylim=(0, 1), xlabel="what the game pays [points]")
+ax.set(ylabel="probability [1]")
+ax.legend(loc="upper center")
+show(fig, alt="The bars stand at nothing and around 1,000 points, the mean in between.")
+
+# %% [markdown]
+# One number could not say that. And this is the part of Dreamer that says it:
+
+# %%
+show(*dreamer_map("two_hot"))
+
+# %% [markdown]
+# ## The flag or the pit
+#
+# Mario runs towards a pit. Say that of ten tries he clears it in three and reaches the
+# flag, for 1,000 points in all; in seven he falls, for nothing. The sum of rewards from
+# here to the end is called the **return**; its mean is the **value** of this moment.
+
+# %%
+returns = torch.tensor([1000.0] * 3 + [0.0] * 7)
+print("value:", returns.mean().item())
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Three heads learn from these ten returns: one with the squared error; one
+# with the squared error after symlog, as in notebook 01; one that fits a Normal distribution
+# (mean and width). Which number does each give for the value? And how likely does the
+# Normal think a *negative* return is?
+#
+# <details><summary>Answer</summary>
+#
+# The squared error gives the mean, 300. After symlog it gives $\mathrm{symexp}(0.3 \cdot
+# 6.909) = 6.9$, the flaw that notebook 01 ended with. The Normal has the mean 300 and the
+# width $\sqrt{0.3 \cdot 0.7} \cdot 1000 = 458$, and so it puts about a quarter of its
+# probability on returns below 0, which never happen.
+#
+# </details>
+
+# %%
+width = returns.std(correction=0)
+below_zero = 0.5 * (1 + math.erf(-300 / (width.item() * math.sqrt(2))))
+print(f"squared error       : {returns.mean().item():.0f}")
+print(f"squared symlog error: {symexp(symlog(returns).mean()).item():.1f}")
+print(f"Normal              : 300, width {width:.0f}, below zero {below_zero:.2f}")
+
+# %% [markdown]
+# The squared error is right about the mean, at a price that we saw in notebook 01: its
+# gradient grows with the target, so one learning rate does not fit all games. Symlog mends
+# the gradient and spoils the mean. And none of the three knows that there are two
+# outcomes. We want all of it: the right mean, a gradient that does not depend on the
+# size of the numbers, and both outcomes.
+#
+# ## Bins, and two weights
+#
+# > **The paper says** ([DreamerV3](https://arxiv.org/abs/2301.04104), section "Robust
+# > predictions", equation 10): for targets that may be random, such as rewards and
+# > returns, the network gives a softmax distribution over bins $B$ that are spaced
+# > exponentially, and the prediction is the mean of the bins under it:
+# >
+# > $$\hat{y} = \mathrm{softmax}(f(x))^\top B \qquad
+# > B = \mathrm{symexp}\big([-20 \;\ldots\; {+20}]\big)$$
+# >
+# > A number is encoded for training as a *two-hot* vector: all zeros but for the two bins
+# > around the number, whose weights add up to 1; the nearer bin gets the larger one.
+#
+# Here $f(x)$ are the outputs of the network, one per bin (the *logits*, as before any
+# softmax), and $B$ is the vector of all bins. So predicting a number becomes classification,
+# as in image recognition: which of 255 bins does it fall into? Let us do it with five bins,
+# to see every number.
+
+# %%
+steps = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
+toy_bins = symexp(steps)
+print("toy bins:", [round(b, 3) for b in toy_bins.tolist()])
+
+
+# %% [markdown]
+# The number 1 lies between the bins 0 and 1.718. One-hot would have to round it to one
+# of them. Two-hot shares the weight so that the *mean of the bins gives the number back*:
+# with weight $w$ on the upper bin, $(1 - w) \cdot 0 + w \cdot 1.718 = 1$. In general, for
+# neighbours $b_k \le y \le b_{k+1}$:
+#
+# $$w_{k+1} = \frac{y - b_k}{b_{k+1} - b_k} \qquad w_k = 1 - w_{k+1}$$
+#
+# First as a loop that follows these words, then the numbers, then a picture of two of them.
+# (The axis of the picture is stretched by symlog, so that the bins stand at equal
+# distances.)
+
+# %%
+def two_hot_slow(y, bins):
+    """Two-hot vectors of numbers y [N] over bins [K], one number at a time: [N, K]."""
+    encoded = torch.zeros(len(y), len(bins))
+    for row, number in zip(encoded, y):
+        number = number.clamp(bins[0], bins[-1])
+        for k in range(len(bins) - 1):
+            if bins[k] <= number <= bins[k + 1]:
+                weight = (number - bins[k]) / (bins[k + 1] - bins[k])
+                row[:] = 0
+                row[k], row[k + 1] = 1 - weight, weight
+    return encoded
+
+
+# %% [markdown] tags=["predict"]
+# **Predict.** What are the two-hot vectors of 1, of 0 and of 50 over the toy bins
+# (-6.389, -1.718, 0, 1.718, 6.389)?
+#
+# <details><summary>Answer</summary>
+#
+# For 1: $w = 1 / 1.718 = 0.582$, so $(0, 0, 0.418, 0.582, 0)$. For 0: the bin is hit, all
+# the weight is on it, $(0, 0, 1, 0, 0)$. 50 lies beyond the last bin and becomes it:
+# $(0, 0, 0, 0, 1)$.
+#
+# </details>
+
+# %%
+numbers = torch.tensor([1.0, 0.0, 50.0, -3.0])
+toy = two_hot_slow(numbers, toy_bins)
+for number, row in zip(numbers.tolist(), toy.tolist()):
+    print(f"{number:5.1f}  ->", [round(w, 3) for w in row])
+compare("mean of the bins", toy @ toy_bins, numbers.clamp(max=toy_bins[-1].item()))
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(7.4, 2.7), sharey=True)
+for ax, number, row in zip(axes, (1.0, -3.0), (toy[0], toy[3])):
+    ax.bar(symlog(toy_bins), row, 0.3, color=COLORS["ours"], label="weight")
+    ax.axvline(symlog(number), **line("target"), label="the number")
+    ax.set_xticks(steps, [f"{b:.1f}" for b in toy_bins])
+    ax.set(title=f"y = {number:g}", xlabel="bin [reward]", ylabel="weight [1]")
+axes[1].legend(loc="upper right")
+show(
+    fig, alt="Two bars carry the weight of each number, the nearer bin the higher one."
+)
+
+# %% [markdown]
+# ## Why the bins grow
+#
+# The real head has 255 bins from symexp(-20) to symexp(20), that is up to 485 million. Near
+# 0 they lie 0.17 apart. Far away they are coarse, but each is about 17 % larger than the one
+# before: *relative* precision, just as symlog charges for relative errors.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** The bins next to 0 are at -0.17 and 0.17. If all bins were that close to each
+# other, how many would it take to reach 485 million on both sides?
+#
+# <details><summary>Answer</summary>
+#
+# $2 \cdot 4.85 \cdot 10^8 / 0.17$, about 5.7 billion. The exponential spacing does it
+# with 255.
+#
+# </details>
+
+# %%
+real_bins = symexp(torch.linspace(-20, 20, 255))
+print("around zero:", [round(b, 2) + 0.0 for b in real_bins[124:131].tolist()])
+print(f"the last   : {real_bins[-1].item():.3g}")
+equal = 2 * real_bins[-1].item() / 0.1706
+print(f"equally spaced bins needed: {equal:.1e}")
+
+
+# %% [markdown]
+# Move the number and watch the weight walk from bin to bin. (The axis is stretched by
+# symlog again.) Between two bins the weight is shared; when the number hits a bin, that bin
+# has all of it.
+
+# %%
+def draw_bins(y):
+    """Draw the two-hot vector of a number over the nearest bins."""
+    weights = two_hot_slow(torch.tensor([y]), real_bins)[0]
+    fig, ax = plt.subplots(figsize=(7.0, 3.0))
+    ax.bar(symlog(real_bins), weights, 0.11, color=COLORS["ours"], label="weight")
+    ax.plot(symlog(real_bins), 0 * real_bins, "|", color=COLORS["ink"], label="bins")
+    ax.axvline(symlog(y), **line("target"), label=f"the number, {y:.2f}")
+    middle = symlog(y).item()
+    ticks = [t / 2 for t in range(-8, 9) if abs(t / 2 - middle) < 1.3]
+    ax.set_xticks(ticks, [f"{symexp(t).item():.1f}" for t in ticks])
+    ax.set(xlim=(middle - 1.3, middle + 1.3), ylim=(-0.05, 1.1))
+    ax.set(xlabel="bin [reward]", ylabel="weight [1]")
+    ax.legend(loc="upper right")
+    return fig
+
+
+_ = explore(
+    draw_bins,
+    alt="Of the many bins around a number only its two neighbours carry weight.",
+    live=False,
+    y=Slider(-20.0, 20.0, 0.05, value=1.0, label="the number"),
+)
+
+
+# %% [markdown]
+# The loop `two_hot_slow` is a good specification and a slow program: it takes one number and
+# one bin at a time. Write the fast version.
+
+# %% [markdown]
+# ### Exercise 2.1: Two-hot without a loop
+#
+# *medium, about 15 minutes*
+#
+# Return what `two_hot_slow` returns, for all numbers at once. `torch.searchsorted(bins, y,
+# right=True)` gives, for each number, how many bins are less than or equal to it. (For a
+# number on the last bin that is all K of them: there is no upper neighbour.)
+
+# %% tags=["exercise-2.1"]
+def two_hot(y, bins):
+    """Two-hot vectors of numbers y [N] over sorted bins [K]: [N, K], no loop."""
+    raise NotImplementedError("exercise 2.1")
+
+
+# %%
+check("2.1", two_hot)
+
+
+# %%
+# solution("2.1")
+
+# %% [markdown]
+# ## The loss
+#
+# > **The paper says** (equation 11): the loss is the cross entropy between the two-hot
+# > target and the predicted distribution,
+# >
+# > $$\mathcal{L}(\theta) = -\,\mathrm{twohot}(y)^\top \log \mathrm{softmax}\big(f(x,
+# > \theta)\big)$$
+# >
+# > It depends on the probabilities of the bins but not on where the bins lie, and so the
+# > size of the gradient no longer depends on the size of the target.
+#
+# The code of the equation. Its result is in *nats*, the unit of losses made of natural
+# logarithms: where the target sits on a single bin, a loss of $n$ nats means that this bin
+# had been given the probability $e^{-n}$ (with base 2 the unit would be bits).
+
+# %%
+def two_hot_loss_slow(logits, y, bins):
+    """Cross entropy in nats: logits [N, K], numbers y [N] -> [N]."""
+    return -(two_hot_slow(y, bins) * torch.log_softmax(logits, -1)).sum(-1)
+
+
+# %% [markdown]
+# The gradient of a cross entropy with respect to the logits is $\mathrm{softmax} -
+# \mathrm{target}$: each entry is between -1 and 1, and all of them together have at most
+# the size 2. Compare that with the squared error, for a small and for a huge target.
+
+# %%
+for target in (1.0, 1_000_000.0):
+    logits = torch.zeros(1, 255, requires_grad=True)
+    two_hot_loss_slow(logits, torch.tensor([target]), real_bins).sum().backward()
+    number = torch.zeros(1, requires_grad=True)
+    ((number - target) ** 2).sum().backward()
+    size, raw = logits.grad.abs().sum().item(), number.grad.abs().item()
+    print(f"target {target:>9g}   two-hot {size:.2f}   squared error {raw:g}")
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Before the first update, all logits are 0 (our experiment arranges that, and
+# "What breaks" shows what happens without). What is the loss of the head, for any target?
+#
+# <details><summary>Answer</summary>
+#
+# Every bin has the probability $1/255$, and the two weights add up to 1. So the loss is
+# $\ln 255 = 5.541$, whatever the reward. When you train a Dreamer, this is the first
+# value of the reward loss. If yours is another, something is wrong already.
+#
+# </details>
+
+# %%
+start = two_hot_loss_slow(torch.zeros(3, 255), torch.tensor([0.0, 1.0, 1e6]), real_bins)
+print("initial loss:", [round(v, 3) for v in start.tolist()])
+print("ln 255      :", round(math.log(255), 3))
+
+# %% [markdown]
+# And the *lowest* loss? Not 0. The target itself is spread over two bins, and the best
+# prediction is the target. What remains is the entropy of its two weights, $w$ and $1 - w$,
+#
+# $$H = -w \ln w - (1 - w) \ln(1 - w),$$
+#
+# 0 if the number sits on a bin and up to $\ln 2 = 0.693$ in the middle between two. This is
+# easily taken for a bug: with rewards of 1 and -1 the reward loss stops at 0.665 even if the
+# network always knows which of the two comes, and no training gets it lower.
+
+# %%
+rewards = torch.tensor([0.0, 0.1, 0.5, 1.0, -1.0, 2.0, 10.0, 100.0])
+weights = two_hot_slow(rewards, real_bins)
+floor = torch.special.entr(weights).sum(-1)  # entr(w) is -w ln w, and 0 at w = 0
+for reward, nats in zip(rewards.tolist(), floor.tolist()):
+    print(f"reward {reward:6.1f}   lowest loss {abs(nats):.3f}")
+
+# %%
+y = torch.linspace(-0.2, 3.0, 641)
+curve = torch.special.entr(two_hot_slow(y, real_bins)).sum(-1)
+fig, ax = plt.subplots(figsize=(6.8, 2.8))
+ax.plot(y, curve, **line("entropy"), label="lowest loss")
+ax.plot(1.0, floor[3], "o", color=COLORS["target"], label="reward 1")
+near = real_bins[(real_bins >= -0.2) & (real_bins <= 3)]
+ax.plot(near, 0 * near, "|", markersize=14, color=COLORS["ink"], label="bins")
+ax.axhline(math.log(2), **line("threshold"), label="ln 2")
+ax.set(xlabel="reward that is always the same [1]", ylabel="loss [nats]")
+ax.set(ylim=(-0.05, 0.95))
+ax.legend(loc="upper right", ncols=4)
+show(fig, alt="The lowest loss is zero on every bin and arches up to ln 2 between two.")
+
+# %% [markdown]
+# ## Reading it out: a value from nothing
+#
+# The prediction is the mean of the bins under the probabilities. With equal probabilities
+# it should be 0, because for each bin there is its mirror image with the other sign. Here
+# is the sum as one writes it first, from left to right, in float32.
+
+# %%
+upper = np.expm1(np.linspace(0, 20, 128))  # in float64, then rounded once
+bins32 = np.concatenate([-upper[:0:-1], upper]).astype(np.float32)
+products = bins32 * np.float32(1 / 255)
+
+total = np.float32(0)
+lowest = total
+for product in products:
+    total = total + product
+    lowest = min(lowest, total)
+print("left to right:", total)
+
+# %% [markdown]
+# 0.625, from a network that has learnt nothing. The reason is in the middle of the sum:
+# after the 127 negative bins it stands at -13 million, where float32 numbers are a whole 1
+# apart. Everything that is added there is rounded to a whole number, and the small bins
+# around 0, which come just then, drop out altogether. What the large bins add afterwards
+# cannot repair it. NumPy's own sum, which adds in another order, makes another
+# error (-1.0 where this was written).
+
+# %%
+print(f"lowest partial sum: {lowest:.3g}")
+print("distance of neighbouring numbers there:", np.spacing(np.abs(lowest)))
+compare("NumPy's sum", products.sum(), 0.0, expect="different")
+
+# %% [markdown] tags=["predict"]
+# **Predict.** From notebook 07 on, what lies further ahead counts a little less: a reward
+# $n$ steps ahead is multiplied by $\gamma^n$, with the *discount* $\gamma = 1 - 1/333$, so
+# that $1 + \gamma + \gamma^2 + \ldots = 333$. An agent's reward head invents 0.625 per
+# step. How large a return does the agent believe in?
+#
+# <details><summary>Answer</summary>
+#
+# $0.625 \cdot 333 = 208$. For comparison: in our Mario dying costs 2. The first thing that
+# such an agent learns from is a hallucination.
+#
+# </details>
+
+# %%
+print("believed return:", round(float(total) * 333))
+
+# %% [markdown]
+# > **The paper says** (Methods, "Distributions"): the order of the sum matters; positive and
+# > negative bins are summed separately, from small to large, and then added.
+#
+# The authors' code adds to each product that of its mirror image, and then all the pairs.
+# We go one step further, which costs nothing: pair each positive bin with its mirror
+# image and subtract their *probabilities* before anything is multiplied or added. Equal
+# probabilities cancel exactly, to the last bit, wherever the bins lie. But only the positive
+# bins are read now, each negative one is taken for the mirror image of its partner. So it
+# must be just that, and `linspace` promises it only up to rounding: its middle need not even
+# be 0. We build one half and mirror it.
+
+# %%
+paired = ((1 / 255 - np.full(127, 1 / 255)) * bins32[128:]).sum()
+print("in pairs     :", paired)
+spaced = torch.linspace(-20, 20, 255, dtype=torch.float32)
+print(
+    "linspace mirrors to within 1e-5:",
+    (spaced + spaced.flip(0)).abs().max().item() < 1e-5,
+)
+
+# %% [markdown]
+# ## The module
+#
+# Everything together, in its final form: the mirrored bins, the two-hot vector without a
+# loop, the loss, and the mean in mirrored pairs. Two things are new. The loss needs only two
+# log-probabilities for each number, so it gathers those two and never builds the
+# 255-wide target. And the target is detached: the loss trains the prediction, never the
+# number that is to be predicted (which matters in notebook 08, where the target is itself
+# computed by networks).
+
+# %%
+#| default_exp two_hot
+
+# %%
+#| export
+"""Numbers predicted as a distribution over exponentially spaced bins.
+
+Built in notebook 02. Source: DreamerV3, section "Robust predictions", equations 10, 11.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dreamer_lite.symlog import symexp
+
+
+# %%
+#| export
+class TwoHot(nn.Module):
+    """Encode numbers as two-hot vectors, score logits against them, read them out.
+
+    Args:
+        bins: number of bins, odd, so that one bin is exactly 0.
+        low, high: the range in symlog space; symmetric, so that the bins mirror.
+    Raises: ValueError where the bins could not mirror around 0.
+    Source: DreamerV3, equations 10 and 11 (symexp two-hot).
+    """
+
+    def __init__(self, bins: int = 255, low: float = -20.0, high: float = 20.0):
+        super().__init__()
+        if bins < 3 or bins % 2 == 0 or low != -high or high <= 0:
+            raise ValueError(
+                f"TwoHot expects an odd number of bins, at least 3, and low = -high, "
+                f"but got bins={bins}, low={low}, high={high}; choose a range that "
+                "mirrors around 0, so that equal probabilities mean exactly 0."
+            )
+        # One half is computed and mirrored: the bins are antisymmetric to the bit.
+        half = symexp(torch.linspace(low, 0.0, bins // 2 + 1))
+        mirrored = torch.cat([half, -half[:-1].flip(0)])
+        self.register_buffer("bins", mirrored, persistent=False)
+
+    def _neighbours(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lower bin's index [...] and the weight of the upper one [...]."""
+        y = torch.clamp(y.detach().float(), self.bins[0], self.bins[-1])
+        below = torch.searchsorted(self.bins, y.contiguous(), right=True) - 1
+        below = below.clamp(0, len(self.bins) - 2)
+        lower, upper = self.bins[below], self.bins[below + 1]
+        return below, (y - lower) / (upper - lower)
+
+    def encode(self, y: Tensor | float) -> Tensor:
+        """Two-hot targets: [...] -> [..., bins], at most two weights, their sum 1.
+
+        The weights are the ones whose weighted bins give back `y`; a number beyond the
+        last bin becomes that bin.
+        """
+        below, weight = self._neighbours(torch.as_tensor(y))
+        lower = F.one_hot(below, len(self.bins)) * (1 - weight)[..., None]
+        upper = F.one_hot(below + 1, len(self.bins)) * weight[..., None]
+        return lower + upper
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Cross entropy in nats: logits [..., bins], numbers y [...] -> [...].
+
+        Only two log-probabilities enter, so two are gathered and the dense target is
+        never built. No gradient flows into `y`.
+        """
+        if logits.shape[:-1] != y.shape or logits.shape[-1] != len(self.bins):
+            raise ValueError(
+                f"TwoHot.loss expects logits of shape [..., {len(self.bins)}] with the "
+                f"targets' shape in front, but got logits {tuple(logits.shape)} and "
+                f"targets {tuple(y.shape)}; drop or add the missing dimension."
+            )
+        below, weight = self._neighbours(y)
+        log_probs = torch.log_softmax(logits.float(), -1)
+        pair = torch.stack([below, below + 1], -1)
+        lower, upper = log_probs.gather(-1, pair).unbind(-1)
+        return -(lower * (1 - weight) + upper * weight)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """Expected number: logits [..., bins] -> [...].
+
+        Mirrored bins are paired before anything is summed: equal probabilities cancel
+        to exactly 0, where a plain float32 sum leaves 0.6 or -1.
+        """
+        probs = torch.softmax(logits.float(), -1)
+        half = len(self.bins) // 2
+        positive, negative = probs[..., half + 1 :], probs[..., :half].flip(-1)
+        return ((positive - negative) * self.bins[half + 1 :]).sum(-1)
+
+
+# %% [markdown]
+# ## Check it
+#
+# Against the loops above, against the hand calculation, and the two promises: exactly 0 for
+# equal probabilities, and no gradient into the target.
+
+# %%
+toy_head = TwoHot(bins=5, low=-2.0, high=2.0)
+compare("toy bins", toy_head.bins, toy_bins)
+compare("two-hot of 1 by hand", toy_head.encode(1.0)[3], 1 / (math.e - 1))
+
+head = TwoHot()
+generator = torch.Generator().manual_seed(0)
+numbers = symexp(torch.empty(500).uniform_(-9, 9, generator=generator))
+logits = torch.randn(500, 255, generator=generator)
+encoded = head.encode(numbers)
+compare("encode and the loop", encoded, two_hot_slow(numbers, head.bins), 1e-5)
+dense = -(encoded * torch.log_softmax(logits, -1)).sum(-1)
+compare("gathered and dense loss", head.loss(logits, numbers), dense, 1e-4)
+compare("bins mirror", head.bins, -head.bins.flip(0), tolerance=0)
+compare("uniform mean", head.mean(torch.zeros(255)), 0.0, tolerance=0)
+
+# %%
+target = torch.tensor([3.0], requires_grad=True)
+logits = torch.zeros(1, 255, requires_grad=True)
+head.loss(logits, target).sum().backward()
+print(
+    "gradient of the logits:", tuple(logits.grad.shape), " of the target:", target.grad
+)
+
+# %% [markdown]
+# ## The old form and the new one
+#
+# The first version of the paper (arXiv v1), and
+# [PyTorch ports](https://github.com/NM512/dreamerv3-torch) that follow it, space the
+# bins *equally in symlog space*, encode symlog(y), take the mean there and apply symexp
+# to the mean. The published form takes the mean of the numbers themselves. The old one has
+# the flaw that we met at the pit. It is right when the outcome is sure. When the outcome is
+# random it is wrong in general: where all outcomes are gains, or all are losses, their mean
+# comes out too small in size, often far too small.
+
+# %%
+mixture = head.encode(returns).mean(0)  # what a perfect head predicts: [255]
+old_bins = torch.linspace(-20, 20, 255)
+old_mixture = two_hot_slow(symlog(returns), old_bins).mean(0)
+print(f"true value: {returns.mean().item():.0f}")
+print(f"old form  : {symexp((old_mixture * old_bins).sum()).item():.1f}")
+print(f"new form  : {(mixture * head.bins).sum().item():.0f}")
+
+
+# %% [markdown]
+# Move the chance of reaching the flag, and what it pays. The bars are what a perfect
+# head would predict; the lines are what is read out of it.
+
+# %%
+def draw_read_out(chance, flag):
+    """Draw the perfect prediction for flag or pit, and both ways to read it out."""
+    outcomes, chances = torch.tensor([flag, 0.0]), torch.tensor([chance, 1 - chance])
+    probs = chances @ head.encode(outcomes)
+    new = (probs * head.bins).sum()
+    old = symexp((chances * symlog(outcomes)).sum())
+    fig, ax = plt.subplots(figsize=(7.0, 3.0))
+    ax.bar(symlog(head.bins), probs, 0.13, color=COLORS["ours"], label="probability")
+    ax.axvline(symlog(new), **line("target"), label=f"new form: {new:.3g}")
+    ax.axvline(symlog(old), **line("naive"), label=f"old form: {old:.1f}")
+    ticks = [0, 1, 10, 100, 1000]
+    ax.set_xticks([symlog(t).item() for t in ticks], ticks)
+    ax.set(
+        xlim=(-0.5, 7.4),
+        ylim=(0, 1),
+        xlabel="return [points]",
+        ylabel="probability [1]",
+    )
+    ax.legend(loc="upper center")
+    return fig
+
+
+_ = explore(
+    draw_read_out,
+    alt="Two outcomes carry the probability; the old form reads out too little.",
+    chance=Slider(0.0, 1.0, 0.05, value=0.3, label="chance of the flag"),
+    flag=Slider(1.0, 1000.0, 1.0, value=1000.0, label="points for the flag"),
+)
+
+# %% [markdown]
+# ## The real experiment: flag or pit, three sizes, four heads
+#
+# Now with learning. The input is the chance $x$ of reaching the flag, between 0 and 1 (for
+# the real agent it would be hidden in what the game shows); the return is the flag's points
+# with probability $x$ and otherwise 0, drawn anew for every sample. Four heads, everything
+# else equal: squared error, squared error after symlog, a Normal fitted by its likelihood,
+# and two-hot. And three games that pay 1, 1,000 and 1,000,000 for the flag: twelve short
+# trainings. All outputs start at 0: weights and bias of the last layer are 0, as in
+# DreamerV3 for rewards and values.
+
+# %%
+HEADS = {"squared": 1, "symlog": 1, "Normal": 2, "two-hot": 255}
+
+
+def head_loss(kind, output, y):
+    """Loss of one kind of head: output [N, ...], returns y [N]."""
+    if kind == "squared":
+        return ((output[:, 0] - y) ** 2).mean()
+    if kind == "symlog":
+        return ((output[:, 0] - symlog(y)) ** 2).mean()
+    if kind == "two-hot":
+        return head.loss(output, y).mean()
+    mean, log_width = output.unbind(-1)
+    return (0.5 * ((y - mean) * torch.exp(-log_width)) ** 2 + log_width).mean()
+
+
+def read_out(kind, output):
+    """The value that a head predicts: output [N, ...] -> [N]."""
+    if kind == "two-hot":
+        return head.mean(output)
+    return symexp(output[:, 0]) if kind == "symlog" else output[:, 0]
+
+
+# %%
+def new_network(kind):
+    """A small network with one kind of head; all its outputs are 0 at first."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU()]
+    network = nn.Sequential(*layers, nn.Linear(64, HEADS[kind]))
+    nn.init.zeros_(network[-1].weight)
+    nn.init.zeros_(network[-1].bias)
+    return network
+
+
+def play(flag, count, generator):
+    """Chances x [count], evenly drawn, and what came of them: returns y [count]."""
+    x = torch.rand(count, generator=generator)
+    return x, flag * (torch.rand(count, generator=generator) < x).float()
+
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Take the game of 1,000 points. Since all chances $x$ are equally likely, half
+# of the tries reach the flag. All outputs are 0; for the Normal that means mean 0 and
+# width $e^0 = 1$. What is the first loss of each head?
+#
+# <details><summary>Answer</summary>
+#
+# Squared error: $1000^2$ in half of the tries, $500{,}000$ on average. After symlog:
+# $6.909^2 / 2 = 23.9$. Normal: half the squared error, and $\ln 1 = 0$ for the width,
+# $250{,}000$. Two-hot: $\ln 255 = 5.5$, in this game as in any other.
+#
+# </details>
+
+# %%
+expected = {"squared": 1000**2 / 2, "symlog": symlog(1000.0).item() ** 2 / 2}
+expected |= {"Normal": 1000**2 / 4, "two-hot": math.log(255)}
+x, y = play(1000.0, 100_000, torch.Generator().manual_seed(0))
+with torch.no_grad():
+    for kind, paper in expected.items():
+        measured = head_loss(kind, new_network(kind)(x[:, None]), y).item()
+        paper, measured = float(f"{paper:.2g}"), float(f"{measured:.2g}")
+        print(f"{kind:8} by hand {paper:>9,g}   first loss {measured:>9,g}")
+
+
+# %%
+def train(kind, flag, steps=1000, batch=128, lr=3e-3):
+    """Train one head on a game that pays `flag` points with probability x."""
+    network = new_network(kind)
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(network.parameters(), lr)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    for _ in range(steps):
+        x, y = play(flag, batch, generator)
+        loss = head_loss(kind, network(x[:, None]), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        decay.step()
+    return network
+
+
+# %%
+games = [1.0, 1_000.0, 1_000_000.0]
+trained = {(kind, flag): train(kind, flag) for kind in HEADS for flag in games}
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Which heads find the value, with a mean error below a tenth of what the flag
+# pays, (a) in the game of 1 point, (b) in the game of 1,000, (c) in the game of 1,000,000?
+#
+# <details><summary>Answer</summary>
+#
+# (a) All four; symlog is a little low even here, because between 0 and 1 its slope falls
+# from 1 to 1/2 already. (b) Squared error and two-hot. The Normal drowns: its gradient for
+# the mean is divided by the square of the width, and the width grows past a hundred while
+# the mean has hardly moved. (c) Only two-hot, for which the three games are the same problem
+# with other bins.
+#
+# </details>
+
+# %%
+chance = torch.linspace(0, 1, 21)
+error = {}
+with torch.no_grad():
+    for (kind, flag), network in trained.items():
+        value = read_out(kind, network(chance[:, None]))
+        error[kind, flag] = ((value - flag * chance).abs().mean() / flag).item()
+
+print("the value, to 10 % of what the flag pays:")
+for kind in HEADS:
+    found = ["found" if error[kind, flag] < 0.1 else "missed" for flag in games]
+    row = [f"{flag:>11,.0f} {word}" for flag, word in zip(games, found)]
+    print(f"{kind:8}", *row)
+
+# %%
+fig, ax = plt.subplots(figsize=(6.8, 3.2))
+looks = {"squared": "naive", "symlog": "neutral", "Normal": "random", "two-hot": "ours"}
+for (kind, quantity), marker in zip(looks.items(), "xdso"):
+    values = [error[kind, flag] for flag in games]
+    ax.semilogx(games, values, marker=marker, **line(quantity), label=kind)
+ax.set(xlabel="what the flag pays [points]", ylabel="error of the value / flag [1]")
+ax.set(ylim=(0, 0.56))
+ax.legend(loc="upper left")
+show(
+    fig,
+    alt="Only the two-hot head has the same small error in games of all three sizes.",
+)
+
+claim(
+    "two-hot: error below 8 % in all games",
+    max(error["two-hot", f] for f in games) < 0.08,
+)
+claim("squared error: over 30 % at a million", error["squared", 1e6] > 0.3)
+claim("Normal: over 30 % at a thousand", error["Normal", 1e3] > 0.3)
+claim("symlog: over 20 % at a thousand", error["symlog", 1e3] > 0.2)
+
+# %% [markdown]
+# To be fair: in the game of 1 point squared error and Normal have the *smaller* error of the
+# mean, and in the game of 1,000 squared error still has. Where the scale is known and fits
+# the learning rate, there is nothing wrong with them. Two-hot is not the sharpest tool for
+# one game, but the one that works in all.
+#
+# And the outcomes? Here is what the Normal and the two-hot head of the 1-point game believe
+# where the chance is one half. The Normal's probability is collected in the same bins. (Its
+# mean is one half; the bell seems to lean to the right because the bins get wider there and
+# so collect more.)
+
+# %%
+with torch.no_grad():
+    half = torch.tensor([[0.5]])
+    probs = torch.softmax(trained["two-hot", 1.0](half)[0], -1)
+    mean, log_width = trained["Normal", 1.0](half)[0]
+
+normal = torch.distributions.Normal(mean, log_width.exp())
+edges = torch.cat([head.bins[:1] - 1, (head.bins[1:] + head.bins[:-1]) / 2])
+below = torch.cat([normal.cdf(edges), torch.ones(1)])
+normal_probs = below.diff()
+
+# %%
+near = (head.bins > -1.3) & (head.bins < 2.3)
+fig, ax = plt.subplots(figsize=(6.8, 3.0))
+at = head.bins[near]
+look = {"color": COLORS["random"], "hatch": "//", "label": "Normal"}
+ax.bar(at, normal_probs[near], 0.14, **look)
+ax.bar(at, probs[near], 0.06, color=COLORS["ours"], label="two-hot")
+for outcome in (0.0, 1.0):
+    ax.axvline(outcome, **line("target"))
+ax.set(xlabel="return; the lines are what happens [points]", ylabel="probability [1]")
+ax.legend(loc="upper left")
+show(
+    fig,
+    alt="The two-hot head puts its weight on 0 and 1, the Normal around and between.",
+)
+
+possible = head.encode(torch.tensor([0.0, 1.0])).sum(0) > 0
+claim(
+    "two-hot: over 99 % of its belief is on the two outcomes",
+    probs[possible].sum() > 0.99,
+)
+claim(
+    "Normal: less than half of its belief is there", normal_probs[possible].sum() < 0.5
+)
+
+
+# %% [markdown]
+# ## Exercises
+
+# %% [markdown]
+# ### Exercise 2.2: A value from nothing
+#
+# *medium, about 10 minutes, one planted bug*
+#
+# An agent with this read-out believes in returns before its first update, as in "Reading
+# it out": equal probabilities do not give 0. Find out why, and mend it.
+
+# %% tags=["exercise-2.2"]
+def read_mean(probs, bins):
+    """The mean of the bins under probabilities: [..., K], [K] -> [...]."""
+    half = len(bins) // 2
+    gains = probs[..., half + 1 :] * bins[half + 1 :]
+    losses = probs[..., :half] * bins[:half]
+    return gains.sum(-1) + losses.sum(-1)
+
+
+# %%
+check("2.2", read_mean)
+
+
+# %%
+# solution("2.2")
+
+# %% [markdown]
+# ### Exercise 2.3: Bug or floor?
+#
+# *medium, about 15 minutes*
+#
+# In a game, half of the rewards are 0 and half are 1. The reward loss has stopped at 0.34.
+# Is the network as good as it can be? Write the function that answers such questions: the
+# lowest loss that *any* prediction can reach if it does not know which of the given rewards
+# comes next. Then compare its result for the rewards 0 and 1 together, for a network that
+# cannot tell which comes, with the mean of its results for 0 alone and for 1 alone, for one
+# that can.
+#
+# <details><summary>Answer: bug or floor?</summary>
+#
+# Not knowing costs at least 1.03 nats. Knowing costs $(0 + 0.665) / 2 = 0.33$. With 0.34 the
+# network tells the rewards apart almost perfectly; there is no bug.
+#
+# </details>
+
+# %% tags=["exercise-2.3"]
+def lowest_loss(rewards, head):
+    """Lowest mean loss of one prediction for all rewards [N], equally likely: a number.
+
+    ``head`` is a ``TwoHot``. The best prediction is the mean of the targets.
+    """
+    raise NotImplementedError("exercise 2.3")
+
+
+# %%
+check("2.3", lowest_loss)
+
+# %%
+# solution("2.3")
+
+# %% [markdown]
+# ## What breaks
+#
+# * **The last layer does not start at 0.** The bins reach 485 million, so a tiny surplus on
+#   one far bin is a fortune: a probability of one in a million on the last bin alone is 485
+#   points. With PyTorch's usual initialisation the first prediction is far beyond 1,000.
+#   Weights *and* bias must be 0; then the first prediction is exactly 0.
+
+# %%
+print("one in a million on the last bin:", round(1e-6 * head.bins[-1].item()))
+torch.manual_seed(0)
+usual = nn.Linear(64, 255)
+first = head.mean(usual(torch.randn(100, 64))).abs().median()
+claim("usual initialisation: the first prediction is beyond 1,000", first > 1000)
+
+# %% [markdown]
+# * **The two weights are swapped.** The loss falls as ever, to the same floor, since the
+#   swapped target has the same entropy. Only the read-out is wrong: 1 becomes 1.075. Always
+#   test the round trip, encode then mean.
+# * **The floor is taken for a bug**, or a bug for the floor: with rewards of 1 and -1 the
+#   loss of a network that always knows which one comes ends at 0.665. Compare with the
+#   entropy of the targets, not with 0.
+# * **A plain sum** in the read-out, as in "Reading it out". It shows as a value that is not
+#   0 at the very first step of training.
+#
+# The number of the second point, the swapped weights:
+
+# %%
+swapped = head.encode(1.0)
+pair = swapped.nonzero()[:, 0]  # the two bins that carry weight
+swapped[pair] = swapped[pair].flip(0)
+print(f"1 read back with swapped weights: {(swapped * head.bins).sum().item():.3f}")
+
+# %% [markdown]
+# ## What we built
+#
+# `TwoHot`, with four members: `bins`, `encode`, `loss` and `mean`. The reward head (notebook
+# 06) and the critic (notebook 08) are each a small network with 255 outputs and one
+# `TwoHot`.
+#
+# Next, in **03_replay**: where the experience comes from, and which action belongs to which
+# frame.
+
+# %%
+what_we_built("02_two_hot")

@@ -1,0 +1,1163 @@
+# %% [markdown]
+# # 03 Replay: what the agent remembers
+#
+# **The question.** What does the agent remember, and which action goes with which frame?
+#
+# Dreamer plays a little and learns a lot: every frame that Mario sees is replayed dozens
+# of times. Between playing and learning stands a memory, the *replay*. It is a simple part
+# of Dreamer, and one in which mistakes hide well: a frame paired with the wrong action
+# still gives a loss that falls.
+#
+# **At the end** a file of recorded Mario play lies in memory, one call returns batches of
+# sequences from it, and you can say for every number in them where it came from.
+#
+# **You need** NumPy indexing and the idea of an environment with `reset` and `step`.
+# Nothing from notebooks 01 and 02.
+#
+# *Measured: 0.1 minutes on two CPU cores, 1.8 GB memory, no GPU.*
+
+# %% [markdown] tags=["badge"]
+# *To open this notebook in Colab, put the repository on GitHub and run `python tools/nb.py stamp` in it: that writes the link here.*
+
+# %% tags=["setup"]
+# Setup, the same in every notebook: find Dreamer Lite, or on Colab fetch it.
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = ""  # the repository's address, written by `python tools/nb.py stamp`
+
+
+def find_dreamer_lite():
+    """Return the folder with package and data; on Colab, clone and install it first."""
+    spec = importlib.util.find_spec("dreamer_lite")
+    installed = [Path(spec.origin).parents[1]] if spec and spec.origin else []
+    for folder in [Path("."), Path(".."), *installed]:
+        if (folder / "dreamer_lite").is_dir() and (folder / "data").is_dir():
+            return folder.resolve()
+    if "google.colab" not in sys.modules:
+        sys.exit(
+            "Dreamer Lite was not found: open this notebook inside its repository."
+        )
+    if not REPO:
+        sys.exit("This copy does not know its repository's address: clone it by hand.")
+    clone = Path("dreamer-lite")
+    commands = [[sys.executable, "-m", "pip", "install", "-q", "-e", str(clone)]]
+    if not clone.is_dir():
+        commands.insert(0, ["git", "clone", "-q", "--depth", "1", REPO, str(clone)])
+    for command in commands:
+        if subprocess.run(command, check=False).returncode:
+            sys.exit(f"This command failed, see above: {' '.join(command)}")
+    return clone.resolve()
+
+
+root = str(find_dreamer_lite())
+for folder in (root, f"{root}/notebooks"):
+    if folder not in sys.path[:2]:
+        sys.path.insert(0, folder)
+
+from course.export import problems
+
+for problem in problems(root)[:1]:
+    print(problem)
+
+# %%
+import tempfile
+import textwrap
+import tracemalloc
+
+import matplotlib.pyplot as plt
+
+from course import COLORS, Slider, alignment, check, claim, compare
+from course import data_path, dreamer_map, explore, frames_grid, show
+from course import show_gif, solution, use_style, what_we_built
+
+use_style()
+
+# %%
+#| default_exp replay
+show(*dreamer_map("replay"))
+
+# %%
+#| export
+"""What the agent remembers: rows of experience, sampled as sequences.
+
+Built in notebook 03. One row holds what was seen, the reward that arrived with it and
+the action that was chosen after seeing it. Source: DreamerV3, Methods, "Experience
+replay".
+"""
+
+import json
+import os
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+
+# %% [markdown]
+# ## Mario on the screen
+#
+# (The cell above begins the module: cells marked `#| export` are collected, in order, into
+# `dreamer_lite/replay.py`.)
+#
+# The file `data/mario_episodes.npz` holds recorded play. It is a plain archive of arrays,
+# so we can open it before we have written a single line of the replay. The first two
+# dimensions count *streams* (each is one way of playing) and *rows* (moments in time).
+
+# %%
+with np.load(data_path("mario_episodes.npz")) as file:
+    recorded = {key: file[key] for key in file.files if file[key].ndim >= 2}
+
+for key, column in recorded.items():
+    print(f"{key:12} {column.dtype!s:8} {list(column.shape[2:])} in each row")
+
+# %% [markdown]
+# A frame of 64 x 64 pixels in three colours, an action, a reward and three flags: that is
+# all the agent remembers of a moment. Played one after the other:
+
+# %%
+stream = 2  # the best of the three players
+end = np.flatnonzero(recorded["is_last"][stream])[4]
+show_gif(
+    recorded["obs"][stream, end - 39 : end + 1],
+    alt="Mario runs to the right, jumps over a pipe and meets a Goomba, which ends it.",
+    caption="The last 40 rows of a recorded episode; a row is four frames of the game.",
+    scale=4,
+)
+
+# %% [markdown]
+# ## Which action goes with which frame?
+#
+# Here are the last six rows of that episode. Below each frame stands what the file says
+# about it: the reward and the action of the *same* row. (A step pays 1 for every 16 pixels
+# to the right and costs 0.02; losing Mario, or 120 steps without progress, costs 2; the
+# flag pays 5.)
+
+# %%
+NAMES = ["wait", "right", "right+jump", "right+run", "run+jump"]
+last_six = range(end - 5, end + 1)
+
+
+def caption(row):
+    """Reward and action of one recorded row, for a picture."""
+    action = recorded["action"][stream, row]
+    name = NAMES[action.argmax()] if action.any() else "none"
+    return f"reward {recorded['reward'][stream, row]:.2f}\naction: {name}"
+
+
+fig = frames_grid(recorded["obs"][stream, last_six], [caption(row) for row in last_six])
+show(fig, alt="Six frames to the end of an episode, each with its reward and action.")
+
+# %% [markdown]
+# The question of this notebook hides in that picture. Is the action under a frame the one
+# that *led to* it, or the one that was chosen *after seeing* it? Both habits exist in
+# published code, and both are fine. Mixing them is not: then the model learns what a
+# button does from frames that the button did not cause.
+#
+# Would we notice? Let us measure how often the wrong action, the one of a neighbouring row,
+# happens to be the right one.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** One of the recorded players presses one of five buttons at random, anew in
+# every row. In what share of its rows does the row before hold the same action?
+#
+# <details><summary>Answer</summary>
+#
+# In one of five: 0.2. The other players hold their buttons for a while, so for them the
+# share is higher.
+#
+# </details>
+
+# %%
+PLAYERS = ["random buttons", "to the right", "best player"]
+choice = recorded["action"].argmax(-1)
+played = recorded["action"].any(-1)  # not on a last row, which has no action
+both = played[:, 1:] & played[:, :-1]
+agree = [(choice[i, 1:] == choice[i, :-1])[both[i]].mean() for i in range(len(choice))]
+for player, share in zip(PLAYERS, agree):
+    print(f"{player:15} {share:.1f}")
+
+# %%
+fig, ax = plt.subplots(figsize=(6.4, 2.6))
+ax.barh(range(len(agree)), agree, color=COLORS["action"])
+ax.axvline(0.2, color=COLORS["threshold"], linestyle=":", label="chance: 1 of 5")
+ax.set(xlabel="share of rows whose neighbour has the same action [1]", xlim=(0, 1))
+ax.set(yticks=range(len(agree)), yticklabels=PLAYERS)
+ax.legend()
+show(
+    fig,
+    alt="The random player repeats a fifth of the actions, the others most of them.",
+)
+claim("the random player repeats itself in 15 to 25 % of rows", 0.15 < agree[0] < 0.25)
+claim("the other two repeat themselves in more than 80 %", min(agree[1:]) > 0.8)
+
+
+# %% [markdown]
+# For a player who holds his buttons, a shifted action column is right most of the time.
+# The loss still falls, the reconstructions still look good, and yet the agent never gets
+# far. A bug that hides like this one must be prevented by a rule and caught by a test.
+# So: a rule, and an environment so small that we can check every number by hand.
+#
+# ## Six rows by hand
+#
+# > **The paper says.** Experience is a sequence of sensory inputs $x_t$, actions $a_t$,
+# > rewards $r_t$ and continuation flags $c_t$. The state at time $t$ is computed from the
+# > state and the action at time $t-1$ and from the input $x_t$; reward and continuation
+# > at time $t$ are predicted from that state
+# > ([DreamerV3](https://arxiv.org/abs/2301.04104), "World model learning", equation 1).
+#
+# (The *state* is the model's own memory: the vectors in which it keeps what it has seen and
+# done so far. Notebook 05 builds it. At a reset there is nothing to remember yet, and it starts
+# as zeros, the *zero state*.)
+#
+# **What that means for a row.** Row $t$ holds the frame $x_t$, the reward $r_t$ that
+# arrived *with* this frame, and the action $a_t$ that was chosen *after* seeing it. The
+# model, which wants $a_{t-1}$, will look one row back. Three flags complete the row:
+#
+# * `is_first`: the frame comes from a reset. No action led to it and its reward is 0.
+# * `is_last`: the episode ends with this frame. No action follows; it is stored as zeros.
+# * `is_terminal`: this life ended here and nothing more is to come (pit, Goomba, flag; our
+#   Mario environment also counts 120 steps without progress as lost). The paper's $c_t$ is
+#   0 here and 1 everywhere else. A last row that is not terminal was cut off, by a time
+#   limit for example: life would have gone on.
+#
+# A very small world in which this can be checked is Mario on a line. A walk goes one field
+# to the right, a jump two, and every field pays 1. There is a pit at 3, which costs 4, and a
+# flag at 6, which pays 5; both end the episode.
+
+# %%
+class Line(gym.Env):
+    """Mario on a line: a pit at x = 3, the flag at x = 6."""
+
+    observation_space = gym.spaces.Dict(x=gym.spaces.Box(0, 6, (), np.float32))
+    action_space = gym.spaces.Discrete(2)  # 0 walks one field, 1 jumps two
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x = 0
+        return {"x": np.float32(0)}, {}
+
+    def step(self, action):
+        before, self.x = self.x, min(self.x + 1 + int(action), 6)
+        flag, pit = self.x == 6, self.x == 3
+        reward = float(self.x - before) + 5 * flag - 4 * pit
+        return {"x": np.float32(self.x)}, reward, flag or pit, False, {}
+
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Mario walks, walks, jumps, walks, walks. How many rows does this episode
+# have? Which action stands in the row with x = 2? Which rewards stand in the first and in
+# the last row?
+#
+# <details><summary>Answer</summary>
+#
+# Five steps give six rows, with x = 0, 1, 2, 4, 5, 6. The row with x = 2 holds the jump,
+# because it was chosen there. The first row holds 0 (nobody earned anything yet), the
+# last one 1 + 5 = 6: the step and the flag. The last row's action is empty.
+#
+# </details>
+
+# %%
+def play(env, actions):
+    """One episode as a list of rows."""
+    obs, _ = env.reset()
+    rows, reward, last, terminal = [], 0.0, False, False
+    for action in [*actions, None]:  # nothing is chosen after the last frame
+        row = {"x": int(obs["x"]), "action": action, "reward": reward}
+        row |= {"is_first": not rows, "is_last": last, "is_terminal": terminal}
+        rows.append(row)
+        if not last:
+            obs, reward, terminal, cut, _ = env.step(action)
+            last = terminal or cut
+    return rows
+
+
+walk, jump = 0, 1
+episode = play(Line(), [walk, walk, jump, walk, walk])
+for row in episode:
+    print(*(f"{key} {value!s:6}" for key, value in row.items()))
+
+# %% [markdown]
+# The same six rows as a picture. Follow one arrow: the jump is *stored* in the column of
+# x = 2, it *leads to* the frame and the reward of the next column, and there the model
+# *reads* it. (The shapes at the left are those of a batch: $B$ windows of $T$ rows, and $A$
+# numbers for an action.)
+
+# %%
+drawn = []
+for row in episode:
+    action = "none" if row["is_last"] else ("walk", "jump")[row["action"]]
+    drawn.append(row | {"obs": f"x = {row['x']}", "action": action})
+show(*alignment(drawn))
+
+
+# %% [markdown]
+# **Older code.** DreamerV2, and
+# [ports to PyTorch](https://github.com/NM512/dreamerv3-torch) that follow it, store the
+# action that *led to* a frame in the frame's row, and shift nothing later. If you read
+# their code, shift in your head.
+#
+# ## What a row weighs
+#
+# Memory is the first thing that breaks. A simple way for one-step methods is a list of
+# transitions (frame, action, reward, next frame) with frames as `float32`, ready for the
+# network. Our frames stay `uint8` until the moment they are used, each is stored once, and
+# its successor is simply the next row. What a row consists of follows from the
+# environment's two spaces, the one of observations and the one of actions:
+
+# %%
+#| export
+def action_size(space: gym.Space) -> int:
+    """Length of an action vector: the number of choices, or of dimensions.
+
+    Raises: TypeError for anything but Discrete and a Box with one dimension.
+    Source: none, bookkeeping.
+    """
+    if isinstance(space, gym.spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
+        return space.shape[0]
+    raise TypeError(
+        f"Dreamer Lite acts in Discrete(n) or a Box of shape (n,), but got {space}; "
+        "wrap the environment so that its actions become one of these."
+    )
+
+
+def encode_action(
+    space: gym.Space, action: np.ndarray | np.integer | list | int
+) -> np.ndarray:
+    """One action as a float32 vector [A]: one-hot for a choice, else the numbers.
+
+    Raises: ValueError for a choice that the space does not have.
+    Source: none; the model reads vectors, whatever the space.
+    """
+    action = np.asarray(action)
+    if not isinstance(space, gym.spaces.Discrete) or action.ndim:
+        return action.astype(np.float32)
+    if not space.contains(action):
+        raise ValueError(
+            f"Replay.add expects an action in {space}, but got {action!r}; pass the "
+            "number of the choice, or its one-hot vector."
+        )
+    return np.eye(int(space.n), dtype=np.float32)[int(action - space.start)]
+
+
+# %%
+#| export
+FORMAT = "dreamer-lite-replay-1"
+FLAGS = ("is_first", "is_last", "is_terminal")
+# Names that an observation may not have: columns of the replay, entries of its file,
+# and losses that stand beside those of the observations.
+RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"} | {
+    "continue", "dyn", "rep", "actor", "critic", "replay_critic",
+}  # fmt: skip
+
+
+def row_columns(obs_space: gym.Space, action_space: gym.Space) -> dict[str, tuple]:
+    """Shape and dtype of every column of a row: {name: (shape, dtype)}.
+
+    Raises: TypeError or ValueError for spaces that cannot be stored.
+    Source: DreamerV3, "World model learning": inputs, actions, rewards and flags.
+    """
+    if not isinstance(obs_space, gym.spaces.Dict):
+        raise TypeError(
+            f"Replay expects a gymnasium.spaces.Dict of observations, but got "
+            f"{obs_space}; wrap a single space as Dict(name=space)."
+        )
+    if taken := sorted(RESERVED & set(obs_space.keys())):
+        raise ValueError(
+            f"Observations may not be named {taken}: columns of the replay or losses "
+            "have that name; rename the key in the observation space."
+        )
+    columns = {}
+    for key, space in obs_space.items():
+        if not isinstance(space, (gym.spaces.Box, gym.spaces.Discrete)):
+            raise TypeError(
+                f"Observations may be Box or Discrete, but {key!r} is {space}; flatten "
+                "or convert it with a Gymnasium wrapper."
+            )
+        columns[key] = (space.shape, space.dtype)
+    columns["action"] = ((action_size(action_space),), np.dtype(np.float32))
+    columns["reward"] = ((), np.dtype(np.float32))
+    return columns | {flag: ((), np.dtype(bool)) for flag in FLAGS}
+
+
+def replay_bytes(capacity: int, obs_space: gym.Space, action_space: gym.Space) -> int:
+    """Bytes that a full replay of `capacity` rows occupies: known before it exists.
+
+    Source: none, bookkeeping.
+    """
+    columns = row_columns(obs_space, action_space).values()
+    return capacity * sum(
+        int(np.prod(shape)) * kind.itemsize for shape, kind in columns
+    )
+
+
+# %% [markdown] tags=["predict"]
+# **Predict.** A Mario frame has 64 x 64 x 3 numbers. How many bytes does a transition need
+# for its two `float32` frames? How many does one of our rows need, with the frame as
+# `uint8`, five action numbers and the reward as `float32`, and three flags of one byte?
+#
+# <details><summary>Answer</summary>
+#
+# 2 x 12,288 x 4 = 98,304 bytes for the transition; 12,288 + 5 x 4 + 4 + 3 = 12,315 for
+# the row. A million of each: 98 GB against 12.3 GB.
+#
+# </details>
+
+# %%
+screen = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
+buttons = gym.spaces.Discrete(5)
+for name, (shape, dtype) in row_columns(screen, buttons).items():
+    print(f"{name:12} {dtype!s:8} {shape}")
+
+row, transition = replay_bytes(1, screen, buttons), 2 * 64 * 64 * 3 * 4
+print(f"a transition's frames: {transition:,} bytes, a row: {row:,} bytes")
+print(f"a million of each: {transition / 1000:.1f} GB and {row / 1000:.1f} GB")
+compare("one row", row, 12_288 + 5 * 4 + 4 + 3, tolerance=0)
+claim("a float32 transition weighs almost eight times as much", transition > 7.9 * row)
+
+# %% [markdown]
+# An action is stored as a vector for every kind of space, because that is what the model
+# reads: one-hot for buttons, the numbers themselves for joysticks.
+
+# %%
+print(encode_action(buttons, 3))
+print(encode_action(gym.spaces.Discrete(3, start=1), 3))
+print(encode_action(gym.spaces.Box(-1, 1, (2,)), [0.5, -1.0]))
+
+# %% [markdown]
+# ## A ring and its seam
+#
+# One day the memory is full. From then on the newest row takes the place of the oldest: the
+# array becomes a *ring*. Its `head` is the place where the next row goes. Let us write the
+# numbers 0 to 12 into a ring of 8 places.
+
+# %%
+ring, head = np.full(8, -1), 0
+for number in range(13):
+    ring[head] = number
+    head = (head + 1) % 8
+print("places:", ring, " head:", head)
+
+# %% [markdown]
+# Between place 4 (row 12, the newest) and place 5 (row 5, the oldest) is a *seam*: these
+# two rows are neighbours in memory, but seven steps apart in life. A window of
+# consecutive rows must not run across it: nothing in the window would tell the model that
+# Mario was teleported.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Somebody draws the first place of a window of 3 at random from all 8 places
+# and reads on around the ring. How many of the 8 windows run across the seam?
+#
+# <details><summary>Answer</summary>
+#
+# Two: those that begin at places 3 and 4 (length - 1 = 2 of 8). With sequences of 64 rows
+# it is 63 bad windows, wherever the head is.
+#
+# </details>
+
+# %%
+windows = ring[(np.arange(8)[:, None] + np.arange(3)) % 8]
+broken = (np.diff(windows) != 1).any(1)
+print(windows[broken])
+print("broken windows:", broken.sum(), "of", len(windows))
+
+
+# %% [markdown]
+# The way out is to count from the oldest row and not from place 0. The oldest row lies at
+# `head - size`, where `size` is the number of rows stored. Windows begin 0, 1, ...,
+# `size - length` rows after it (the *offset*), and only at the end do we go around the ring.
+# With $T$ for the length of a window:
+#
+# $$\text{place} = (\text{head} - \text{size} + \text{offset} + [0, 1, \dots, T-1])
+# \bmod \text{rows}$$
+#
+# With several games at once there are several rings, and fuller ones have more windows.
+# One draw from the sum of all window starts keeps every window equally likely.
+
+# %%
+#| export
+def draw_windows(
+    head: np.ndarray,
+    size: np.ndarray,
+    rows: int,
+    batch: int,
+    length: int,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where random windows of consecutive rows lie in rings of `rows` places.
+
+    Args: head [E], the place of each ring where the next row goes; size [E], how many
+    rows it holds; batch, how many windows; length, rows in each; rng, a generator.
+    Returns: ring [B, 1] and place [B, T]. Every window start is equally likely, and no
+    window runs across the head, where the newest row meets the oldest.
+    Raises: ValueError while no ring holds `length` rows.
+    Source: DreamerV3, Methods, "Experience replay" (uniform sampling).
+    """
+    starts = np.maximum(size - length + 1, 0)  # how many windows begin in each ring
+    if starts.sum() == 0:
+        raise ValueError(
+            f"Replay.sample expects a stream of at least {length} rows, but the "
+            f"longest holds {size.max()}; collect more before sampling."
+        )
+    ends = np.cumsum(starts)
+    draw = rng.integers(ends[-1], size=batch)
+    ring = np.searchsorted(ends, draw, side="right")
+    offset = draw - (ends - starts)[ring]  # rows after the oldest one
+    first = (head - size)[ring] + offset
+    return ring[:, None], (first[:, None] + np.arange(length)) % rows
+
+
+# %% [markdown]
+# The check: 20,000 windows from three rings of 8 places, one that wrapped around, one half
+# full and one with fewer rows than a window. Row numbers must rise by one, and all eight
+# possible windows (6 + 2 + 0) must come up about equally often.
+
+# %%
+rings = np.array([ring, [20, 21, 22, 23, -1, -1, -1, -1], [40, 41, *[-1] * 6]])
+heads, sizes = np.array([head, 4, 2]), np.array([8, 4, 2])
+rng = np.random.default_rng(0)
+which, place = draw_windows(heads, sizes, 8, 20_000, 3, rng)
+drawn = rings[which, place]
+first_rows, counts = np.unique(drawn[:, 0], return_counts=True)
+
+print("first rows:", first_rows)
+claim("no window runs across a seam", (np.diff(drawn) == 1).all())
+claim("each window has its share within 10 %", (abs(counts / 2500 - 1) < 0.1).all())
+
+
+# %% [markdown]
+# Move the sliders: more rows written, longer windows, another start. Above you see the
+# places in memory, below the same rows in the order in which they were lived.
+
+# %%
+def draw_ring(written, length, start):
+    """A ring of 12 places after `written` rows, with one window, above and below."""
+    places, size = np.arange(12), min(written, 12)
+    head, windows = written % 12, max(size - length + 1, 0)
+    number = written - 1 - (head - 1 - places) % 12  # which row lies at each place
+    start = min(start, windows - 1)
+    chosen = range(written - size + start, written - size + start + length)
+    fig, axes = plt.subplots(2, 1, figsize=(7.2, 2.9))
+    for ax, order in zip(axes, (places, np.argsort(number))):
+        for x, row in enumerate(number[order]):
+            inside = windows > 0 and row in chosen
+            color = COLORS["memory"] if inside else COLORS["mist"]
+            ax.add_patch(plt.Rectangle((x, 0), 0.94, 1, color=color))
+            text = str(row) if row >= 0 else "empty"
+            ink = COLORS["paper"] if inside else COLORS["ink"]
+            ax.text(x + 0.47, 0.5, text, ha="center", va="center", color=ink)
+        ax.set(xlim=(-0.1, 12.1), ylim=(-0.1, 1.5), yticks=[])
+        ax.grid(False)
+    axes[0].axvline(head - 0.03, color=COLORS["error"], linewidth=3)
+    axes[0].text(
+        head + 0.1, 1.15, "head: the next row goes here", color=COLORS["error"]
+    )
+    axes[0].set(xlabel="place [1]", xticks=places + 0.47, xticklabels=places)
+    axes[1].set(xlabel="row, the oldest first [1]", xticks=[])
+    axes[1].set(title=f"{windows} windows of {length} rows fit")
+    return fig
+
+
+# %%
+explore(
+    draw_ring,
+    alt="A ring of 12 places: a window may wrap around the end, never over the head.",
+    written=Slider(1, 40, value=17),
+    length=Slider(1, 12, value=4),
+    start=Slider(0, 11, value=5),
+)
+
+
+# %% [markdown]
+# ## The replay
+#
+# > **The paper says.** The replay is sampled uniformly. Prioritised sampling would help,
+# > but is left out for simplicity. A queue puts the newest sequences into the next batch
+# > first, and the model's states are stored beside the rows, so that a sequence can start
+# > from the state that the agent had ("Experience replay" in the Methods).
+#
+# **What we do.** Uniform sampling, and neither the queue nor the stored states: a sampled
+# window starts from the zero state, as if its first row were the first of an episode. That
+# costs a little knowledge in the first rows of each window and saves a lot of code.
+#
+# Two flags are corrected in the *copy* that `sample` returns:
+#
+# * `is_first[:, 0] = True`, because there the model starts from the zero state;
+# * `is_last |= next is_first`, because what comes before a first row was the end of
+#   something, even when a crash cut the episode off and `is_last` was never written.
+#
+# Everything else is bookkeeping: one preallocated array per column, a ring for each
+# environment. The methods `save` and `load` call three small functions that are written
+# further down, in "On disk".
+
+# %%
+#| export
+def check_row(row: dict, columns: dict[str, tuple], env: int) -> None:
+    """Refuse a row of stream `env` that lacks a key or holds what does not fit.
+
+    A value needs the column's shape and dtype, and a float has to be finite: a single
+    nan would spread to all weights.
+    Raises: ValueError with the key. Source: none, bookkeeping.
+    """
+    for key, (shape, dtype) in columns.items():
+        if key not in row:
+            raise ValueError(
+                f"Replay.add expects an observation with the key {key!r}, but got "
+                f"{sorted(row)}; pass every key of the observation space."
+            )
+        value = np.asarray(row[key])
+        if value.shape != shape or not np.can_cast(value.dtype, dtype, "same_kind"):
+            raise ValueError(
+                f"Replay.add expects {key!r} as {dtype} of shape {shape}, but got "
+                f"{value.dtype} of shape {value.shape}; convert it to the space's form."
+            )
+        if dtype.kind == "f" and not np.isfinite(value.astype(np.float32)).all():
+            raise ValueError(
+                f"Replay.add expects finite float32 numbers in {key!r}, but got nan, "
+                f"inf or a larger one of environment {env}; correct it there."
+            )
+
+
+class Replay:
+    """A ring of rows for each environment, preallocated, uint8 images kept as uint8.
+
+    Args:
+        capacity: rows in all, shared equally by the environments.
+        obs_space: gymnasium.spaces.Dict. action_space: Discrete or Box of shape (n,).
+        num_envs: how many streams of experience are stored side by side.
+        seed: of the sampling.
+    Source: DreamerV3, Methods, "Experience replay", without queue and stored states.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        obs_space: gym.Space,
+        action_space: gym.Space,
+        num_envs: int = 1,
+        seed: int = 0,
+    ):
+        self.obs_space, self.action_space = obs_space, action_space
+        self.columns = row_columns(obs_space, action_space)
+        self.rows = capacity // num_envs
+        if self.rows < 1:
+            raise ValueError(
+                f"Replay expects at least one row for each of the {num_envs} "
+                f"environments, but got a capacity of {capacity}; raise the capacity."
+            )
+        # np.zeros reserves address space; memory is used when a row is written.
+        self.data = {
+            key: np.zeros((num_envs, self.rows, *shape), dtype)
+            for key, (shape, dtype) in self.columns.items()
+        }
+        self.head = np.zeros(num_envs, np.int64)  # where the next row goes
+        self.size = np.zeros(num_envs, np.int64)  # rows that hold experience
+        self.rng = np.random.default_rng(seed)
+
+    def __len__(self) -> int:
+        return int(self.size.sum())
+
+    def add(
+        self,
+        env: int,
+        obs: dict,
+        action: np.ndarray | np.integer | list | int,
+        reward: float | np.floating,
+        is_first: bool | np.bool_,
+        is_last: bool | np.bool_,
+        is_terminal: bool | np.bool_,
+    ) -> None:
+        """Store one row of stream `env`.
+
+        Args: `obs`, {key: array} as in the observation space; `action`, chosen AFTER
+        seeing `obs` (a number of a Discrete space, or a vector [A]; stored as zeros on
+        a last row); `reward`, which arrived WITH `obs`; three booleans.
+        Raises: ValueError for a missing key, a wrong shape or dtype, a number that is
+        not finite; nothing is stored.
+        """
+        action = encode_action(self.action_space, action)
+        row = {**obs, "action": action * (not is_last), "reward": np.float32(reward)}
+        row |= {"is_first": is_first, "is_last": is_last, "is_terminal": is_terminal}
+        check_row(row, self.columns, env)
+        at = self.head[env]
+        for key in self.columns:
+            self.data[key][env, at] = row[key]
+        self.head[env] = (at + 1) % self.rows
+        self.size[env] = min(self.size[env] + 1, self.rows)
+
+    def sample(
+        self, batch: int, length: int, rng: np.random.Generator | None = None
+    ) -> dict[str, np.ndarray]:
+        """Draw `batch` windows of `length` consecutive rows: {key: [B, T, ...]}.
+
+        Every window start is equally likely. A window may span several episodes (its
+        flags say where), but never the seam of a ring. `is_first[:, 0]` is True: a
+        window starts from the zero state. A row before a first row is a last row, also
+        where a run was cut off. `rng` replaces the replay's own random numbers, for a
+        look that must not change a run.
+        Raises: ValueError while no stream holds `length` rows.
+        """
+        rng = rng or self.rng
+        at = draw_windows(self.head, self.size, self.rows, batch, length, rng)
+        window = {key: column[at] for key, column in self.data.items()}
+        window["is_last"][:, :-1] |= window["is_first"][:, 1:]
+        window["is_first"][:, 0] = True
+        return window
+
+    def save(self, path: str | os.PathLike, compress: bool = False) -> None:
+        """Write rows, position and random state to one .npz file, without pickle.
+
+        The file appears under its name only when it is complete.
+        """
+        stored = {
+            key: column[:, : self.size.max()] for key, column in self.data.items()
+        }
+        stored |= {"head": self.head, "size": self.size}
+        spaces = {key: describe_space(space) for key, space in self.obs_space.items()}
+        meta = {
+            "format": FORMAT,
+            "obs_space": spaces,
+            "action_space": describe_space(self.action_space),
+            "rows": self.rows,
+            "rng": self.rng.bit_generator.state,
+        }
+        write_arrays(path, meta, stored, compress)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Replay":
+        """Read a replay written by `save`.
+
+        Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"Replay.load expects a file written by Replay.save, but there is none "
+                f"at {path}; record one or correct the path."
+            )
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                stored = {key: file[key] for key in file.files}
+            return cls._restore(json.loads(str(stored.pop("meta"))), stored)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # zip, zlib, NumPy and JSON each raise their own
+            raise ValueError(
+                f"Replay.load expects a file written by Replay.save, but {path} is "
+                f"damaged or foreign ({error}); record it again or restore a copy."
+            ) from error
+
+    @classmethod
+    def _restore(cls, meta: dict, stored: dict[str, np.ndarray]) -> "Replay":
+        if meta["format"] != FORMAT:
+            raise ValueError(f"its format is {meta['format']!r}, not {FORMAT!r}")
+        spaces = {key: restore_space(space) for key, space in meta["obs_space"].items()}
+        action_space, head = restore_space(meta["action_space"]), stored["head"]
+        capacity = meta["rows"] * len(head)
+        replay = cls(capacity, gym.spaces.Dict(spaces), action_space, len(head))
+        for key, column in replay.data.items():
+            column[:, : stored["size"].max()] = stored[key]
+        replay.head, replay.size = head, stored["size"]
+        replay.rng.bit_generator.state = meta["rng"]
+        return replay
+
+
+# %% [markdown]
+# Our six rows go in, followed by a second episode that falls into the pit (walk, jump). The
+# ring has room for 9 rows: all of them.
+
+# %%
+replay = Replay(9, Line.observation_space, Line.action_space)
+for row in [*episode, *play(Line(), [walk, jump])]:
+    action = 0 if row["action"] is None else row["action"]
+    flags = row["is_first"], row["is_last"], row["is_terminal"]
+    replay.add(0, {"x": np.float32(row["x"])}, action, row["reward"], *flags)
+
+print("rows:     ", len(replay))
+print("x:        ", replay.data["x"][0].astype(int))
+print("jumped:   ", replay.data["action"][0, :, 1].astype(int))
+print("reward:   ", replay.data["reward"][0].astype(int))
+
+# %% [markdown] tags=["predict"]
+# **Predict.** We sample a window of four rows that begins at x = 5 of the first episode: 5,
+# 6, 0, 1. What are its `is_first` and its `is_last`? Write both down.
+#
+# <details><summary>Answer</summary>
+#
+# `is_first` is True at 5 (the window starts there) and at 0 (a reset); `is_last` is True
+# at 6 only. The model will start from zeros twice inside this one window.
+#
+# </details>
+
+# %%
+batch = replay.sample(64, 4)
+one = np.flatnonzero((batch["x"] == [5, 6, 0, 1]).all(1))[0]
+for key in ("x", "reward", "is_first", "is_last", "is_terminal"):
+    print(f"{key:12}", batch[key][one].astype(int))
+print("action of the last row:", batch["action"][one, 1])
+
+# %% [markdown]
+# The rule of the arrows, checked in every sampled window: inside an episode the next x is
+# x + 1 + (the jump stored in *this* row, 0 or 1). With the action of the neighbouring row,
+# the mistake we began with, it is not.
+
+# %%
+inside = ~batch["is_last"][:, :-1]
+step = np.diff(batch["x"])[inside]
+this_row = 1 + batch["action"][:, :-1, 1][inside]
+next_row = 1 + batch["action"][:, 1:, 1][inside]
+compare("action of this row leads on", this_row, step, tolerance=0)
+compare("action of the next row leads on", next_row, step, expect="different")
+
+# %% [markdown]
+# `replay_bytes` predicted the memory before any array existed. Now we measure it, for 20,000
+# Mario rows, once as the sum of the arrays and once by Python's own bookkeeping of
+# allocations:
+
+# %%
+predicted = replay_bytes(20_000, screen, buttons)
+tracemalloc.start()
+big = Replay(20_000, screen, buttons, num_envs=4)
+allocated = tracemalloc.get_traced_memory()[0]
+tracemalloc.stop()
+
+arrays = sum(column.nbytes for column in big.data.values())
+print(f"predicted: {predicted / 1e6:.1f} MB")
+compare("arrays", arrays, predicted, tolerance=0)
+claim(
+    "what Python allocated is within 1 % of it", abs(allocated / predicted - 1) < 0.01
+)
+del big
+
+
+# %% [markdown]
+# ## The row that gets lost
+#
+# Training plays several games side by side, with Gymnasium's *vector environments*. They
+# reset by themselves when an episode ends, and there are two ways to do it. With
+# `SAME_STEP` the step that ends an episode returns the first frame of the *next* one, and
+# the last frame is gone from the observations (it hides in `info`). With `NEXT_STEP` the
+# last frame is returned as it is, and the following step does nothing but reset. Let us
+# play the same two episodes with both and print the first nine rows of each, as (x, reward,
+# end).
+
+# %%
+def collect(mode, actions):
+    """Play `actions` in a vector of one game; each row is (x, reward, end)."""
+    envs = gym.vector.SyncVectorEnv([Line], autoreset_mode=mode)
+    obs, _ = envs.reset()
+    rows, reward, end = [], [0.0], [False]
+    for action in actions:
+        rows.append((int(obs["x"][0]), float(reward[0]), bool(end[0])))
+        obs, reward, end, _, _ = envs.step(np.array([action]))
+    return rows
+
+
+Mode = gym.vector.AutoresetMode
+lost = collect(Mode.SAME_STEP, [0, 0, 1, 0, 0, 0, 1, 0, 0])
+kept = collect(Mode.NEXT_STEP, [0, 0, 1, 0, 0, 0, 0, 1, 0])
+print("same step          next step")
+for one, other in zip(lost, kept):
+    print(f"{one!s:18} {other}")
+
+# %% [markdown]
+# With `SAME_STEP` the reward of 6 for the flag stands beside x = 0, the *start*. A model
+# that is trained on this learns that the start is worth a lot, and never sees the flag.
+# With `NEXT_STEP` we get exactly the L + 1 rows of an episode of L steps: x = 6 with its
+# reward, then a fresh row with x = 0. The action given between the two is ignored by the
+# environment, and stored as zeros by us, because it stands on a last row.
+
+# %%
+claim("same step never shows the flag at x = 6", all(x != 6 for x, _, _ in lost))
+claim("next step shows it, with its reward of 6", (6, 6.0, True) in kept)
+
+
+# %% [markdown]
+# ## On disk
+#
+# A run that was killed should be able to continue, so the memory must go to disk, with
+# everything that a continued run needs. Python's `pickle` would do that in one line, but
+# reading such a file executes whatever code it contains. We store plain arrays and a little
+# JSON.
+#
+# One more habit: write under another name first, and rename at the end. A file is either
+# the old one or the new one, never half of each, even if the disk fills up in between.
+
+# %%
+#| export
+def write_arrays(
+    path: str | os.PathLike, meta: dict, arrays: dict, compress: bool = False
+) -> None:
+    """Write arrays and JSON data to one .npz file: completely, or not at all.
+
+    Source: none, bookkeeping.
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    write = np.savez_compressed if compress else np.savez
+    try:
+        with open(partial, "wb") as file:
+            write(file, meta=json.dumps(meta), **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def describe_space(space: gym.Space) -> dict:
+    """A Box or Discrete space as plain data for JSON. Source: none, bookkeeping."""
+    if isinstance(space, gym.spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    bounds = [bound.ravel().tolist() for bound in (space.low, space.high)]
+    low, high = ([b[0]] if len(set(b)) == 1 else b for b in bounds)
+    shape, dtype = list(space.shape), str(space.dtype)
+    return {"type": "Box", "low": low, "high": high, "shape": shape, "dtype": dtype}
+
+
+def restore_space(data: dict) -> gym.Space:
+    """Undo `describe_space`. Source: none, bookkeeping."""
+    if data["type"] == "Discrete":
+        return gym.spaces.Discrete(data["n"], start=data["start"])
+    dtype = np.dtype(data["dtype"])
+    low, high = (
+        np.resize(data[end], data["shape"]).astype(dtype) for end in ("low", "high")
+    )
+    return gym.spaces.Box(low, high, dtype=dtype)
+
+
+# %% [markdown] tags=["predict"]
+# **Predict.** We save the replay, sample from it, load the file, and sample from what we
+# loaded. Are the two batches equal?
+#
+# <details><summary>Answer</summary>
+#
+# Yes, to the bit: the state of the random numbers is part of the file, and at the moment of
+# saving it was the same for both. That is what makes a continued run repeatable.
+#
+# </details>
+
+# %%
+folder = Path(tempfile.mkdtemp())
+replay.save(folder / "line.npz")
+here = replay.sample(8, 3)
+there = Replay.load(folder / "line.npz").sample(8, 3)
+for key in here:
+    compare(key, here[key], there[key], tolerance=0)
+
+
+# %% [markdown]
+# And when the disk is full halfway? We imitate that with an array that cannot be written.
+
+# %%
+class FullDisk:
+    def __array__(self, *args, **kwargs):
+        raise OSError("no space left on device")
+
+
+before = (folder / "line.npz").read_bytes()
+try:
+    write_arrays(folder / "line.npz", {}, {"x": FullDisk()})
+except OSError as error:
+    print("error:", error)
+claim("the old file is untouched", (folder / "line.npz").read_bytes() == before)
+claim("nothing is left over", [p.name for p in folder.iterdir()] == ["line.npz"])
+
+# %% [markdown]
+# What does not fit is refused in one sentence, before anything is stored:
+
+# %%
+full = len(replay)
+for obs, action in (
+    ({"x": np.zeros(2, np.float32)}, 0),
+    ({"y": 1.0}, 0),
+    ({"x": 0.0}, 2),
+):
+    try:
+        replay.add(0, obs, action, 0.0, True, False, False)
+    except ValueError as error:
+        print(textwrap.fill(str(error), 88))
+claim("the replay is as it was", len(replay) == full and replay.head[0] == 0)
+
+# %% [markdown]
+# ## The experiment: Mario as sequences
+#
+# Now the real memory: sixteen windows of 64 rows, the batch that the paper learns from.
+
+# %%
+mario = Replay.load(data_path("mario_episodes.npz"))
+batch = mario.sample(16, 64)
+for key, column in batch.items():
+    print(f"{key:12} {column.dtype!s:8} {list(column.shape)}")
+
+held = sum(column.nbytes for column in mario.data.values())
+compare("memory", held, replay_bytes(mario.rows * 3, screen, buttons), tolerance=0)
+
+# %%
+few = batch["obs"][:4, ::8].reshape(-1, 64, 64, 3)
+labels = [f"window {i}, t = {t}" for i in range(4) for t in range(0, 64, 8)]
+fig = frames_grid(few, labels)
+show(fig, alt="Four sampled windows, eight frames each: Mario at different places.")
+
+# %% [markdown]
+# The frames show what the model will see. The flags show what it must not get wrong: where
+# a window runs on from one episode into the next.
+
+# %%
+fig, ax = plt.subplots(figsize=(7.2, 3.2))
+marks = {"is_first": ">", "is_last": "s", "is_terminal": "x"}
+for flag, marker in marks.items():
+    window, t = np.nonzero(batch[flag])
+    size = 90 if flag == "is_last" else 36  # the cross is drawn on top of the square
+    look = {"marker": marker, "color": COLORS[flag], "s": size, "label": flag}
+    ax.scatter(t, window, zorder=3 if flag == "is_last" else 4, **look)
+for window in range(16):
+    ax.axhline(window, color=COLORS["mist"], zorder=1)
+ax.set(xlabel="row of the window [1]", ylabel="window [1]")
+ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
+show(fig, alt="Flags in 16 windows: all start with is_first, some hold a whole reset.")
+
+
+# %% [markdown]
+# How many windows hold a reset inside? We can count all of them, since we know every
+# possible start, and compare with what is drawn.
+
+# %%
+def share_with_reset(replay, length):
+    """Of all windows of `length` rows: the share with a reset after its first row."""
+    resets = np.lib.stride_tricks.sliding_window_view(
+        replay.data["is_first"][:, :, None], length, axis=1
+    )
+    return resets[..., 1:].any(-1).mean()
+
+
+counted = share_with_reset(mario, 64)
+drawn = mario.sample(2000, 64)["is_first"][:, 1:].any(1).mean()
+terminal = mario.data["is_terminal"].mean()
+
+print(f"windows with a reset inside: {counted:.2f}, terminal rows: {terminal:.3f}")
+claim("more than one window in ten holds a reset", counted > 0.1)
+claim(
+    "the sampled share is within 0.05 of the counted one", abs(drawn - counted) < 0.05
+)
+claim("fewer than 2 rows in 100 are terminal", terminal < 0.02)
+
+
+# %% [markdown]
+# Two lessons for the coming notebooks. More than one window in three has a reset inside, so
+# a model that ignores `is_first` learns from teleportations in many of its sequences. And the
+# rows that teach what *ends* an episode are rare: of the 1,024 rows of a batch, a handful.
+
+# %% [markdown]
+# ## Exercises
+
+# %% [markdown]
+# ### Exercise 3.1: From the oldest row to the newest
+#
+# *easy, about 5 minutes*
+#
+# A ring has `rows` places, holds `size` rows, and writes its next row at `head`. List the
+# places of all stored rows, the oldest first.
+
+# %% tags=["exercise-3.1"]
+def time_order(head, size, rows):
+    """Places of a ring's stored rows from the oldest to the newest: [size] integers.
+
+    Args: head, where the next row goes; size, how many rows are stored; rows, places.
+    """
+    raise NotImplementedError("exercise 3.1")
+
+
+# %%
+check("3.1", time_order)
+
+
+# %%
+# solution("3.1")
+
+# %% [markdown]
+# ### Exercise 3.2: The rows of an episode
+#
+# *medium, about 10 minutes*
+#
+# You get what an episode of L steps leaves behind: L actions, L rewards, and whether the
+# game itself ended it. Fill the five columns of the L + 1 rows, flags included, as this
+# notebook stores them.
+
+# %% tags=["exercise-3.2"]
+def episode_rows(actions, rewards, terminated):
+    """The columns of the L + 1 rows of an episode of L steps.
+
+    Args: actions [L, A], one-hot, in the order they were chosen; rewards [L], what each
+    step returned; terminated, whether the game itself ended the episode.
+    """
+    steps, size = actions.shape
+    columns = {
+        "action": np.zeros((steps + 1, size), np.float32),
+        "reward": np.zeros(steps + 1, np.float32),
+        "is_first": np.zeros(steps + 1, bool),
+        "is_last": np.zeros(steps + 1, bool),
+        "is_terminal": np.zeros(steps + 1, bool),
+    }
+    raise NotImplementedError("exercise 3.2")
+    return columns
+
+
+# %%
+check("3.2", episode_rows)
+
+
+# %%
+# solution("3.2")
+
+# %% [markdown]
+# ### Exercise 3.3: A spike in the loss, now and then
+#
+# *medium, about 10 minutes, one planted bug*
+#
+# This sampler worked for a day. Then the memory was full, and ever since the loss jumps
+# from time to time. Find the bug.
+
+# %% tags=["exercise-3.3"]
+def random_window(ring, head, size, length, rng):
+    """`length` consecutive rows of a ring, all possible windows equally likely."""
+    rows = len(ring)
+    start = rng.integers(size - length + 1)
+    return ring[(start + np.arange(length)) % rows]
+
+
+# %%
+check("3.3", random_window)
+
+# %%
+# solution("3.3")
+
+# %% [markdown]
+# ## What breaks
+#
+# | mistake | how it looks | what finds it |
+# |---|---|---|
+# | actions shifted by one row | [losses fall](https://github.com/epignatelli/navix/pull/152), reconstructions look fine, the agent stays poor | an environment whose frame *is* the last action: a dream there must show each button in the very next frame (notebook 06) |
+# | reward stored with the frame it was earned *in* | the reward loss stays high at sudden rewards | the six rows above, by hand |
+# | windows across the seam | rare spikes of the loss, only after the memory is full | row numbers as observations, as in our check |
+# | last frame lost by the autoreset | `is_terminal` never comes with the frame of the end | `collect` above |
+# | the actions shifted in place, on memory that overlaps | [one or two actions in a hundred](https://github.com/NM512/r2dreamer/issues/9) are wrong | copy first, compare with the stored column |
+# | after a reset the model [still reads the last action](https://github.com/pytorch/rl/pull/4128) of the episode before (while it acts, or where a crash left no last row with its zeros) | wrong predictions right after such a reset | notebook 05 masks it; its test puts a random action there |
+#
+# The replay never shifts anything. It returns rows as they were lived, and the shift
+# happens once, in `WorldModel.observe` (notebook 06), where it can be tested.
+#
+# ## What we built
+#
+# `Replay`, with `add`, `sample`, `save` and `load`, and the functions it is made of. One
+# rule holds in all of it: a row is a frame, the reward that came with it, and the action
+# that was chosen after it.
+
+# %%
+what_we_built("03_replay")
+
+# %% [markdown]
+# **Next.** The rows hold frames of 12,288 numbers. Notebook 04 turns a frame into one
+# vector, and back.
