@@ -28,7 +28,7 @@ from dreamer_lite.world_model import previous_actions
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "notebooks" / "reference"
-NAMES = ["glossary", "metrics", "notation", "troubleshooting"]
+NAMES = ["glossary", "metrics", "notation", "parity", "troubleshooting"]
 SIZES = dict(B=16, T=32, H=15, A=5, D=1024, L=32, C=8, S=256, F=1280, E=2048, K=255)
 SMALL = SIZES | {"B": 2, "T": 8, "BT": 16}  # for speed, where only letters are compared
 
