@@ -173,6 +173,7 @@ def check_memory(need, capacity, continued=False):
 # Fields of a Config that may change when a run is continued.
 FREE = {
     "steps",
+    "minutes",
     "device",
     "precision",
     "speed",
@@ -249,7 +250,7 @@ class Run:
                 raise self._unwritable(error) from error
             raise
         self.start = self.saved = self.shown = self.logged = time.monotonic()
-        self.budget = float("inf") if minutes is None else minutes
+        self.budget = (config.minutes or math.inf) if minutes is None else minutes
 
     def _unwritable(self, error):
         return OSError(
