@@ -13,6 +13,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
+from dreamer_lite.config import Config
 from dreamer_lite.lambda_returns import ReturnNormalizer, lambda_return
 from dreamer_lite.networks import MLP
 from dreamer_lite.replay import action_size
@@ -27,23 +28,23 @@ class Actor(nn.Module):
     A choice is a categorical with 1 % uniform. Continuous actions come from a normal
     with mean tanh(m) and deviation 0.9 sigmoid(s + 2) + 0.1; the sample is not clipped
     here but at the environment, so its log-probability stays that of a normal.
-    Args: feature_size; action_space, Discrete or Box of shape (A,); units, layers of
-    the MLP; unimix. Source: DreamerV3, section "Actor learning" and Methods.
+    Args: feature_size; action_space, Discrete or Box of shape (A,); units of the
+    MLP; unimix. Source: DreamerV3, section "Actor learning" and Methods.
     """
 
     def __init__(
         self,
         feature_size: int,
         action_space: gym.Space,
-        units: int = 128,
-        layers: int = 3,
-        unimix: float = 0.01,
+        *,
+        units: int,
+        unimix: float,
     ):
         super().__init__()
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
         self.actions, self.unimix = action_size(action_space), unimix
         outputs = self.actions if self.discrete else 2 * self.actions
-        self.mlp = MLP(feature_size, units, layers, outputs, outscale=0.01)
+        self.mlp = MLP(feature_size, units, 3, outputs, outscale=0.01)
 
     def _normal(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         mean, deviation = raw.float().chunk(2, -1)
@@ -76,45 +77,29 @@ class Actor(nn.Module):
 class Critic(MLP):
     """Value distribution over two-hot bins, exactly 0 before it has learnt.
 
-    Args: feature_size; units, layers of the MLP; bins.
+    Args: feature_size; units of the MLP; bins.
     Source: DreamerV3, equations 5 and 10.
     """
 
-    def __init__(
-        self, feature_size: int, units: int = 128, layers: int = 3, bins: int = 255
-    ):
-        super().__init__(feature_size, units, layers, bins, outscale=0.0)
+    def __init__(self, feature_size: int, *, units: int, bins: int = 255):
+        super().__init__(feature_size, units, 3, bins, outscale=0.0)
 
 
 class ActorCritic(nn.Module):
     """Actor, critic, the critic's slow copy and the return normaliser.
 
-    Args: feature_size, action_space, units; horizon, imagined steps; lam, of the
-    lambda-return; discount, for real rows; entropy, weight of the actor's entropy;
-    slow_rate, with which the slow critic follows; replay_scale, weight of the critic's
-    loss on real rows; unimix of a discrete actor.
+    Args: feature_size; action_space; config, of which it reads `units` and `unimix`,
+    `horizon`, imagined steps, `lam` of the lambda-return, `discount` for real rows,
+    `entropy`, weight of the actor's entropy, `slow_rate`, with which the slow critic
+    follows, and `replay_scale`, weight of the critic's loss on real rows.
     Source: DreamerV3, equations 4 to 7.
     """
 
-    def __init__(
-        self,
-        feature_size: int,
-        action_space: gym.Space,
-        units: int = 128,
-        horizon: int = 15,
-        lam: float = 0.95,
-        discount: float = 1 - 1 / 333,
-        entropy: float = 3e-4,
-        slow_rate: float = 0.02,
-        replay_scale: float = 0.3,
-        unimix: float = 0.01,
-    ):
+    def __init__(self, feature_size: int, action_space: gym.Space, config: Config):
         super().__init__()
-        self.horizon, self.lam, self.discount = horizon, lam, discount
-        self.entropy, self.slow_rate = entropy, slow_rate
-        self.replay_scale = replay_scale
-        self.actor = Actor(feature_size, action_space, units, unimix=unimix)
-        self.critic = Critic(feature_size, units)
+        self.config, c = config, config
+        self.actor = Actor(feature_size, action_space, units=c.units, unimix=c.unimix)
+        self.critic = Critic(feature_size, units=c.units)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.two_hot = TwoHot(len(self.critic[-1].bias))
         self.normalizer = ReturnNormalizer()
@@ -146,19 +131,20 @@ class ActorCritic(nn.Module):
         with torch.no_grad():
             last = self.two_hot.mean(self.critic(feature[:, -1:]))
             value = torch.cat([self.two_hot.mean(value_logits.detach()), last], 1)
-            returns = lambda_return(reward, value, cont, self.lam)
+            returns = lambda_return(reward, value, cont, self.config.lam)
             self.normalizer.update(returns)
             scale = self.normalizer.scale
             advantage = (returns - value[:, :-1]) / scale
             weight = torch.cumprod(cont, 1)[:, :-1]  # also of the state it began in
         log_prob, entropy = self.actor.evaluate(seen, action)
-        actor_loss = -(weight * (log_prob * advantage + self.entropy * entropy)).mean()
+        bonus = self.config.entropy * entropy
+        actor_loss = -(weight * (log_prob * advantage + bonus)).mean()
         critic_loss = (weight * self._critic_loss(value_logits, seen, returns)).mean()
         losses = {"actor": actor_loss, "critic": critic_loss}
         if batch is not None:
             start_return = returns[:, 0].unflatten(0, states.h.shape[:2])
             losses["replay_critic"] = self._replay_loss(states, start_return, batch)
-        replayed = self.replay_scale * losses.get("replay_critic", 0.0)
+        replayed = self.config.replay_scale * losses.get("replay_critic", 0.0)
         metrics = {f"loss/{key}": value.detach() for key, value in losses.items()}
         metrics |= {
             "actor/entropy": entropy.detach().mean(),
@@ -177,7 +163,8 @@ class ActorCritic(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Dream from all B * T states at once; nothing here needs a gradient."""
         start = states.map(lambda x: x.detach().flatten(0, 1))
-        dream, action = world_model.rssm.imagine(start, self.policy, self.horizon)
+        horizon = self.config.horizon
+        dream, action = world_model.rssm.imagine(start, self.policy, horizon)
         feature = dream.feature
         reward = world_model.predict_reward(feature)
         return feature, action, reward, world_model.predict_continue(feature)
@@ -197,8 +184,8 @@ class ActorCritic(nn.Module):
         returns = lambda_return(
             batch["reward"].float(),
             start_return,
-            goes_on * self.discount,
-            self.lam * (1 - ends),
+            goes_on * self.config.discount,
+            self.config.lam * (1 - ends),
         )
         feature = states.feature[:, :-1].contiguous()
         loss = self._critic_loss(self.critic(feature), feature, returns)
@@ -208,4 +195,4 @@ class ActorCritic(nn.Module):
     def update_slow(self) -> None:
         """Move the slow critic towards the critic: after every optimizer step."""
         slow, fast = self.slow_critic.parameters(), self.critic.parameters()
-        torch._foreach_lerp_(list(slow), list(fast), self.slow_rate)
+        torch._foreach_lerp_(list(slow), list(fast), self.config.slow_rate)

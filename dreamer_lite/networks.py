@@ -203,13 +203,11 @@ class Encoder(nn.Module):
     Images go through four convolutions that halve each side, vectors through symlog and
     an MLP; both results are concatenated.
     Args: spaces, a Dict; depth, channels of the first convolution (then x2, x4, x8);
-    units and layers of the MLP. Attribute: `size`, the width of the embedding.
+    units of the MLP. Attribute: `size`, the width of the embedding.
     Source: DreamerV3, Methods, "Networks".
     """
 
-    def __init__(
-        self, spaces: gym.Space, depth: int = 16, units: int = 128, layers: int = 3
-    ):
+    def __init__(self, spaces: gym.Space, *, depth: int, units: int):
         super().__init__()
         self.spaces, self.size = spaces, 0
         self.images, self.vectors = split_spaces(spaces)
@@ -221,7 +219,7 @@ class Encoder(nn.Module):
             self.size += 8 * depth * (height // 16) * (width // 16)
         if self.vectors:
             inputs = sum(gym.spaces.flatdim(spaces[key]) for key in self.vectors)
-            self.mlp = MLP(inputs, units, layers)
+            self.mlp = MLP(inputs, units, layers=3)
             self.size += units
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
@@ -245,20 +243,20 @@ class Decoder(nn.Module):
     Images: h through a BlockLinear and z through an MLP are added at a sixteenth of the
     sides, then four transposed convolutions mirror the encoder; a sigmoid ends them.
     Vectors: one MLP, one Linear for each key (symlog space, or logits of a choice).
-    Args: spaces, deter and stoch (widths of h and flat z), depth, units, layers as in
-    the encoder, blocks of the BlockLinear.
+    Args: spaces, deter and stoch (widths of h and flat z), depth and units as in the
+    encoder, blocks of the BlockLinear.
     Source: DreamerV3, Methods, "Networks", and equation 3.
     """
 
     def __init__(
         self,
         spaces: gym.Space,
+        *,
         deter: int,
         stoch: int,
-        depth: int = 16,
-        units: int = 128,
-        layers: int = 3,
-        blocks: int = 8,
+        depth: int,
+        units: int,
+        blocks: int,
     ):
         super().__init__()
         self.spaces, self.deter = spaces, deter
@@ -274,7 +272,7 @@ class Decoder(nn.Module):
             widths = [8 * depth, 4 * depth, 2 * depth, depth, sum(self.channels)]
             self.conv = conv_stack(nn.ConvTranspose2d, widths, 4)[:-2]  # plain end
         if self.vectors:
-            self.mlp = MLP(deter + stoch, units, layers)
+            self.mlp = MLP(deter + stoch, units, layers=3)
             sizes = {key: gym.spaces.flatdim(spaces[key]) for key in self.vectors}
             heads = {key: Linear(units, size) for key, size in sizes.items()}
             self.heads = nn.ModuleDict(heads)

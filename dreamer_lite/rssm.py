@@ -37,7 +37,7 @@ class State(NamedTuple):
 class SequenceModel(nn.Module):
     """Block GRU, the function f of equation 1: h_t = f(h_{t-1}, z_{t-1}, a_{t-1}).
 
-    Args: stoch, width of flat z; action_size, A; deter, D; hidden, width of the inner
+    Args: stoch, width of flat z; action_size, A; deter, D; units, width of the inner
     layers; blocks, of the block-diagonal layers (1 gives the dense cell).
     Source: DreamerV3, equation 1 and Methods, "Networks".
     """
@@ -46,21 +46,22 @@ class SequenceModel(nn.Module):
         self,
         stoch: int,
         action_size: int,
-        deter: int = 1024,
-        hidden: int = 128,
-        blocks: int = 8,
+        *,
+        deter: int,
+        units: int,
+        blocks: int,
     ):
         super().__init__()
         self.action_size, self.deter, self.blocks = action_size, deter, blocks
-        self.from_h = MLP(deter, hidden)
-        self.from_z = MLP(stoch, hidden)
-        self.from_a = MLP(action_size, hidden)
-        self.core = BlockLinear(deter + 3 * hidden * blocks, deter, blocks)
+        self.from_h = MLP(deter, units)
+        self.from_z = MLP(stoch, units)
+        self.from_a = MLP(action_size, units)
+        self.core = BlockLinear(deter + 3 * units * blocks, deter, blocks)
         self.core_norm = RMSNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, blocks)
 
     def embed_action(self, action: Tensor) -> Tensor:
-        """Actions [..., A] -> [..., hidden]; an unbounded sample is capped at 1."""
+        """Actions [..., A] -> [..., units]; an unbounded sample is capped at 1."""
         size = action.abs().clamp(min=1.0).detach()
         return self.from_a(action / size)
 
@@ -116,7 +117,7 @@ class RSSM(SequenceModel):
     Args:
         embed_size: width of the encoder's embedding. action_size: A.
         deter: D, deterministic units. latents, classes: z is `latents` one-hots.
-        hidden: width of every inner layer. blocks: of the block-diagonal layers.
+        units: width of every inner layer. blocks: of the block-diagonal layers.
         unimix: share of the uniform distribution in every categorical.
     Source: DreamerV3, equation 1 and Methods, "Networks".
     """
@@ -125,19 +126,20 @@ class RSSM(SequenceModel):
         self,
         embed_size: int,
         action_size: int,
-        deter: int = 1024,
-        hidden: int = 128,
-        latents: int = 32,
-        classes: int = 8,
-        blocks: int = 8,
-        unimix: float = 0.01,
+        *,
+        deter: int,
+        units: int,
+        latents: int,
+        classes: int,
+        blocks: int,
+        unimix: float,
     ):
         stoch = latents * classes
-        super().__init__(stoch, action_size, deter, hidden, blocks)
+        super().__init__(stoch, action_size, deter=deter, units=units, blocks=blocks)
         self.latents, self.classes, self.unimix = latents, classes, unimix
-        self.prior_head = MLP(deter, hidden, 2, stoch)
-        self.posterior_in = Linear(deter + embed_size, hidden)
-        outputs = RMSNorm(hidden), nn.SiLU(), Linear(hidden, stoch)
+        self.prior_head = MLP(deter, units, 2, stoch)
+        self.posterior_in = Linear(deter + embed_size, units)
+        outputs = RMSNorm(units), nn.SiLU(), Linear(units, stoch)
         self.posterior_out = nn.Sequential(*outputs)
 
     @property

@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dreamer_lite.config import Config
 from dreamer_lite.networks import MLP, Decoder, Encoder
 from dreamer_lite.replay import row_columns
 from dreamer_lite.rssm import RSSM, State
 from dreamer_lite.two_hot import TwoHot
-
-DISCOUNT = 1 - 1 / 333  # a horizon of 333 steps; the continue head learns it
 
 
 def previous_actions(action: Tensor) -> Tensor:
@@ -77,42 +76,41 @@ def check_batch(batch: dict, columns: dict[str, tuple]) -> dict[str, Tensor]:
 class WorldModel(nn.Module):
     """Encoder, RSSM, decoder, reward head and continue head, with their losses.
 
-    Args: spaces, a Dict of observations; action_space; the sizes that Encoder, Decoder
-    and RSSM take (`deter`, `units`, `classes`, `depth`, ...); `discount`, learnt by the
-    continue head as a soft label; `free_nats`, `dyn_scale`, `rep_scale` of the KL.
+    Args: spaces, a Dict of observations; action_space; config, of which it reads the
+    sizes of its parts, `discount`, learnt by the continue head as a soft label, and
+    `free_nats`, `dyn_scale`, `rep_scale` of the KL.
     Source: DreamerV3, equations 1 to 3.
     """
 
     def __init__(
-        self,
-        spaces: gym.spaces.Dict,
-        action_space: gym.Space,
-        deter: int = 1024,
-        units: int = 128,
-        latents: int = 32,
-        classes: int = 8,
-        depth: int = 16,
-        blocks: int = 8,
-        unimix: float = 0.01,
-        discount: float = DISCOUNT,
-        free_nats: float = 1.0,
-        dyn_scale: float = 1.0,
-        rep_scale: float = 0.1,
+        self, spaces: gym.spaces.Dict, action_space: gym.Space, config: Config
     ):
         super().__init__()
+        self.config, c = config, config
         self.columns = row_columns(spaces, action_space)
-        self.discount, self.free_nats = discount, free_nats
-        self.scales = {"dyn": dyn_scale, "rep": rep_scale}  # of all other terms: 1
-        actions = self.columns["action"][0][0]
-        self.encoder = Encoder(spaces, depth, units)
+        self.scales = {"dyn": c.dyn_scale, "rep": c.rep_scale}  # of other terms: 1
+        self.encoder = Encoder(spaces, depth=c.depth, units=c.units)
         self.rssm = RSSM(
-            self.encoder.size, actions, deter, units, latents, classes, blocks, unimix
+            self.encoder.size,
+            self.columns["action"][0][0],
+            deter=c.deter,
+            units=c.units,
+            latents=c.latents,
+            classes=c.classes,
+            blocks=c.blocks,
+            unimix=c.unimix,
         )
-        stoch, feature = latents * classes, self.rssm.feature_size
-        self.decoder = Decoder(spaces, deter, stoch, depth, units, blocks=blocks)
-        self.two_hot = TwoHot()
-        self.reward = MLP(feature, units, 1, len(self.two_hot.bins), outscale=0.0)
-        self.cont = MLP(feature, units, 1, 1)
+        self.decoder = Decoder(
+            spaces,
+            deter=c.deter,
+            stoch=c.latents * c.classes,
+            depth=c.depth,
+            units=c.units,
+            blocks=c.blocks,
+        )
+        self.two_hot, feature = TwoHot(), self.rssm.feature_size
+        self.reward = MLP(feature, c.units, 1, len(self.two_hot.bins), outscale=0.0)
+        self.cont = MLP(feature, c.units, 1, 1)
 
     def predict_reward(self, feature: Tensor) -> Tensor:
         """Expected reward that arrives with a state: [..., F] -> [...]."""
@@ -159,12 +157,12 @@ class WorldModel(nn.Module):
         """Every term of equations 2 and 3 for every row: {name: [B, T]}."""
         losses = self.decoder.loss(self.decoder(feature), batch)
         losses["reward"] = self.two_hot.loss(self.reward(feature), batch["reward"])
-        goes_on = (~batch["is_terminal"].bool()).float() * self.discount
+        goes_on = (~batch["is_terminal"].bool()).float() * self.config.discount
         logit = self.cont(feature).float().squeeze(-1)
         losses["continue"] = F.binary_cross_entropy_with_logits(
             logit, goes_on, reduction="none"
         )
-        dyn, rep = self.rssm.kl_loss(posterior, prior, self.free_nats)
+        dyn, rep = self.rssm.kl_loss(posterior, prior, self.config.free_nats)
         return losses | {"dyn": dyn, "rep": rep}
 
     @torch.no_grad()
@@ -211,6 +209,7 @@ class LaProp(torch.optim.Optimizer):
         self,
         params: Iterable,
         lr: float = 4e-5,
+        *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-20,
         clip: float = 0.3,

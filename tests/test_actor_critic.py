@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from dreamer_lite.actor_critic import Actor, ActorCritic, Critic
+from dreamer_lite.config import Config
 from dreamer_lite.lambda_returns import lambda_return
 from dreamer_lite.rssm import State
 from dreamer_lite.world_model import LaProp, WorldModel
@@ -44,8 +45,9 @@ def rows(space=BUTTONS):
 
 def pair(space=BUTTONS, learnt=True, **changes):
     """A world model and an actor-critic; `learnt` gives the heads some weights."""
-    model = WorldModel(SPACES, space, **SMALL)
-    agent = ActorCritic(model.rssm.feature_size, space, units=16, **changes)
+    config = Config(**SMALL, **changes)
+    model = WorldModel(SPACES, space, config)
+    agent = ActorCritic(model.rssm.feature_size, space, config)
     if learnt:
         for head in (model.reward, agent.critic, agent.slow_critic):
             torch.nn.init.normal_(head[-1].weight, std=0.3)
@@ -65,7 +67,7 @@ def with_gradient(*modules):
 
 
 def test_a_choice_is_a_categorical_with_one_percent_uniform():
-    actor = Actor(8, gym.spaces.Discrete(3), units=8)
+    actor = Actor(8, gym.spaces.Discrete(3), units=8, unimix=0.01)
     torch.nn.init.normal_(actor.mlp[-1].weight, std=50)  # nearly certain everywhere
     feature = torch.randn(5, 8)
     probs = 0.99 * actor.mlp(feature).softmax(-1) + 0.01 / 3
@@ -83,7 +85,7 @@ def test_a_choice_is_a_categorical_with_one_percent_uniform():
 
 
 def test_a_joystick_is_a_bounded_normal():
-    actor = Actor(8, JOYSTICK, units=8)
+    actor = Actor(8, JOYSTICK, units=8, unimix=0.01)
     torch.nn.init.normal_(actor.mlp[-1].weight, std=3)
     feature = torch.randn(50, 8)
     raw = actor.mlp(feature)
@@ -102,7 +104,7 @@ def test_a_joystick_is_a_bounded_normal():
 
 
 def test_a_new_joystick_starts_wide():
-    actor = Actor(32, JOYSTICK, units=16)
+    actor = Actor(32, JOYSTICK, units=16, unimix=0.01)
     feature = torch.randn(100, 32)
     mean, deviation = actor._normal(actor.mlp(feature))
     assert mean.abs().max() < 0.1
@@ -112,7 +114,7 @@ def test_a_new_joystick_starts_wide():
 
 
 def test_a_new_choice_is_nearly_uniform():
-    actor = Actor(32, BUTTONS, units=16)
+    actor = Actor(32, BUTTONS, units=16, unimix=0.01)
     feature = torch.randn(100, 32)
     _, entropy = actor.evaluate(feature, actor.sample(feature))
     assert entropy.min().item() == pytest.approx(math.log(17), abs=1e-3)
@@ -121,13 +123,13 @@ def test_a_new_choice_is_nearly_uniform():
 @pytest.mark.parametrize("space", [BUTTONS, JOYSTICK], ids=["buttons", "joystick"])
 def test_a_sampled_action_leaves_no_graph(space):
     """Else the log-probability of a joystick's move would not teach its mean."""
-    actor = Actor(8, space, units=8)
+    actor = Actor(8, space, units=8, unimix=0.01)
     assert not actor.sample(torch.randn(5, 8)).requires_grad
 
 
 @pytest.mark.parametrize("space", [BUTTONS, JOYSTICK], ids=["buttons", "joystick"])
 def test_evaluating_reaches_every_weight_of_the_actor(space):
-    actor = Actor(8, space, units=8)
+    actor = Actor(8, space, units=8, unimix=0.01)
     feature = torch.randn(5, 8)
     log_prob, _ = actor.evaluate(feature, actor.sample(feature))
     log_prob.sum().backward()
@@ -143,7 +145,7 @@ def test_a_dream_leaves_no_graph(space):
 
 def test_spaces_that_nobody_can_act_in_are_refused():
     with pytest.raises(TypeError, match="acts in Discrete"):
-        Actor(8, gym.spaces.MultiBinary(3))
+        Actor(8, gym.spaces.MultiBinary(3), units=8, unimix=0.01)
 
 
 # Losses before training
@@ -176,8 +178,9 @@ def test_losses_before_training(space):
 
 def test_first_critic_loss_of_a_fresh_model_is_small():
     """Continue starts near a half, so distant steps hardly count yet."""
-    model = WorldModel(SPACES, BUTTONS, 512, 64, classes=4)
-    agent = ActorCritic(model.rssm.feature_size, BUTTONS, units=64)
+    config = Config(deter=512, units=64, classes=4)
+    model = WorldModel(SPACES, BUTTONS, config)
+    agent = ActorCritic(model.rssm.feature_size, BUTTONS, config)
     with torch.no_grad():
         _, metrics = agent.loss(model.loss(rows())[2], model)
     assert 0.4 < metrics["loss/critic"] < 1.5
@@ -194,7 +197,7 @@ def test_metrics_are_what_they_are_called():
     _, metrics = agent.loss(states, model)
     value = agent.two_hot.mean(agent.critic(feature))
     truth = {"imagined/reward": reward, "imagined/continue": cont, "value/mean": value}
-    truth["return/mean"] = lambda_return(reward, value, cont, agent.lam)
+    truth["return/mean"] = lambda_return(reward, value, cont, agent.config.lam)
     for name, expected in truth.items():
         assert torch.isclose(metrics[name], expected.mean(), rtol=1e-3), name
 
@@ -296,10 +299,9 @@ class Scripted(WorldModel):
 
 
 def scripted(cont, reward=None, **changes):
-    model, agent = pair(**changes)
+    model, agent = pair(**changes, horizon=len(cont) - 1)
     cont = torch.tensor(cont)
     reward = torch.zeros_like(cont) if reward is None else torch.tensor(reward)
-    agent.horizon = len(cont) - 1
     start = State(torch.randn(5, 1, 32), torch.zeros(5, 1, 4, 4))
     return Scripted(model.rssm, reward, cont), agent, start
 
@@ -451,7 +453,7 @@ def test_every_loss_is_what_the_equations_say(monkeypatch):
 
 def test_a_certain_actor_still_tries_the_other_buttons():
     """One percent is uniform when an action is sampled, not only when it is judged."""
-    actor = Actor(8, gym.spaces.Discrete(3), units=8)
+    actor = Actor(8, gym.spaces.Discrete(3), units=8, unimix=0.01)
     torch.nn.init.zeros_(actor.mlp[-1].weight)
     actor.mlp[-1].bias.data[:] = torch.tensor([50.0, 0.0, 0.0])
     with torch.no_grad():
@@ -461,7 +463,7 @@ def test_a_certain_actor_still_tries_the_other_buttons():
 
 
 def test_slow_critic_starts_as_a_copy_and_follows_by_two_percent():
-    agent = ActorCritic(8, BUTTONS, units=8)
+    agent = ActorCritic(8, BUTTONS, Config(units=8))
     assert all(
         torch.equal(a, b)
         for a, b in zip(agent.critic.parameters(), agent.slow_critic.parameters())
@@ -477,7 +479,7 @@ def test_slow_critic_starts_as_a_copy_and_follows_by_two_percent():
 
 
 def test_a_new_critic_says_exactly_zero():
-    critic, agent = Critic(8, units=8), ActorCritic(8, BUTTONS, units=8)
+    critic, agent = Critic(8, units=8), ActorCritic(8, BUTTONS, Config(units=8))
     assert agent.two_hot.mean(critic(torch.randn(50, 8))).abs().max() == 0
 
 
@@ -486,9 +488,8 @@ def test_a_new_critic_says_exactly_zero():
 
 @pytest.mark.parametrize("worth", [1.0, 1000.0])
 def test_reinforce_finds_the_better_arm(worth):
-    model, agent = pair(gym.spaces.Discrete(2), learnt=False)
+    model, agent = pair(gym.spaces.Discrete(2), learnt=False, horizon=1)
     start = State(torch.randn(64, 1, 32), torch.zeros(64, 1, 4, 4))
-    agent.horizon = 1
 
     class Bandit(WorldModel):
         """Pays for the second button; the dream is over after one step."""

@@ -135,13 +135,14 @@ def test_the_phases_show_the_shapes_of_a_model():
     from gymnasium.spaces import Box, Dict, Discrete
 
     from dreamer_lite.actor_critic import ActorCritic
+    from dreamer_lite.config import Config
     from dreamer_lite.replay import Replay
     from dreamer_lite.world_model import WorldModel
 
     spaces, buttons = Dict(x=Box(-1, 1, (3,), np.float32)), Discrete(2)
-    sizes = {"deter": 24, "units": 8, "latents": 5, "classes": 3, "blocks": 4}
-    model = WorldModel(spaces, buttons, **sizes)
-    agent = ActorCritic(model.rssm.feature_size, buttons, units=8, horizon=6)
+    sizes = Config(deter=24, units=8, latents=5, classes=3, blocks=4, horizon=6)
+    model = WorldModel(spaces, buttons, sizes)
+    agent = ActorCritic(model.rssm.feature_size, buttons, sizes)
     replay = Replay(20, spaces, buttons)
     for i in range(20):
         replay.add(0, {"x": np.zeros(3)}, i % 2, 0.0, i == 0, False, False)

@@ -49,6 +49,15 @@ def rows(spaces, *lead, seed=0):
     return out
 
 
+def small_encoder(spaces, **sizes):
+    return Encoder(spaces, **{"depth": 2, "units": 16} | sizes)
+
+
+def small_decoder(spaces, **sizes):
+    sizes = {"deter": 16, "stoch": 8, "depth": 2, "units": 16, "blocks": 8} | sizes
+    return Decoder(spaces, **sizes)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
@@ -209,7 +218,7 @@ def test_keys_are_sorted_by_kind():
         "empty",
     ],
 )
-@pytest.mark.parametrize("build", [split_spaces, Encoder, lambda s: Decoder(s, 16, 8)])
+@pytest.mark.parametrize("build", [split_spaces, small_encoder, small_decoder])
 def test_spaces_that_do_not_fit_are_refused(spaces, error, said, build):
     with pytest.raises(error, match=said):
         build(spaces)
@@ -218,13 +227,13 @@ def test_spaces_that_do_not_fit_are_refused(spaces, error, said, build):
 def test_images_may_have_the_names_that_modules_may_not():
     spaces = Dict({"half": PIXELS, "a.b": PIXELS})
     assert split_spaces(spaces) == (["a.b", "half"], [])
-    assert set(Decoder(spaces, 16, 8)(torch.zeros(2, 24))) == set(spaces)
+    assert set(small_decoder(spaces)(torch.zeros(2, 24))) == set(spaces)
 
 
 def test_bytes_may_be_a_vector_and_numbers_a_table():
     spaces = Dict(ram=Box(0, 255, (128,), np.uint8), table=Box(-1, 1, (3, 4)))
     assert split_spaces(spaces) == ([], ["ram", "table"])
-    assert Encoder(spaces, units=16)(rows(spaces, 2, 3)).shape == (2, 3, 16)
+    assert small_encoder(spaces)(rows(spaces, 2, 3)).shape == (2, 3, 16)
 
 
 def test_vectors_are_symlogged_and_choices_one_hot():
@@ -240,7 +249,7 @@ def test_vectors_are_symlogged_and_choices_one_hot():
 
 
 def test_encoder_sees_every_key_in_its_place():
-    encoder = Encoder(MIXED, depth=2, units=16)
+    encoder = small_encoder(MIXED)
     obs = rows(MIXED, 2, 3)
     embed = encoder(obs)
     images = 16 * 2 * 3  # 8 x depth channels at 32 / 16 x 48 / 16 positions
@@ -255,14 +264,14 @@ def test_encoder_sees_every_key_in_its_place():
 
 
 def test_encoder_takes_batches_with_and_without_time():
-    encoder = Encoder(MIXED, depth=2, units=16)
+    encoder = small_encoder(MIXED)
     obs = rows(MIXED, 2, 3)
     flat = {key: value.flatten(0, 1) for key, value in obs.items()}
     assert torch.allclose(encoder(obs).flatten(0, 1), encoder(flat), atol=1e-5)
 
 
 def test_encoder_centres_pixels():
-    encoder = Encoder(Dict(near=PIXELS), depth=2)
+    encoder = small_encoder(Dict(near=PIXELS))
     seen = []
     encoder.conv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     obs = rows(Dict(near=PIXELS), 4)
@@ -271,7 +280,7 @@ def test_encoder_centres_pixels():
 
 
 def test_encoder_mirrors_channels_and_sides():
-    encoder = Encoder(Dict(a=Box(0, 255, (64, 64, 3), np.uint8)), depth=16)
+    encoder = small_encoder(Dict(a=Box(0, 255, (64, 64, 3), np.uint8)), depth=16)
     widths = [(m.in_channels, m.out_channels) for m in encoder.conv[::3]]
     assert widths == [(3, 16), (16, 32), (32, 64), (64, 128)]
     assert encoder.size == 2048
@@ -281,14 +290,16 @@ def test_encoder_mirrors_channels_and_sides():
 
 
 def test_decoder_starts_with_the_variance_of_four_taps():
-    decoder = Decoder(Dict(a=Box(0, 255, (64, 64, 3), np.uint8)), 64, 16, depth=16)
+    decoder = small_decoder(
+        Dict(a=Box(0, 255, (64, 64, 3), np.uint8)), deter=64, depth=16
+    )
     for layer in decoder.conv[:-1:3]:
         assert abs(variance(layer) * 4 * layer.in_channels - 1) < 0.06
 
 
 def test_encoder_and_decoder_of_vectors_only_have_no_convolutions():
     spaces = Dict(height=MIXED["height"], door=MIXED["door"])
-    encoder, decoder = Encoder(spaces, units=16), Decoder(spaces, 8, 4, units=16)
+    encoder, decoder = small_encoder(spaces), small_decoder(spaces, deter=8, stoch=4)
     assert encoder.size == 16 and not hasattr(encoder, "conv")
     recon = decoder(torch.randn(2, 3, 12))
     assert {key: tuple(x.shape) for key, x in recon.items()} == {
@@ -301,7 +312,7 @@ def test_encoder_and_decoder_of_vectors_only_have_no_convolutions():
 
 
 def test_decoder_mirrors_the_observation():
-    decoder = Decoder(MIXED, deter=16, stoch=8, depth=2, units=16)
+    decoder = small_decoder(MIXED)
     recon = decoder(torch.randn(2, 3, 24))
     assert recon["near"].shape == (2, 3, 32, 48, 3)
     assert recon["far"].shape == (2, 3, 32, 48, 1)
@@ -312,7 +323,7 @@ def test_decoder_mirrors_the_observation():
 
 
 def test_decoder_hands_each_image_its_own_channels():
-    decoder = Decoder(MIXED, deter=16, stoch=8, depth=2, units=16)
+    decoder = small_decoder(MIXED)
     with torch.no_grad():
         decoder.conv[-1].weight.zero_()
         decoder.conv[-1].bias.copy_(torch.tensor([-2.0, 0.0, 1.0, 2.0]))
@@ -323,7 +334,7 @@ def test_decoder_hands_each_image_its_own_channels():
 
 
 def test_decoder_reads_memory_and_latent():
-    decoder = Decoder(MIXED, deter=16, stoch=8, depth=2, units=16)
+    decoder = small_decoder(MIXED)
     feature = torch.randn(1, 24)
     before = decoder(feature)
     for part in (slice(0, 16), slice(16, 24)):
@@ -334,7 +345,7 @@ def test_decoder_reads_memory_and_latent():
 
 
 def test_losses_are_sums_not_averages():
-    decoder = Decoder(MIXED, deter=16, stoch=8, depth=2, units=16)
+    decoder = small_decoder(MIXED)
     obs = rows(MIXED, 2, 3)
     recon = {
         "near": torch.full((2, 3, 32, 48, 3), 0.25),
@@ -352,7 +363,7 @@ def test_losses_are_sums_not_averages():
 
 
 def test_choice_loss_is_the_cross_entropy_of_the_right_choice():
-    decoder = Decoder(Dict(door=MIXED["door"]), deter=16, stoch=8, units=16)
+    decoder = small_decoder(Dict(door=MIXED["door"]))
     logits = torch.randn(5, 4)
     door = torch.tensor([2, 3, 4, 5, 2])
     mine = decoder.loss({"door": logits}, {"door": door})["door"]
@@ -361,7 +372,7 @@ def test_choice_loss_is_the_cross_entropy_of_the_right_choice():
 
 def test_image_loss_at_the_start_is_as_predicted():
     spaces = Dict(a=Box(0, 255, (64, 64, 3), np.uint8))
-    decoder = Decoder(spaces, deter=256, stoch=64, depth=8)
+    decoder = small_decoder(spaces, deter=256, stoch=64, depth=8, units=128)
     obs = rows(spaces, 16)
     loss = decoder.loss(decoder(torch.randn(16, 320)), obs)["a"].mean()
     pixels = (obs["a"] / 255 - 0.5).square().sum((1, 2, 3)).mean()
@@ -371,7 +382,8 @@ def test_image_loss_at_the_start_is_as_predicted():
 
 def test_one_observation_can_be_learnt_by_heart():
     spaces = Dict(a=Box(0, 255, (16, 16, 3), np.uint8), v=Box(-9, 9, (2,)))
-    encoder, decoder = Encoder(spaces, 4, 32), Decoder(spaces, 32, 16, 4, 32)
+    encoder = small_encoder(spaces, depth=4, units=32)
+    decoder = small_decoder(spaces, deter=32, stoch=16, depth=4, units=32)
     middle = Linear(encoder.size, 48)
     parts = nn.ModuleList([encoder, middle, decoder])
     optimizer = torch.optim.Adam(parts.parameters(), 3e-3)
@@ -387,7 +399,7 @@ def test_one_observation_can_be_learnt_by_heart():
 
 
 def test_autocast_leaves_reconstructions_in_float32():
-    encoder, decoder = Encoder(MIXED, 2, 16), Decoder(MIXED, 16, 8, 2, 16)
+    encoder, decoder = small_encoder(MIXED), small_decoder(MIXED)
     with torch.autocast("cpu", torch.bfloat16):
         embed, recon = encoder(rows(MIXED, 2, 3)), decoder(torch.randn(2, 3, 24))
     assert embed.dtype == torch.bfloat16
@@ -397,7 +409,7 @@ def test_autocast_leaves_reconstructions_in_float32():
 def test_decoder_of_images_layer_by_layer():
     """Two parts are added on the small grid, normed, activated, then unfolded."""
     spaces = Dict(obs=Box(0, 255, (32, 48, 3), np.uint8))
-    decoder = Decoder(spaces, deter=16, stoch=8, depth=2, units=16)
+    decoder = small_decoder(spaces)
     for norm in (decoder.norm, decoder.from_z[1]):
         torch.nn.init.normal_(norm.scale)
     assert decoder.from_z[0].weight.shape == (32, 8)  # twice the units

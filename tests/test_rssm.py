@@ -18,6 +18,8 @@ from dreamer_lite.rssm import (
 )
 
 BATCH, LENGTH, EMBED, ACTIONS = 3, 10, 12, 5
+SIZES = {"deter": 64, "units": 16, "latents": 6, "classes": 4, "blocks": 8}
+SIZES |= {"unimix": 0.01}
 
 
 @pytest.fixture(autouse=True)
@@ -26,8 +28,7 @@ def seeded():
 
 
 def make(embed=EMBED, **sizes):
-    sizes = {"deter": 64, "hidden": 16, "latents": 6, "classes": 4} | sizes
-    return RSSM(embed, ACTIONS, **sizes)
+    return RSSM(embed, ACTIONS, **SIZES | sizes)
 
 
 def window(batch=BATCH, length=LENGTH, width=EMBED):
@@ -115,11 +116,11 @@ def test_straight_through_gradient_is_that_of_the_mixed_probabilities():
 class PlainGRU(nn.Module):
     """The textbook cell with dense layers."""
 
-    def __init__(self, stoch, actions, deter, hidden):
+    def __init__(self, stoch, actions, deter, units):
         super().__init__()
-        self.from_h, self.from_z = MLP(deter, hidden), MLP(stoch, hidden)
-        self.from_a = MLP(actions, hidden)
-        self.core = Linear(deter + 3 * hidden, deter)
+        self.from_h, self.from_z = MLP(deter, units), MLP(stoch, units)
+        self.from_a = MLP(actions, units)
+        self.core = Linear(deter + 3 * units, deter)
         self.core_norm = RMSNorm(deter)
         self.gates = Linear(deter, 3 * deter)
 
@@ -137,7 +138,7 @@ def test_one_block_is_a_plain_gru():
     for name, value in plain.named_parameters():
         if "bias" in name or "scale" in name:
             nn.init.normal_(value)
-    block = SequenceModel(24, ACTIONS, deter=64, hidden=16, blocks=1)
+    block = SequenceModel(24, ACTIONS, deter=64, units=16, blocks=1)
     weights = plain.state_dict()
     for name in ("core.weight", "gates.weight"):
         weights[name] = weights[name].T[None]
@@ -148,7 +149,7 @@ def test_one_block_is_a_plain_gru():
 
 
 def test_blocks_see_their_own_memory_and_share_the_inputs():
-    model = SequenceModel(24, ACTIONS, deter=64, hidden=16, blocks=8)
+    model = SequenceModel(24, ACTIONS, deter=64, units=16, blocks=8)
     with torch.no_grad():  # cut the shared path of the memory
         model.from_h[0].weight.zero_()
     h, z, a = torch.randn(1, 64), torch.zeros(1, 6, 4), torch.zeros(1, ACTIONS)
@@ -173,7 +174,7 @@ def test_blocks_see_their_own_memory_and_share_the_inputs():
 
 def test_the_core_is_normed_over_the_whole_memory():
     """A large number in one block makes those of the other blocks smaller."""
-    model = SequenceModel(24, ACTIONS, deter=64, hidden=16, blocks=8)
+    model = SequenceModel(24, ACTIONS, deter=64, units=16, blocks=8)
     assert model.core_norm.scale.shape == (64,)
     seen = []
     model.core_norm.register_forward_hook(lambda *args: seen.append(args[-1][0]))
@@ -186,7 +187,7 @@ def test_the_core_is_normed_over_the_whole_memory():
 
 
 def test_gates_are_split_inside_each_block():
-    model = SequenceModel(24, ACTIONS, deter=64, hidden=16, blocks=8)
+    model = SequenceModel(24, ACTIONS, deter=64, units=16, blocks=8)
     h, z, a = torch.randn(2, 64), torch.zeros(2, 6, 4), torch.zeros(2, ACTIONS)
     level = torch.linspace(-2, 2, 8)[:, None].expand(8, 8)  # one for each block
     raw = torch.stack([0 * level, level, 0 * level], 1)  # [block, gate, 8]
@@ -200,7 +201,7 @@ def test_gates_are_split_inside_each_block():
 
 
 def test_gates_at_the_start_keep_three_quarters():
-    model = make(deter=256, hidden=64)
+    model = make(deter=256, units=64)
     h = torch.randn(200, 256)
     state = State(h, torch.zeros(200, 6, 4))
     new = model.advance(state, model.embed_action(torch.zeros(200, ACTIONS)))
@@ -436,7 +437,8 @@ def test_kl_is_clipped_per_element_and_not_per_latent():
 def test_losses_and_entropies_before_the_first_update(width, classes, dyn, nats):
     kls, entropies = [], []
     for _ in range(4):  # one model's prior is one draw of its weights
-        model = RSSM(width, 6, deter=8 * width, hidden=width, classes=classes)
+        sizes = {"deter": 8 * width, "units": width, "latents": 32, "classes": classes}
+        model = RSSM(width, 6, **SIZES | sizes)
         embed = F.silu(torch.randn(8, 8, width))
         action = F.one_hot(torch.randint(6, (8, 8)), 6).float()
         first = torch.zeros(8, 8)
@@ -454,7 +456,7 @@ def test_losses_and_entropies_before_the_first_update(width, classes, dyn, nats)
 
 def test_the_prior_learns_what_the_posterior_sees():
     """An observation that equals the last action is foreseen: the KL vanishes."""
-    model = make(deter=64, hidden=32)
+    model = make(deter=64, units=32)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(80):
         action = F.one_hot(torch.randint(ACTIONS, (16, 4)), ACTIONS).float()

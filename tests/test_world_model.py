@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dreamer_lite.config import Config
 from dreamer_lite.dreamer import Collector, random_policy
 from dreamer_lite.replay import Replay
 from dreamer_lite.runs import make_vector
 from dreamer_lite.world_model import (
-    DISCOUNT,
     LaProp,
     WorldModel,
     check_batch,
@@ -50,7 +50,7 @@ def rows(batch=4, length=6, generator=None):
 
 
 def small(**changes):
-    return WorldModel(IMAGE, BUTTONS, **{**SMALL, **changes})
+    return WorldModel(IMAGE, BUTTONS, Config(**{**SMALL, **changes}))
 
 
 def fit(model, batches, lr=3e-3):
@@ -101,7 +101,7 @@ def test_prior_foresees_an_observation_that_is_the_last_action():
     for _ in range(600):
         collector.tick(policy)
     sizes = {"deter": 32, "units": 32, "latents": 4, "classes": 4, "blocks": 4}
-    model = WorldModel(*spaces, **sizes, free_nats=0.0)
+    model = WorldModel(*spaces, Config(**sizes, free_nats=0.0))
     fit(model, [replay.sample(16, 16) for _ in range(150)])
 
     batch = check_batch(replay.sample(64, 8), model.columns)
@@ -192,7 +192,8 @@ def untrained(seed):
     """A model that has learnt nothing, of the sizes that the hand calculation uses."""
     torch.manual_seed(seed)
     spaces = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
-    return WorldModel(spaces, gym.spaces.Discrete(5), 512, 64, classes=4, depth=4)
+    sizes = Config(deter=512, units=64, classes=4, depth=4)
+    return WorldModel(spaces, gym.spaces.Discrete(5), sizes)
 
 
 def test_losses_before_training():
@@ -231,7 +232,7 @@ def test_scales_of_the_kl():
     assert torch.isclose(totals[0] - totals[1], 0.6 * kl, rtol=1e-3)
 
 
-@pytest.mark.parametrize("discount, least", [(DISCOUNT, 0.0204), (0.9, 0.3251)])
+@pytest.mark.parametrize("discount, least", [(Config.discount, 0.0204), (0.9, 0.3251)])
 def test_continue_target_is_soft_and_ignores_time_limits(discount, least):
     model, batch = small(discount=discount), rows()
     states, posterior, prior = model.observe(batch)

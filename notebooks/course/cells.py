@@ -8,7 +8,7 @@ def rssm_cell(
     embed_size: int = 1024,
     action_size: int = 5,
     deter: int = 1024,
-    hidden: int = 128,
+    units: int = 128,
     latents: int = 32,
     classes: int = 8,
     blocks: int = 8,
@@ -23,9 +23,9 @@ def rssm_cell(
         )
     sheet = Sheet(800, 400)
     stoch = latents * classes
-    _inputs(sheet, deter, stoch, action_size, hidden, (latents, classes))
-    _core(sheet, deter, hidden, blocks)
-    _outputs(sheet, deter, hidden, embed_size, latents, classes)
+    _inputs(sheet, deter, stoch, action_size, units, (latents, classes))
+    _core(sheet, deter, units, blocks)
+    _outputs(sheet, deter, units, embed_size, latents, classes)
     alt = (
         f"One RSSM step: h [{deter}], z [{latents} x {classes}] and the action "
         f"[{action_size}] pass through {blocks} blocks into gates that give the new h, "
@@ -39,7 +39,7 @@ def _tinted(quantity, **more):
     return {"edge": COLORS[quantity], "width": 2, **more}
 
 
-def _inputs(sheet, deter, stoch, actions, hidden, latent):
+def _inputs(sheet, deter, stoch, actions, units, latent):
     """Draw the three inputs and the layer that brings each to the same width."""
     rows = (
         (76, r"$h_{t-1}$", f"[B, {deter}]", "memory", deter),
@@ -49,7 +49,7 @@ def _inputs(sheet, deter, stoch, actions, hidden, latent):
     for y, name, shape, quantity, size in rows:
         sheet.box(14, y - 26, 92, 52, name, note=shape, size=12, **_tinted(quantity))
         sheet.box(
-            134, y - 22, 104, 44, "MLP, 1 layer", note=f"{size} to {hidden}", size=9
+            134, y - 22, 104, 44, "MLP, 1 layer", note=f"{size} to {units}", size=9
         )
         sheet.arrow((106, y), (134, y))
         sheet.line((238, y), (254, y), width=1.3, color="#1F2933")
@@ -57,13 +57,13 @@ def _inputs(sheet, deter, stoch, actions, hidden, latent):
     sheet.arrow((254, 166), (272, 166))
 
 
-def _core(sheet, deter, hidden, blocks):
+def _core(sheet, deter, units, blocks):
     """Draw the block-diagonal layers, the gates and the memory's own way through."""
     each = deter // blocks
     sheet.box(272, 112, 128, 108, face="white", **_tinted("neutral"))
     sheet.text(336, 134, f"{blocks} blocks", size=10, weight="bold")
     sheet.text(336, 156, f"each: own {each} of h", size=8.2)
-    sheet.text(336, 174, f"+ shared 3 x {hidden}", size=8.2)
+    sheet.text(336, 174, f"+ shared 3 x {units}", size=8.2)
     sheet.text(336, 198, f"[B, {deter}], norm, SiLU", size=8.2, color=QUIET)
     sheet.arrow((60, 50), (60, 28), (336, 28), (336, 112), color=COLORS["memory"])
     sheet.arrow((400, 166), (420, 166))
@@ -82,7 +82,7 @@ def _core(sheet, deter, hidden, blocks):
     )
 
 
-def _outputs(sheet, deter, hidden, embed, latents, classes):
+def _outputs(sheet, deter, units, embed, latents, classes):
     """Draw the new memory, the prior from it, the posterior with the embedding."""
     shape = f"[B, {latents}, {classes}]"
     sheet.box(

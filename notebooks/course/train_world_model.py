@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from course.paths import ROOT, data_path
+from dreamer_lite.config import Config
 from dreamer_lite.replay import Replay, describe_space, restore_space
 from dreamer_lite.runs import write_atomically
 from dreamer_lite.speed import pick_precision, reuse_memory
@@ -89,7 +90,9 @@ def load_world_model(path=None):
             weights = {key: file.get_tensor(key).float() for key in file.keys()}
         spaces = {key: restore_space(space) for key, space in facts["spaces"].items()}
         action_space = restore_space(facts["action_space"])
-        model = WorldModel(gym.spaces.Dict(spaces), action_space, **facts["sizes"])
+        model = WorldModel(
+            gym.spaces.Dict(spaces), action_space, Config(**facts["sizes"])
+        )
         model.load_state_dict(weights)
     except (SafetensorError, TypeError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(
@@ -105,7 +108,8 @@ class Training:
     def __init__(self, replay, options):
         torch.manual_seed(options.seed)
         self.replay, self.options = replay, options
-        self.model = WorldModel(replay.obs_space, replay.action_space, **SIZES)
+        spaces = replay.obs_space, replay.action_space
+        self.model = WorldModel(*spaces, Config(**SIZES))
         self.optimizer = LaProp(self.model.parameters(), options.lr, warmup=50)
         self.dtype = pick_precision(torch.device("cpu"))
         self.update, self.seconds = 0, 0.0

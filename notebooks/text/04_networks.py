@@ -680,13 +680,11 @@ class Encoder(nn.Module):
     Images go through four convolutions that halve each side, vectors through symlog and
     an MLP; both results are concatenated.
     Args: spaces, a Dict; depth, channels of the first convolution (then x2, x4, x8);
-    units and layers of the MLP. Attribute: `size`, the width of the embedding.
+    units of the MLP. Attribute: `size`, the width of the embedding.
     Source: DreamerV3, Methods, "Networks".
     """
 
-    def __init__(
-        self, spaces: gym.Space, depth: int = 16, units: int = 128, layers: int = 3
-    ):
+    def __init__(self, spaces: gym.Space, *, depth: int, units: int):
         super().__init__()
         self.spaces, self.size = spaces, 0
         self.images, self.vectors = split_spaces(spaces)
@@ -698,7 +696,7 @@ class Encoder(nn.Module):
             self.size += 8 * depth * (height // 16) * (width // 16)
         if self.vectors:
             inputs = sum(gym.spaces.flatdim(spaces[key]) for key in self.vectors)
-            self.mlp = MLP(inputs, units, layers)
+            self.mlp = MLP(inputs, units, layers=3)
             self.size += units
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
@@ -728,7 +726,7 @@ class Encoder(nn.Module):
 
 # %%
 torch.manual_seed(0)
-encoder = Encoder(spaces)
+encoder = Encoder(spaces, depth=16, units=128)
 example = {
     "screen": frames[:, 100:104],
     "position": torch.full((streams, 4), 123.0),
@@ -787,20 +785,20 @@ class Decoder(nn.Module):
     Images: h through a BlockLinear and z through an MLP are added at a sixteenth of the
     sides, then four transposed convolutions mirror the encoder; a sigmoid ends them.
     Vectors: one MLP, one Linear for each key (symlog space, or logits of a choice).
-    Args: spaces, deter and stoch (widths of h and flat z), depth, units, layers as in
-    the encoder, blocks of the BlockLinear.
+    Args: spaces, deter and stoch (widths of h and flat z), depth and units as in the
+    encoder, blocks of the BlockLinear.
     Source: DreamerV3, Methods, "Networks", and equation 3.
     """
 
     def __init__(
         self,
         spaces: gym.Space,
+        *,
         deter: int,
         stoch: int,
-        depth: int = 16,
-        units: int = 128,
-        layers: int = 3,
-        blocks: int = 8,
+        depth: int,
+        units: int,
+        blocks: int,
     ):
         super().__init__()
         self.spaces, self.deter = spaces, deter
@@ -816,7 +814,7 @@ class Decoder(nn.Module):
             widths = [8 * depth, 4 * depth, 2 * depth, depth, sum(self.channels)]
             self.conv = conv_stack(nn.ConvTranspose2d, widths, 4)[:-2]  # plain end
         if self.vectors:
-            self.mlp = MLP(deter + stoch, units, layers)
+            self.mlp = MLP(deter + stoch, units, layers=3)
             sizes = {key: gym.spaces.flatdim(spaces[key]) for key in self.vectors}
             heads = {key: Linear(units, size) for key, size in sizes.items()}
             self.heads = nn.ModuleDict(heads)
@@ -889,7 +887,7 @@ print(f"variance after the sigmoid: {spread.item():.4f}")
 # %%
 torch.manual_seed(0)
 sample = frames.flatten(0, 1)[::7]
-decoder = Decoder(spaces, deter=1024, stoch=256)
+decoder = Decoder(spaces, deter=1024, stoch=256, depth=16, units=128, blocks=8)
 feature = torch.randn(len(sample), 1024 + 256)
 obs = {"screen": sample, "position": torch.full((len(sample),), 1000.0)}
 obs["button"] = torch.arange(len(sample)) % 5
@@ -978,9 +976,10 @@ class NoisyAutoencoder(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.encoder = Encoder(screen, depth=8)
+        self.encoder = Encoder(screen, depth=8, units=128)
         self.squeeze = Linear(self.encoder.size, 64)
-        self.decoder = Decoder(screen, deter=32, stoch=32, depth=8)
+        sizes = dict(deter=32, stoch=32, depth=8, units=128, blocks=8)
+        self.decoder = Decoder(screen, **sizes)
 
     def forward(self, obs):
         mean = self.squeeze(self.encoder(obs))
@@ -1076,9 +1075,11 @@ class Autoencoder(nn.Module):
 
     def __init__(self, spaces, code=256, depth=16):
         super().__init__()
-        self.encoder = Encoder(spaces, depth)
+        self.encoder = Encoder(spaces, depth=depth, units=128)
         self.squeeze = Linear(self.encoder.size, code)
-        self.decoder = Decoder(spaces, code // 2, code // 2, depth)
+        half = code // 2
+        sizes = dict(deter=half, stoch=half, depth=depth, units=128, blocks=8)
+        self.decoder = Decoder(spaces, **sizes)
 
     def loss(self, obs):
         """Mean losses {key: number} and the reconstruction."""

@@ -269,12 +269,12 @@ print(f"new memory: {gru_mix(torch.tensor(1.0), zero, zero + 2, zero).item():.4f
 class PlainGRU(nn.Module):
     """A dense GRU cell: h_t = f(h_{t-1}, z_{t-1}, a_{t-1})."""
 
-    def __init__(self, stoch, actions, deter, hidden):
+    def __init__(self, stoch, actions, deter, units):
         super().__init__()
-        self.from_h = MLP(deter, hidden)
-        self.from_z = MLP(stoch, hidden)
-        self.from_a = MLP(actions, hidden)
-        self.core = Linear(deter + 3 * hidden, deter)
+        self.from_h = MLP(deter, units)
+        self.from_z = MLP(stoch, units)
+        self.from_a = MLP(actions, units)
+        self.core = Linear(deter + 3 * units, deter)
         self.core_norm = RMSNorm(deter)
         self.gates = Linear(deter, 3 * deter)
 
@@ -311,7 +311,7 @@ class PlainGRU(nn.Module):
 class SequenceModel(nn.Module):
     """Block GRU, the function f of equation 1: h_t = f(h_{t-1}, z_{t-1}, a_{t-1}).
 
-    Args: stoch, width of flat z; action_size, A; deter, D; hidden, width of the inner
+    Args: stoch, width of flat z; action_size, A; deter, D; units, width of the inner
     layers; blocks, of the block-diagonal layers (1 gives the dense cell).
     Source: DreamerV3, equation 1 and Methods, "Networks".
     """
@@ -320,21 +320,22 @@ class SequenceModel(nn.Module):
         self,
         stoch: int,
         action_size: int,
-        deter: int = 1024,
-        hidden: int = 128,
-        blocks: int = 8,
+        *,
+        deter: int,
+        units: int,
+        blocks: int,
     ):
         super().__init__()
         self.action_size, self.deter, self.blocks = action_size, deter, blocks
-        self.from_h = MLP(deter, hidden)
-        self.from_z = MLP(stoch, hidden)
-        self.from_a = MLP(action_size, hidden)
-        self.core = BlockLinear(deter + 3 * hidden * blocks, deter, blocks)
+        self.from_h = MLP(deter, units)
+        self.from_z = MLP(stoch, units)
+        self.from_a = MLP(action_size, units)
+        self.core = BlockLinear(deter + 3 * units * blocks, deter, blocks)
         self.core_norm = RMSNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, blocks)
 
     def embed_action(self, action: Tensor) -> Tensor:
-        """Actions [..., A] -> [..., hidden]; an unbounded sample is capped at 1."""
+        """Actions [..., A] -> [..., units]; an unbounded sample is capped at 1."""
         size = action.abs().clamp(min=1.0).detach()
         return self.from_a(action / size)
 
@@ -360,8 +361,8 @@ class SequenceModel(nn.Module):
 
 # %%
 torch.manual_seed(0)
-plain = PlainGRU(stoch=12, actions=5, deter=64, hidden=16)
-block = SequenceModel(12, 5, deter=64, hidden=16, blocks=1)
+plain = PlainGRU(stoch=12, actions=5, deter=64, units=16)
+block = SequenceModel(12, 5, deter=64, units=16, blocks=1)
 weights = plain.state_dict()
 for name in ("core.weight", "gates.weight"):
     weights[name] = weights[name].T[None]  # dense [out, in] -> blocks [1, in, out]
@@ -376,7 +377,8 @@ def weights_of(layer):
     return layer.weight.numel()
 
 
-dense, blocks = PlainGRU(256, 5, 1024, 128), SequenceModel(256, 5, 1024, 128)
+dense = PlainGRU(256, 5, deter=1024, units=128)
+blocks = SequenceModel(256, 5, deter=1024, units=128, blocks=8)
 print("dense:   ", weights_of(dense.core) + weights_of(dense.gates))
 print("8 blocks:", weights_of(blocks.core) + weights_of(blocks.gates))
 
@@ -602,7 +604,7 @@ class RSSM(SequenceModel):
     Args:
         embed_size: width of the encoder's embedding. action_size: A.
         deter: D, deterministic units. latents, classes: z is `latents` one-hots.
-        hidden: width of every inner layer. blocks: of the block-diagonal layers.
+        units: width of every inner layer. blocks: of the block-diagonal layers.
         unimix: share of the uniform distribution in every categorical.
     Source: DreamerV3, equation 1 and Methods, "Networks".
     """
@@ -611,19 +613,22 @@ class RSSM(SequenceModel):
         self,
         embed_size: int,
         action_size: int,
-        deter: int = 1024,
-        hidden: int = 128,
-        latents: int = 32,
-        classes: int = 8,
-        blocks: int = 8,
-        unimix: float = 0.01,
+        *,
+        deter: int,
+        units: int,
+        latents: int,
+        classes: int,
+        blocks: int,
+        unimix: float,
     ):
         stoch = latents * classes
-        super().__init__(stoch, action_size, deter, hidden, blocks)
+        super().__init__(
+            stoch, action_size, deter=deter, units=units, blocks=blocks
+        )
         self.latents, self.classes, self.unimix = latents, classes, unimix
-        self.prior_head = MLP(deter, hidden, 2, stoch)
-        self.posterior_in = Linear(deter + embed_size, hidden)
-        outputs = RMSNorm(hidden), nn.SiLU(), Linear(hidden, stoch)
+        self.prior_head = MLP(deter, units, 2, stoch)
+        self.posterior_in = Linear(deter + embed_size, units)
+        outputs = RMSNorm(units), nn.SiLU(), Linear(units, stoch)
         self.posterior_out = nn.Sequential(*outputs)
 
     @property
@@ -736,7 +741,8 @@ class RSSM(SequenceModel):
 
 # %%
 torch.manual_seed(0)
-small = RSSM(embed_size=10, action_size=5, deter=64, hidden=16, latents=4, classes=4)
+sizes = dict(deter=64, units=16, latents=4, classes=4, blocks=8, unimix=0.01)
+small = RSSM(embed_size=10, action_size=5, **sizes)
 embed, action = torch.randn(3, 12, 10), torch.randn(3, 12, 5)
 first = torch.zeros(3, 12)
 first[:, 7] = 1.0  # a new episode begins in row 7
@@ -813,7 +819,8 @@ def entropy(logits):
 
 
 torch.manual_seed(0)
-model = RSSM(embed_size=1024, action_size=5)
+sizes = dict(deter=1024, units=128, latents=32, classes=8, blocks=8, unimix=0.01)
+model = RSSM(embed_size=1024, action_size=5, **sizes)
 embed = F.silu(torch.randn(16, 32, 1024))  # what an encoder returns: SiLU of normed
 action = F.one_hot(torch.randint(5, (16, 32)), 5).float()
 first = torch.zeros(16, 32)

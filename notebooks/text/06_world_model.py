@@ -98,12 +98,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dreamer_lite.config import Config
 from dreamer_lite.networks import MLP, Decoder, Encoder
 from dreamer_lite.replay import row_columns
 from dreamer_lite.rssm import RSSM, State
 from dreamer_lite.two_hot import TwoHot
-
-DISCOUNT = 1 - 1 / 333  # a horizon of 333 steps; the continue head learns it
 
 # %% [markdown]
 # ## Where we are going
@@ -366,9 +365,10 @@ compare("ln 255", loss, np.log(255))
 # </details>
 
 # %%
-target = torch.tensor(DISCOUNT)
+gamma = Config.discount  # 1 - 1/333
+target = torch.tensor(gamma)
 logit = torch.logit(target)
-entropy = -DISCOUNT * np.log(DISCOUNT) - (1 - DISCOUNT) * np.log(1 - DISCOUNT)
+entropy = -gamma * np.log(gamma) - (1 - gamma) * np.log(1 - gamma)
 at_start = F.binary_cross_entropy_with_logits(torch.zeros(()), target)
 print(f"before: {at_start:.3f}   floor: {entropy:.4f}")
 compare("perfect head", F.binary_cross_entropy_with_logits(logit, target), entropy)
@@ -379,7 +379,7 @@ compare("perfect head", F.binary_cross_entropy_with_logits(logit, target), entro
 # %%
 p = torch.linspace(0.002, 0.9999, 2000)
 fig, ax = plt.subplots(figsize=(7.2, 2.7))
-for goal, style, name in ((DISCOUNT, "continue", "alive"), (0.0, "error", "dead")):
+for goal, style, name in ((gamma, "continue", "alive"), (0.0, "error", "dead")):
     loss = F.binary_cross_entropy(p, torch.full_like(p, goal), reduction="none")
     ax.plot(p, loss, **line(style), label=f"{name}: target {goal:.3f}")
 ax.axhline(entropy, **line("threshold"), label="floor 0.0204")
@@ -482,7 +482,11 @@ for broken in (
 
 
 # %% [markdown]
-# Now the model. Read `loss` beside equation 2: encode, shift, observe, predict, compare.
+# Now the model. It has many sizes and weights, so from here on they travel together in one
+# dataclass, `Config`: every number of Dreamer with its default. `Config(depth=8)` changes
+# one of them and keeps the rest. Notebook 09 shows all of them.
+#
+# Read `loss` beside equation 2: encode, shift, observe, predict, compare.
 # Every term is a mean over the [B, T] rows, and the terms are added with their scales.
 
 # %%
@@ -490,42 +494,41 @@ for broken in (
 class WorldModel(nn.Module):
     """Encoder, RSSM, decoder, reward head and continue head, with their losses.
 
-    Args: spaces, a Dict of observations; action_space; the sizes that Encoder, Decoder
-    and RSSM take (`deter`, `units`, `classes`, `depth`, ...); `discount`, learnt by the
-    continue head as a soft label; `free_nats`, `dyn_scale`, `rep_scale` of the KL.
+    Args: spaces, a Dict of observations; action_space; config, of which it reads the
+    sizes of its parts, `discount`, learnt by the continue head as a soft label, and
+    `free_nats`, `dyn_scale`, `rep_scale` of the KL.
     Source: DreamerV3, equations 1 to 3.
     """
 
     def __init__(
-        self,
-        spaces: gym.spaces.Dict,
-        action_space: gym.Space,
-        deter: int = 1024,
-        units: int = 128,
-        latents: int = 32,
-        classes: int = 8,
-        depth: int = 16,
-        blocks: int = 8,
-        unimix: float = 0.01,
-        discount: float = DISCOUNT,
-        free_nats: float = 1.0,
-        dyn_scale: float = 1.0,
-        rep_scale: float = 0.1,
+        self, spaces: gym.spaces.Dict, action_space: gym.Space, config: Config
     ):
         super().__init__()
+        self.config, c = config, config
         self.columns = row_columns(spaces, action_space)
-        self.discount, self.free_nats = discount, free_nats
-        self.scales = {"dyn": dyn_scale, "rep": rep_scale}  # of all other terms: 1
-        actions = self.columns["action"][0][0]
-        self.encoder = Encoder(spaces, depth, units)
+        self.scales = {"dyn": c.dyn_scale, "rep": c.rep_scale}  # of other terms: 1
+        self.encoder = Encoder(spaces, depth=c.depth, units=c.units)
         self.rssm = RSSM(
-            self.encoder.size, actions, deter, units, latents, classes, blocks, unimix
+            self.encoder.size,
+            self.columns["action"][0][0],
+            deter=c.deter,
+            units=c.units,
+            latents=c.latents,
+            classes=c.classes,
+            blocks=c.blocks,
+            unimix=c.unimix,
         )
-        stoch, feature = latents * classes, self.rssm.feature_size
-        self.decoder = Decoder(spaces, deter, stoch, depth, units, blocks=blocks)
-        self.two_hot = TwoHot()
-        self.reward = MLP(feature, units, 1, len(self.two_hot.bins), outscale=0.0)
-        self.cont = MLP(feature, units, 1, 1)
+        self.decoder = Decoder(
+            spaces,
+            deter=c.deter,
+            stoch=c.latents * c.classes,
+            depth=c.depth,
+            units=c.units,
+            blocks=c.blocks,
+        )
+        self.two_hot, feature = TwoHot(), self.rssm.feature_size
+        self.reward = MLP(feature, c.units, 1, len(self.two_hot.bins), outscale=0.0)
+        self.cont = MLP(feature, c.units, 1, 1)
 
     def predict_reward(self, feature: Tensor) -> Tensor:
         """Expected reward that arrives with a state: [..., F] -> [...]."""
@@ -572,12 +575,12 @@ class WorldModel(nn.Module):
         """Every term of equations 2 and 3 for every row: {name: [B, T]}."""
         losses = self.decoder.loss(self.decoder(feature), batch)
         losses["reward"] = self.two_hot.loss(self.reward(feature), batch["reward"])
-        goes_on = (~batch["is_terminal"].bool()).float() * self.discount
+        goes_on = (~batch["is_terminal"].bool()).float() * self.config.discount
         logit = self.cont(feature).float().squeeze(-1)
         losses["continue"] = F.binary_cross_entropy_with_logits(
             logit, goes_on, reduction="none"
         )
-        dyn, rep = self.rssm.kl_loss(posterior, prior, self.free_nats)
+        dyn, rep = self.rssm.kl_loss(posterior, prior, self.config.free_nats)
         return losses | {"dyn": dyn, "rep": rep}
 
     @torch.no_grad()
@@ -624,7 +627,8 @@ class WorldModel(nn.Module):
 
 # %%
 torch.manual_seed(0)
-model = WorldModel(replay.obs_space, replay.action_space, deter=256, units=64, depth=8)
+sizes = Config(deter=256, units=64, depth=8)
+model = WorldModel(replay.obs_space, replay.action_space, sizes)
 with torch.no_grad():
     loss, metrics, states = model.loss(held)
 first = {key.removeprefix("loss/"): float(v) for key, v in metrics.items()}
@@ -873,6 +877,7 @@ class LaProp(torch.optim.Optimizer):
         self,
         params: Iterable,
         lr: float = 4e-5,
+        *,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-20,
         clip: float = 0.3,
@@ -983,7 +988,8 @@ def train(model, batches, lr, decay=True, metrics=()):
 # %%
 TERMS = ("obs", "reward", "continue", "dyn")
 torch.manual_seed(0)
-small = WorldModel(replay.obs_space, replay.action_space, deter=128, units=32, depth=4)
+tiny = Config(deter=128, units=32, depth=4)
+small = WorldModel(replay.obs_space, replay.action_space, tiny)
 one = replay.sample(4, 8)
 curves = train(small, [one] * 150, lr=3e-3, decay=False, metrics=TERMS)
 
@@ -1021,7 +1027,7 @@ claim(
 
 # %%
 torch.manual_seed(0)
-model = WorldModel(replay.obs_space, replay.action_space, deter=256, units=64, depth=8)
+model = WorldModel(replay.obs_space, replay.action_space, sizes)
 look = cut(stream=2, start=117, length=40)
 
 
@@ -1474,8 +1480,8 @@ def toy(shifts):
     global previous_actions
     right = previous_actions
     torch.manual_seed(0)
-    sizes = dict(deter=32, units=32, latents=4, classes=4, blocks=4, free_nats=0.0)
-    model = WorldModel(world, gym.spaces.Discrete(4), **sizes)
+    sizes = Config(deter=32, units=32, latents=4, classes=4, blocks=4, free_nats=0.0)
+    model = WorldModel(world, gym.spaces.Discrete(4), sizes)
     batches = [last_button() for _ in range(120)]
     wrong = {0: lambda a: a, 1: right, 2: lambda a: right(right(a))}
     try:

@@ -316,16 +316,9 @@ class Dreamer(nn.Module):
         self.plain = not isinstance(obs_space, gym.spaces.Dict)
         self.obs_space = gym.spaces.Dict(obs=obs_space) if self.plain else obs_space
         self.action_space = action_space
-        size = c.deter, c.units, c.latents, c.classes, c.depth, c.blocks
-        kl = c.free_nats, c.dyn_scale, c.rep_scale
-        self.world_model = WorldModel(
-            self.obs_space, action_space, *size, c.unimix, c.discount, *kl
-        )
+        self.world_model = WorldModel(self.obs_space, action_space, config)
         feature_size = self.world_model.rssm.feature_size
-        rules = c.horizon, c.lam, c.discount, c.entropy, c.slow_rate, c.replay_scale
-        self.actor_critic = ActorCritic(
-            feature_size, action_space, c.units, *rules, c.unimix
-        )
+        self.actor_critic = ActorCritic(feature_size, action_space, config)
         self.device = speed.pick_device(c.device)
         self.dtype = speed.pick_precision(self.device, c.precision)
         self.to(self.device)

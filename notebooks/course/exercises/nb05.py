@@ -5,6 +5,8 @@ import torch
 from course.exercises import Edit, exercise, require
 from dreamer_lite.rssm import RSSM, State
 
+SIZES = dict(deter=16, units=8, latents=2, classes=4, blocks=2, unimix=0.01)
+
 
 def step(model, state, prev_action, is_first):
     """The next memory h [B, D]; a row whose is_first [B] is True forgets what was."""
@@ -17,7 +19,7 @@ def step(model, state, prev_action, is_first):
 def check_step(step):
     """Check a batch in which the middle row starts an episode."""
     torch.manual_seed(0)
-    model = RSSM(8, 5, deter=16, hidden=8, latents=2, classes=4, blocks=2)
+    model = RSSM(8, 5, **SIZES)
     for name, weight in model.named_parameters():
         if name.endswith("bias"):  # as after training: f of zeros is not zero
             torch.nn.init.normal_(weight)
@@ -73,7 +75,7 @@ exercise(
     ),
     check=check_step,
     example=lambda fn: fn(
-        RSSM(8, 5, deter=16, hidden=8, latents=2, classes=4, blocks=2),
+        RSSM(8, 5, **SIZES),
         State(torch.ones(3, 16), torch.ones(3, 2, 4)),
         torch.ones(3, 5),
         torch.zeros(3).bool(),
