@@ -4,8 +4,12 @@ Plumbing, nothing of DreamerV3 itself, hence written by hand and not exported fr
 notebook. It imports no torch: the workers of parallel environments stay small.
 """
 
+import ast
 import contextlib
+import functools
+import importlib
 import os
+import re
 import signal
 import warnings
 
@@ -84,6 +88,59 @@ class UnitActions(gym.ActionWrapper):
         else:
             scaled = (1 - share) * self.low + share * self.high
         return np.clip(scaled, self.low, self.high).astype(self.dtype)
+
+
+def env_name(make_env):
+    """One line that names an environment, the same in every process.
+
+    Args:
+        make_env: a Gymnasium id or a callable, also a `functools.partial` of one.
+
+    Returns:
+        The id, or `module:function`; the options of a partial follow in parentheses, as
+        in `dreamer_lite.mario:make_mario(noops=30)`.
+    """
+    if isinstance(make_env, str):
+        return make_env
+    args, options = (), {}
+    while isinstance(make_env, functools.partial):
+        args, options = make_env.args + args, make_env.keywords | options
+        make_env = make_env.func
+    if make_env is gym.make:
+        name, *args = args
+    else:
+        named = make_env if hasattr(make_env, "__qualname__") else type(make_env)
+        name = f"{named.__module__}:{named.__qualname__}"
+    words = [*map(repr, args), *(f"{key}={options[key]!r}" for key in sorted(options))]
+    # Addresses of objects differ from process to process.
+    return name + re.sub(r" at 0x\w+", "", f"({', '.join(words)})") * bool(words)
+
+
+def env_by_name(name):
+    """What `env_name` names, as a Gymnasium id or a callable.
+
+    Args:
+        name: a Gymnasium id, `module:id` (of a module that registers ids when it is
+            imported) or `module:function`, optionally with options in parentheses.
+
+    Raises:
+        ValueError: for a name that cannot be read, a missing module or function.
+    """
+    head, opened, tail = name.partition("(")
+    module, _, function = head.rpartition(":")
+    try:
+        call = ast.parse(f"f({tail}" if opened else "f()", mode="eval").body
+        args = [ast.literal_eval(value) for value in call.args]
+        options = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+        found = module and getattr(importlib.import_module(module), function, None)
+    except (SyntaxError, ValueError, ImportError) as error:
+        raise ValueError(
+            "An environment is a Gymnasium id or module:function, optionally with "
+            f"(option=value), but {name!r} cannot be found ({error}); correct it."
+        ) from None
+    if found:
+        return functools.partial(found, *args, **options)
+    return functools.partial(gym.make, head, *args, **options) if opened else head
 
 
 def build_env(make_env, seed=0, index=0, episode=0, held_out=False):
