@@ -62,9 +62,10 @@ for problem in problems(root)[:1]:
     print(problem)
 
 # %% [markdown]
-# Everything that only draws, checks or shows comes from `course`. What the
-# agent itself needs comes from these notebooks: each one writes one module of the package
-# `dreamer_lite`, and the notebooks after it import that module.
+# Everything that only draws, checks or shows comes from `course`. The algorithm comes from
+# these notebooks: each one writes one module of the package `dreamer_lite`, and the
+# notebooks after it import that module. A few modules around it are written by hand,
+# because they are not about DreamerV3: settings, environments, run folders, speed.
 
 # %%
 import math
@@ -83,8 +84,8 @@ use_style()
 # %% [markdown]
 # ## What the ten notebooks build
 #
-# This is the map. It opens every notebook, with the part of that notebook lit. Read it in
-# three columns. On the left the agent **acts** in the game and stores what it lives
+# This is the map. You will meet it in every notebook, each time with that notebook's part
+# lit. Read it in three columns. On the left the agent **acts** in the game and stores what it lives
 # through. In the middle it learns a **world model** from that memory: a network that
 # predicts what happens next. On the right it learns **to act inside the dream**: the world
 # model invents short futures, a critic judges them, an actor prefers the better ones. The
@@ -138,6 +139,68 @@ show(
 )
 
 # %% [markdown]
+# ## The whole algorithm on one page
+#
+# Here is all of DreamerV3 in thirty lines. You are not supposed to understand them yet. Come
+# back to this page whenever you wonder where you are: the numbers on the right say which
+# notebook turns a line into real code.
+#
+# ```text
+# repeat forever:
+#     # 1. act: one step in the real world                                      09
+#     if a new episode begins: h, z, a = 0, 0, 0
+#     h = sequence_model(h, z, a)                  what I remember              05
+#     z ~ posterior(h, encoder(image))             what I see now               04, 05
+#     a ~ actor(h, z)                              what I do                    08
+#     store image, reward, a and the flags of this step in the replay           03
+#
+#     # 2. learn the world, from a batch of stored sequences                    06
+#     for each step of the sequences:
+#         h = sequence_model(h, z, previous a)                                  05
+#         p = prior(h)                             a guess without looking      05
+#         q = posterior(h, encoder(image));  z ~ q the same, after looking      05
+#         loss += error of decoder(h, z)           can I draw what I saw?       04
+#         loss += error of reward_head(h, z)       a two-hot prediction         01, 02
+#         loss += error of continue_head(h, z)     does the episode go on?      06
+#         loss += KL(q || p), at least 1 nat       was the guess good?          05
+#
+#     # 3. learn to act, inside the model                                       08
+#     start at every (h, z) of the batch; for 15 steps:
+#         a ~ actor(h, z)                                                       08
+#         h = sequence_model(h, z, a);  z ~ prior(h)    no image any more       05
+#         predict reward, continuation and critic's value at every step         02, 06, 08
+#     returns = rewards + what the critic expects after them                    07
+#     critic: predict the returns, here and for the stored rows,                02, 08
+#             and stay near its own slow copy
+#     actor:  make actions likelier that led to more than the critic expected,
+#             measured in units of the usual spread of returns                  07, 08
+#             (plus a small bonus for staying undecided)
+#
+#     # 4. one step of the optimizer for all of it                              06
+# ```
+#
+# If you have met other agents, it helps to see where this one differs. DQN learns values of
+# actions from a replay; PPO learns a policy from fresh experience. Dreamer does both, but in
+# different worlds.
+#
+# | | Dreamer | DQN | PPO |
+# |---|---|---|---|
+# | learns a model of the world | yes, from the replay | no | no |
+# | replay | yes, for the *model*; old experience stays true | yes, for the values | no |
+# | the policy's data | dreams of the current policy: on-policy, without real steps | old experience: off-policy | real steps of the current policy: on-policy |
+# | who chooses actions | an actor | the largest value | an actor |
+# | target network | none for the targets; a slow copy only steadies the critic | yes, computes the targets | none |
+# | rewards beyond the horizon | the critic at the end of a dream | the value of the next state | the critic at the end of a rollout |
+# | keeps exploring by | entropy bonus, and actions that are sampled | random actions | entropy bonus, and actions that are sampled |
+#
+# Why no target network? DQN's targets come from the network that is being trained, and a
+# copy that moves slowly keeps them from running away. Dreamer's returns contain up to 15
+# steps of predicted reward, so less of the target is the critic's own opinion. Notebook 08
+# shows what the slow copy adds.
+
+# %% [markdown]
+# ## Notebook by notebook
+#
 # | notebook | question | what you will have |
 # |---|---|---|
 # | **01 symlog** | How can one network predict 0.01 and 10,000? | one scale for all numbers |
@@ -151,12 +214,15 @@ show(
 # | 09 dreamer | Does the whole loop learn? | CartPole, learnt live |
 # | 10 mario | Does it play Mario? | the agent above, playing; and how to train on |
 #
-# Plan for about an hour per notebook, without its exercises. Two voices appear in all of
-# them: boxes that begin with **The paper says** restate Hafner et al., *Mastering diverse
+# Two voices appear in all of them. Boxes that begin with **The paper says** restate Hafner et al., *Mastering diverse
 # control tasks through world models*,
 # [Nature 2025](https://doi.org/10.1038/s41586-025-08744-2)
 # ([arXiv 2301.04104v2](https://arxiv.org/abs/2301.04104), the published form of
-# "DreamerV3"), with the number of the equation. Everything else is us.
+# "DreamerV3"), with the number of the equation where it has one. Everything else is us.
+#
+# Plan for an hour to an hour and a half of reading per notebook. The exercises come on top:
+# about half an hour for the small ones, and up to an hour where you write the heart of a
+# notebook yourself.
 #
 # A cell that asks you to **predict** holds its answer folded. Guess first; it is the
 # cheapest way to learn something.
