@@ -79,8 +79,8 @@ show(*dreamer_map("rssm"))
 
 # %% [markdown]
 # This is where we are going. A trained model watches rows that it has never seen. In every
-# row its guess and what it then sees are compared: their distance, the **KL**, is its
-# surprise. Below are the four frames of one stream that surprised it most. (The very first
+# row its guess is compared with what it then believes after looking. How far the two differ
+# is measured by the **KL**, and that is the model's surprise. Below are the four frames of one stream that surprised it most. (The very first
 # row is left out: nothing led to it, so any frame is a surprise.)
 
 # %%
@@ -177,10 +177,13 @@ compare("error of a guess", mean_error(later[a]), apart / 2, tolerance=1e-3)
 # %% [markdown]
 # The mean has half the error of an honest guess, so a network that minimises squared
 # errors must draw it: two half-transparent Marios, a picture that never occurs. A model
-# that may *draw* from a distribution says "one of the two", and each of its guesses looks
-# like a real frame. On the other hand, what has happened is certain: that the pipe was
-# passed is no matter of chance, and a model that rolled dice about it at every step
-# would soon forget it. So the state gets two parts.
+# that may *draw* from a distribution says "one of the two", and a guess can look like a real
+# frame. It does not always: our latent will be 32 dice that are rolled independently, and
+# where they disagree, a picture can still mix two futures.
+#
+# On the other hand, what has already happened is not random: Mario has passed the pipe. A
+# model that drew that fact anew at every step would soon lose it. So the state gets two
+# parts.
 #
 # > **[The paper](https://arxiv.org/abs/2301.04104) says** (equation 1): a sequence model
 # > computes the recurrent state $h_t = f(h_{t-1}, z_{t-1}, a_{t-1})$; an encoder draws the
@@ -622,9 +625,7 @@ class RSSM(SequenceModel):
         unimix: float,
     ):
         stoch = latents * classes
-        super().__init__(
-            stoch, action_size, deter=deter, units=units, blocks=blocks
-        )
+        super().__init__(stoch, action_size, deter=deter, units=units, blocks=blocks)
         self.latents, self.classes, self.unimix = latents, classes, unimix
         self.prior_head = MLP(deter, units, 2, stoch)
         self.posterior_in = Linear(deter + embed_size, units)

@@ -162,8 +162,9 @@ from dreamer_lite.world_model import WorldModel
 # ## The whole picture
 #
 # The world model is frozen here. Dreaming starts in states that it has seen; actor, model
-# and critic then take turns. Follow the arrows: gradients stay inside the actor and inside
-# the critic, none enters the model. The shape is that of the dreams of this notebook: from
+# and critic then take turns. The arrows show what is computed from what. Gradients do not
+# follow them all the way: they stay inside the actor and inside the critic, and none of them
+# enters the model. The shape is that of the dreams of this notebook: from
 # each of 256 states 15 steps on, the start included 16, in every one of them $h$ with 128
 # numbers and $z$ with 16 x 8. (Side by side these are 256 numbers, by chance as many as
 # there are dreams.)
@@ -305,9 +306,13 @@ claim(
 )
 
 # %% [markdown]
-# Whatever does not depend on the action may be subtracted: on average it changes nothing.
-# The best guess of the return is what takes away most of the noise, and guessing returns is
-# the critic's trade.
+# Anything that does not depend on the action may be subtracted: on average it changes
+# nothing. The expected return is a good choice, because then only the surprise is left. It
+# is not always the best one. For two equally likely buttons it removes all the noise, as you
+# just saw. For buttons with probabilities 0.9 and 0.1 that pay 0 and 1, subtracting the
+# expected pay of 0.1 leaves a variance of 0.058, and subtracting 0.9 would leave none. But
+# the best number differs from state to state and is hard to know, while the expected return
+# is exactly what a critic learns to predict.
 #
 # ## The actor
 #
@@ -1138,13 +1143,25 @@ show_gif(
 # long episodes, so the model knows little about the places to which only a good player
 # gets. The remedy is to play, record, and dream again. That loop is notebook 09.
 #
+# Why does a minute of dreams do here what takes many minutes there, with setbacks? Because
+# this page made the task easier three times. The model is frozen, so nothing moves under the
+# actor's feet. It has only seen poles that fall early, in the middle of the track, and there
+# balancing is all that matters. And it sees degrees, so that the decoder's loss pays for the
+# angle. In notebook 09 the model learns while the actor changes, and the cart's place, a small
+# number that the loss hardly pays for, decides whether a good episode lasts.
+#
 # ## What the scale does
 #
 # Turn the knob below: the same dreams, with rewards that are worth a hundredth to a hundred
 # times as much. The actor's loss has two parts, advantage and entropy, and the entropy's
 # weight is fixed. Divided by $\max(1, S)$, advantages of large rewards come down to size.
-# Small ones are left small on purpose. (Nearly all advantages are positive here: after so
-# few updates the critic still lags behind the returns.)
+# Small ones are left small on purpose.
+#
+# Notice that nearly all advantages are positive. An advantage compares a return with what
+# the critic expected, and this critic expects too little: it began at 0, the returns have
+# grown with every update, and the critic follows them with a delay. So here almost any
+# action counts as "better than expected", and what teaches the actor is that some are *more*
+# so than others. Once the critic has caught up, the advantages gather around 0.
 
 # %%
 with torch.no_grad():
@@ -1252,7 +1269,10 @@ STAKES = {"0 or 1,000": [0.0, 1000.0], "500 or 500.1": [500.0, 500.1]}
 def decide(pay, mistake, updates=120):
     """Entropy of an actor that learns one decision, at every update."""
     torch.manual_seed(0)
-    actor, state = Actor(1, gym.spaces.Discrete(2), units=16, unimix=0.01), torch.ones(256, 1)
+    actor, state = (
+        Actor(1, gym.spaces.Discrete(2), units=16, unimix=0.01),
+        torch.ones(256, 1),
+    )
     optimizer, curve = LaProp(actor.parameters(), lr=3e-3), []
     for _ in range(updates):
         button = actor.sample(state)
