@@ -1,25 +1,22 @@
-"""The setup cell, run as a notebook runs it: locally, installed, on Colab, lost."""
+"""The setup cell, run as a notebook runs it: in a checkout, on Colab, lost."""
 
-import importlib.util
-import json
 import subprocess
 import sys
 import types
-from pathlib import Path
 
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 
-ROOT = Path(__file__).resolve().parents[1]
-CELL = (ROOT / "tools" / "setup_cell.py").read_text(encoding="utf-8")
-NOTEBOOK = json.loads((ROOT / "notebooks" / "10_mario.ipynb").read_text("utf-8"))
+import nb
+from course import paths
+
 ADDRESS = "https://github.com/someone/course"
 
 
-def checkout(folder):
-    """Make the least that counts as Dreamer Lite: the package and its data."""
-    (folder / "dreamer_lite").mkdir(parents=True)
-    (folder / "data").mkdir()
-    return folder
+def make_course(folder):
+    """Write the least that counts as the course."""
+    (folder / "course").mkdir(parents=True)
+    (folder / "course" / "__init__.py").write_text("")
 
 
 @pytest.fixture
@@ -29,118 +26,74 @@ def machine(tmp_path, monkeypatch):
     work.mkdir(parents=True)
     monkeypatch.chdir(work)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    state = types.SimpleNamespace(work=work, commands=[], status=0, spec=None)
+    state = types.SimpleNamespace(work=work, commands=[], network=True)
 
-    def run(command, **_):
-        state.commands.append([str(part) for part in command])
-        if "clone" in command and not state.status:
-            checkout(work / "dreamer-lite")
-        return types.SimpleNamespace(returncode=state.status)
+    def system(command):
+        state.commands.append(command)
+        if state.network:
+            make_course(work / "dreamer-lite" / "notebooks")
 
-    monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: state.spec)
+    state.shell = types.SimpleNamespace(system=system)
     return state
 
 
-def start(monkeypatch, colab=False, repo=ADDRESS, stale=()):
-    """Run the cell; return the folder that it put first on the path."""
-    export = types.SimpleNamespace(problems=lambda root: list(stale))
-    monkeypatch.setitem(sys.modules, "course.export", export)
+def start(machine, monkeypatch, url=ADDRESS, colab=False):
+    """Run the cell."""
     if colab:
         monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("colab"))
-    text, _, rest = CELL.partition("REPO = ")
-    cell = f'{text}REPO = "{repo}"\n{rest.partition(chr(10))[2]}'
-    exec(compile(cell, "setup cell", "exec"), {"__name__": "__main__"})
-    return Path(sys.path[0])
+    source = InteractiveShell.instance().transform_cell(nb.setup_cell(url))
+    names = {"get_ipython": lambda: machine.shell}
+    exec(compile(source, "setup cell", "exec"), names)
+
+
+def test_cell_is_short():
+    lines = [line for line in nb.setup_cell(ADDRESS).splitlines() if line.strip()]
+    assert len(lines) <= 8 and lines[0].startswith("# @title ")
+    assert max(map(len, lines)) <= 88
+
+
+@pytest.fixture
+def imported(monkeypatch):
+    """Forget the course, so that the cell's last line imports it anew."""
+    for name in [n for n in sys.modules if n.partition(".")[0] == "course"]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 @pytest.mark.parametrize("where", [".", ".."])
-def test_local_checkout_comes_first(machine, monkeypatch, where):
-    root = checkout(machine.work / where)
-    other = checkout(machine.work.parent / "other")
-    machine.spec = types.SimpleNamespace(origin=f"{other}/dreamer_lite/__init__.py")
-    assert start(monkeypatch, colab=True) == root.resolve()
+def test_checkout_is_found(machine, monkeypatch, imported, where):
+    make_course(machine.work / where)
+    start(machine, monkeypatch)
+    assert sys.modules["course"].__file__.startswith(str(machine.work.parent))
     assert machine.commands == []
 
 
-def test_installed_package_with_data(machine, monkeypatch):
-    other = checkout(machine.work.parent / "other")
-    machine.spec = types.SimpleNamespace(origin=f"{other}/dreamer_lite/__init__.py")
-    assert start(monkeypatch) == other and machine.commands == []
+def test_colab_clones_once(machine, monkeypatch, imported):
+    for _ in range(2):
+        start(machine, monkeypatch, colab=True)
+    assert machine.commands == [f"git clone -q --depth 1 {ADDRESS} dreamer-lite"]
+    assert "dreamer-lite" in sys.modules["course"].__file__
 
 
-def test_installed_package_without_data_is_not_enough(machine, monkeypatch):
-    other = checkout(machine.work.parent / "other")
-    (other / "data").rmdir()
-    machine.spec = types.SimpleNamespace(origin=f"{other}/dreamer_lite/__init__.py")
-    with pytest.raises(SystemExit, match="open this notebook inside its repository"):
-        start(monkeypatch)
+@pytest.mark.parametrize(("url", "colab"), [(ADDRESS, True), ("", True), ("", False)])
+def test_one_sentence_where_nothing_is_found(machine, monkeypatch, url, colab):
+    machine.network = False
+    with pytest.raises(SystemExit, match="^Open this notebook inside its repository.$"):
+        start(machine, monkeypatch, url, colab)
 
 
-def test_colab_clones_and_installs_editable(machine, monkeypatch):
-    assert start(monkeypatch, colab=True) == machine.work / "dreamer-lite"
-    clone, install = machine.commands
-    assert clone == "git clone -q --depth 1".split() + [ADDRESS, "dreamer-lite"]
-    assert install[1:] == "-m pip install -q -e dreamer-lite".split()
+def test_colab_gets_the_packages_and_nobody_else(monkeypatch):
+    commands, status = [], 0
 
+    def run(command, **_):
+        commands.append(command)
+        return types.SimpleNamespace(returncode=status)
 
-def test_colab_twice_clones_once(machine, monkeypatch):
-    start(monkeypatch, colab=True)
-    path = list(sys.path)
-    start(monkeypatch, colab=True)
-    assert sum("clone" in command for command in machine.commands) == 1
-    assert sys.path == path
-
-
-def test_colab_without_address_or_network_says_so(machine, monkeypatch):
-    with pytest.raises(SystemExit, match="does not know its repository's address"):
-        start(monkeypatch, colab=True, repo="")
-    assert machine.commands == []
-    machine.status = 128
-    with pytest.raises(SystemExit, match="This command failed, see above: git clone"):
-        start(monkeypatch, colab=True)
-
-
-def test_nothing_there_and_no_colab(machine, monkeypatch):
-    with pytest.raises(SystemExit, match="Dreamer Lite was not found"):
-        start(monkeypatch)
-
-
-def test_one_line_about_a_stale_module(machine, monkeypatch, capsys):
-    checkout(machine.work.parent)
-    start(monkeypatch)
-    assert capsys.readouterr().out == ""
-    start(monkeypatch, stale=["05_rssm: stale", "06_world_model: stale"])
-    assert capsys.readouterr().out == "05_rssm: stale\n"
-
-
-def fetch_emulator(root):
-    """Run the cell of notebook 10 that follows the setup cell."""
-    code = [c for c in NOTEBOOK["cells"] if c["cell_type"] == "code"]
-    assert "setup" in code[0]["metadata"]["tags"]
-    names = dict(importlib=importlib, subprocess=subprocess, sys=sys, root=str(root))
-    exec(compile("".join(code[1]["source"]), "emulator cell", "exec"), names)
-
-
-def test_notebook_10_fetches_the_emulator_on_colab(machine, monkeypatch):
-    root = start(monkeypatch, colab=True)
-    machine.commands.clear()
-    fetch_emulator(root)
-    (install,) = machine.commands
-    assert install[0] == sys.executable
-    assert install[1:] == f"-m pip install -q -e {root}[mario]".split()
-
-
-def test_notebook_10_fetches_no_emulator_twice_and_none_elsewhere(machine, monkeypatch):
-    fetch_emulator(machine.work)  # not on Colab
+    monkeypatch.setattr(subprocess, "run", run)
+    paths.install("mario")
+    assert commands == []
     monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("colab"))
-    machine.spec = types.SimpleNamespace(origin="gym_super_mario_bros/__init__.py")
-    fetch_emulator(machine.work)  # already there
-    assert machine.commands == []
-
-
-def test_notebook_10_says_when_the_emulator_cannot_be_fetched(machine, monkeypatch):
-    monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("colab"))
-    machine.status = 1
-    with pytest.raises(SystemExit, match="This command failed, see above: .*mario"):
-        fetch_emulator(machine.work)
+    paths.install("mario")
+    assert commands[0][1:] == f"-m pip install -q -e {paths.ROOT}[mario]".split()
+    status = 1
+    with pytest.raises(SystemExit, match="This command failed, see above: .*pip"):
+        paths.install()

@@ -1,6 +1,6 @@
 """Run notebooks as Colab would: a bare folder, a fake google.colab, a real clone.
 
-    python tools/colab.py [01 06]     needs Python 3.12 or 3.13 on the path
+    python tools/colab.py [01 06] [--python python3.12]
 
 Colab itself cannot be tested from here, so this imitates what the setup cell meets
 there: Python with torch and Jupyter but without Dreamer Lite, an empty working folder,
@@ -11,8 +11,6 @@ must find what the first has installed.
 
 import argparse
 import os
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,30 +20,7 @@ import nb
 
 ROOT = Path(__file__).resolve().parents[1]
 # What Colab has installed before the first cell runs.
-PREINSTALLED = [
-    "ipykernel",
-    "ipywidgets",
-    "matplotlib",
-    "nbclient",
-    "numpy",
-    "pillow",
-    "torch",
-]
-
-
-def find_python(names=("python3.12", "python3.13")):
-    """Return an interpreter like Colab's, or say that none is there."""
-    candidates = [shutil.which(name) for name in names]
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    candidates += [str(path) for path in sorted(pyenv.glob("3.1[23]*/bin/python"))]
-    for path in filter(None, candidates):
-        works = subprocess.run([path, "-c", "import venv"], capture_output=True)
-        if works.returncode == 0:
-            return path
-    raise ValueError(
-        "make colab needs Python 3.12 or 3.13, but none is on the path or in pyenv: "
-        "run `python tools/colab.py --python PATH`."
-    )
+PREINSTALLED = "ipykernel ipywidgets matplotlib nbclient numpy pillow torch".split()
 
 
 def make_environment(folder, python):
@@ -63,25 +38,20 @@ def make_environment(folder, python):
     return inside
 
 
-def place(path, folder, repo):
-    """Put a copy of a notebook that knows the repository into the working folder."""
-    text = path.read_text(encoding="utf-8")
-    text, count = re.subn(r'REPO = \\".*?\\"', lambda _: f'REPO = \\"{repo}\\"', text)
-    if count != 1:
-        raise ValueError(f"{path.stem}: no REPO line in the setup cell")
-    (folder / path.name).write_text(text, encoding="utf-8")
+def place(path, folder, url):
+    """Put a copy of a notebook whose setup cell knows the repository into `folder`."""
+    notebook = nb.read(path)
+    for cell in notebook.cells:
+        if "setup" in nb.nb_check.tags(cell):
+            cell.source = nb.setup_cell(url)
+    (folder / path.name).write_text(nb.nbformat.writes(notebook), encoding="utf-8")
 
 
 def run(path, folder, python, timeout):
     """Execute a notebook in the working folder."""
     jupyter = str(python.with_name("jupyter"))
     command = [jupyter, "execute", f"--timeout={timeout}", path.name]
-    env = {
-        **os.environ,
-        "DREAMER_LITE_STATIC": "1",
-        "VIRTUAL_ENV": "",
-        "PYTHONPATH": "",
-    }
+    env = os.environ | {"DREAMER_LITE_STATIC": "1", "VIRTUAL_ENV": "", "PYTHONPATH": ""}
     env["IPYTHONDIR"] = str(folder / ".ipython")
     env["PATH"] = f"{python.parent}{os.pathsep}{env['PATH']}"
     if subprocess.run(command, cwd=folder, env=env, check=False).returncode:
@@ -92,7 +62,7 @@ def main(argv=None):
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("which", nargs="*", default=["01", "06"], help="numbers")
-    parser.add_argument("--python", help="the interpreter to imitate Colab with")
+    parser.add_argument("--python", default="python3.12", help="like Colab's")
     parser.add_argument("--timeout", type=int, default=900, help="seconds per cell")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
@@ -102,12 +72,12 @@ def main(argv=None):
         try:
             clone = ["git", "clone", "-q", "--bare", str(ROOT), str(bare)]
             subprocess.run(clone, check=True)
-            inside = make_environment(folder / "env", options.python or find_python())
+            inside = make_environment(folder / "env", options.python)
             for path in nb.select(ROOT, options.which) * 2:
                 place(path, content, f"file://{bare}")
                 run(path, content, inside, options.timeout)
                 print(f"colab: {path.stem} ran in a folder with a clone", flush=True)
-        except (ValueError, subprocess.CalledProcessError) as error:
+        except (ValueError, OSError, subprocess.CalledProcessError) as error:
             print(f"colab: {error}", file=sys.stderr)
             return 1
         if not (content / "dreamer-lite" / "data").is_dir():

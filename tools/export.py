@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def load_logic():
-    """Load the rules by path: the package's own dependencies are not needed here."""
+    """Load the rules by path: the course's other helpers need numpy and torch."""
     path = ROOT / "notebooks" / "course" / "export.py"
-    spec = importlib.util.spec_from_file_location("dreamer_lite_export", path)
+    spec = importlib.util.spec_from_file_location("course_export", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -5,6 +5,7 @@ checks close the holes. Each returns one line per problem.
 """
 
 import ast
+import hashlib
 import re
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def notebook(nb, path, root):
     """Check one notebook that has been read from `path`."""
     found = outputs(nb, path.stem, root)
     found += _counts(nb, path.stem)
+    found += _data(nb, path.stem, root)
     found += _headings(nb, path.stem)
     found += _tags(nb, path.stem)
     if path.stat().st_size > MEGABYTE:
@@ -143,6 +145,24 @@ def _counts(nb, stem):
     return [f"{stem}: {reason}: python tools/nb.py run {stem[:2]}"]
 
 
+def hashes(files, root):
+    """Return {path below data/: the beginning of its sha256} of files."""
+    found = {}
+    for path in sorted(Path(file) for file in files):
+        digest = hashlib.sha256(path.read_bytes()) if path.is_file() else None
+        name = path.relative_to((root / "data").resolve()).as_posix()
+        found[name] = digest.hexdigest()[:12] if digest else "missing"
+    return found
+
+
+def _data(nb, stem, root):
+    """Check that the files of data/ are those that the outputs were made from."""
+    stored = nb.metadata.get("data_files", {})
+    now = hashes([(root / "data").resolve() / name for name in stored], root)
+    changed = [name for name in stored if stored[name] != now[name]]
+    return [f"{stem}: data/{name} has changed since: run it" for name in changed]
+
+
 def _headings(nb, stem):
     """Check that the first cell is the title and that no heading level is left out."""
     found, level = [], 0
@@ -178,9 +198,3 @@ def exceptions_to_nbval(notebooks):
     if len(passed_over) * ONE_IN <= len(cells):
         return []
     return [f"{len(passed_over)} of {len(cells)} code cells are not compared by nbval"]
-
-
-def stems(root):
-    """Return the stems of the notebooks that exist."""
-    paths = Path(root).glob("notebooks/[0-9][0-9]_*.ipynb")
-    return [path.stem for path in sorted(paths)]

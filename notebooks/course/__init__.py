@@ -1,5 +1,10 @@
 """Teaching helpers of the ten notebooks; nothing that DreamerV3 itself needs."""
 
+# ruff: noqa: E402
+from course.paths import prepare
+
+prepare()
+
 from course.cells import rssm_cell
 from course.checks import claim, compare
 from course.diagrams import dreamer_map
