@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamer_lite import checks, files, runs, speed
+from dreamer_lite import runs, speed
 from dreamer_lite.actor_critic import ActorCritic
 from dreamer_lite.config import Config
-from dreamer_lite.envs import open_vector, random_policy
-from dreamer_lite.replay import Replay
+from dreamer_lite.envs import check_fit, open_vector, random_policy
+from dreamer_lite.replay import Replay, write_whole
 from dreamer_lite.rssm import State
 from dreamer_lite.world_model import LaProp, WorldModel, check_batch
 
@@ -151,7 +151,8 @@ class Dreamer(nn.Module):
 
     def save(self, path: str | os.PathLike) -> None:
         """Write weights, config and spaces to one safetensors file, atomically."""
-        files.save_agent(path, self)
+        data = runs.pack_agent(self)
+        write_whole(path, lambda file: file.write(data))
 
     @classmethod
     def load(cls, path: str | os.PathLike, **changes: object) -> "Dreamer":
@@ -162,10 +163,10 @@ class Dreamer(nn.Module):
         precision stays that of the training.
         Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
         """
-        obs_space, action_space, config, weights = files.load_agent(path)
+        obs_space, action_space, config, weights = runs.load_agent(path)
         config |= {"device": "auto", "speed": "eager", **changes}
         agent = cls(obs_space, action_space, Config.from_dict(config))
-        files.fill(agent, weights, path)
+        agent.load_state_dict(weights)
         return agent
 
 
@@ -218,7 +219,7 @@ class Collector:
         # Who reports a value says so in the mask _name, if the environment has one.
         there = np.ones(self.envs.num_envs, bool)
         known = [k for k in self.track if k in info and info.get(f"_{k}", there)[i]]
-        return row | {key: checks.number(key, info[key], i) for key in known}
+        return row | {key: float(info[key][i]) for key in known}
 
 
 class AgentPolicy:
@@ -250,11 +251,8 @@ def evaluate(
     whatever seed, has these episodes); track, names in `info` to report; parallel, one
     process for each environment.
     Returns: a list of {"env", "return", "length", and what is tracked}, one an episode.
-    Raises: ValueError for counts below 1, or spaces that the agent does not fit;
-    TypeError for an agent that cannot choose actions.
+    Raises: ValueError for spaces that the agent does not fit.
     """
-    checks.check_player(agent, seed)
-    checks.check_counts(episodes=episodes, envs=envs)
     policy = AgentPolicy(agent) if isinstance(agent, Dreamer) else agent
     left = episodes // envs + (np.arange(envs) < episodes % envs)
     results = []
@@ -264,15 +262,15 @@ def evaluate(
         torch.random.fork_rng(),
     ):
         if policy is not agent:
-            checks.check_fit(agent, vector)
+            check_fit(agent, vector)
         torch.manual_seed(seed)
         collector = Collector(vector, track=track)
-        while left.any():
+        while (left > 0).any():
             for episode in collector.tick(policy):
-                if left[episode["env"]]:
+                if left[episode["env"]] > 0:
                     left[episode["env"]] -= 1
                     results.append(episode)
-    checks.warn_untracked(collector.track, set().union(*results))
+    runs.warn_untracked(collector.track, results)
     return results
 
 
@@ -297,23 +295,27 @@ def train(
     this call, which ends with the next episode, at most a minute later; track, names in
     `info` to record at the end of an episode; start_from, an agent file whose weights a
     new run begins with; callback(agent, run), called with every video; progress, show a
-    bar.
+    bar. Ctrl-C and SIGTERM end it with a checkpoint.
     Returns: the agent. Raises: TypeError or ValueError for arguments, spaces or a
     folder that do not fit; OSError for a folder that cannot be written or that another
-    run holds; FloatingPointError if the weights become nan.
+    run holds; FloatingPointError if weights or losses are no numbers any more.
     Source: DreamerV3, section "Learning algorithm".
     """
-    checks.check_train(config, minutes)
+    if not isinstance(config, Config):
+        raise TypeError(
+            f"train expects a dreamer_lite.config.Config, but got {config!r}; pass for "
+            "example Config.preset('1m')."
+        )
     speed.reuse_memory()
-    with runs.Run(logdir, config, minutes, progress) as run:
+    with runs.Run(logdir, config, minutes, track, progress) as run:
         envs = run.make_envs(make_env)
         spaces = envs.single_observation_space, envs.single_action_space
         torch.manual_seed(config.seed)
         agent = Dreamer(*spaces, config)
         replay = Replay(config.capacity, *spaces, config.envs, config.seed)
         if start_from and not run.continued:
-            files.fill(agent, files.load_agent(start_from)[-1], start_from)
-        replay = run.restore(agent, replay)
+            agent.load_state_dict(runs.load_agent(start_from)[-1])
+        run.restore(agent, replay)
         collector = Collector(envs, replay, track)
         act = AgentPolicy(agent)
         random = act if start_from else random_policy(envs.single_action_space, run.rng)
@@ -325,5 +327,4 @@ def train(
             run.look(agent, replay, callback)
             run.save_if_due(agent, replay)
         run.save(agent, replay)
-    checks.warn_untracked(collector.track, run.history.fields)
     return agent

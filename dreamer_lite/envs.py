@@ -184,6 +184,7 @@ class EnvFactory:
         if os.getpid() != self.trainer:
             # No SIG_IGN: a program that an environment starts would inherit it.
             signal.signal(signal.SIGINT, lambda *_: None)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a run catches
         return build_env(*self.args)
 
 
@@ -239,3 +240,28 @@ def random_policy(action_space, rng):
         return rng.uniform(-1, 1, size).astype(np.float32)
 
     return policy
+
+
+def check_fit(agent, envs):
+    """Refuse an environment, vector or not, that an agent was not made for.
+
+    Choices must be the same and shapes too; bounds and further observations may differ.
+    Raises: ValueError with the name of the space.
+    """
+    mine = {**agent.obs_space.spaces, "action": agent.action_space}
+    several = isinstance(envs, gym.vector.VectorEnv)
+    space = envs.single_observation_space if several else envs.observation_space
+    theirs = space.spaces if isinstance(space, gym.spaces.Dict) else {"obs": space}
+    action = envs.single_action_space if several else envs.action_space
+    theirs = {**theirs, "action": action}
+    for name, space in mine.items():
+        other = theirs.get(name)
+        fits = type(other) is type(space) and other.shape == space.shape
+        if fits and isinstance(space, gym.spaces.Discrete):  # of whatever dtype
+            fits = (other.n, other.start) == (space.n, space.start)
+        if not fits:
+            raise ValueError(
+                f"The agent expects an environment with {name!r} as it knows it, "
+                f"{space}, but got {other}; use the environment that it learnt in, or "
+                "another agent."
+            )

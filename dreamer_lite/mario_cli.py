@@ -120,21 +120,21 @@ def record(o):
 
 def train(o):
     """Train, or go on training."""
-    from dreamer_lite.files import Checkpoints
     from dreamer_lite.playing import train_mario
+    from dreamer_lite.runs import read_checkpoint
 
     names = ("seed", "preset", "speed", "noops", "sticky")
     given = {key: getattr(o, key) for key in names}
     changes = {key: value for key, value in given.items() if value is not None}
     agent = train_mario(o.logdir, o.profile, o.minutes, o.start, not o.quiet, **changes)
-    step, steps = Checkpoints(o.logdir).latest_step(), agent.config.steps
+    step, steps = read_checkpoint(o.logdir)[0]["step"], agent.config.steps
     left = "the same command goes on with it" if step < steps else "its steps are done"
     print(f"the run lies in {o.logdir}, {step:,} of {steps:,} steps; {left}")
 
 
 def play(o):
     """Film one episode, or show it."""
-    from dreamer_lite import playing, runs
+    from dreamer_lite import playing, video
 
     agent = playing.load_agent(o.agent)
     game = {"noops": o.noops, "sticky": o.sticky}
@@ -147,15 +147,16 @@ def play(o):
     if o.dream:
         dreamed = playing.dream_beside(agent, played.rows)
         frames = playing.beside(played.rows["obs"], dreamed)
-    runs.write_gif(o.out, frames)
+    video.write_gif(o.out, frames)
     print(f"wrote {o.out}")
 
 
 def evaluate(o):
     """Report the flag rate; the last line printed is always of one form."""
-    from dreamer_lite import files, playing
+    from dreamer_lite import playing
+    from dreamer_lite.replay import write_whole
 
-    file = files.agent_file(o.agent)  # of a run that goes on, one and the same
+    file = o.agent
     players = {"agent": playing.load_agent(file)}
     about = playing.about_agent(file) | {"file": o.agent.name}  # or its run's folder
     result = {"agent": about, "commit": playing.commit()}
@@ -173,7 +174,7 @@ def evaluate(o):
     result["minutes"] = round((time.monotonic() - start) / 60, 2)
     if o.out:
         text = json.dumps(result, indent=1) + "\n"
-        files.write_atomically(o.out, lambda p: p.write_text(text, encoding="utf-8"))
+        write_whole(o.out, lambda file: file.write(text.encode()))
         print(f"wrote {o.out}")
     found = result["players"]["agent"]
     print(f"flag rate: {found['flag_rate']:.2f} ({found['flags']}/{found['episodes']})")

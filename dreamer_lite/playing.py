@@ -6,6 +6,7 @@ needed to act or to learn.
 
 import functools
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -17,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dreamer_lite import files
-from dreamer_lite.checks import check_fit
+from dreamer_lite import runs
 from dreamer_lite.config import Config
 from dreamer_lite.dreamer import Dreamer, evaluate, train
+from dreamer_lite.envs import check_fit
 from dreamer_lite.mario import PROFILES, make_mario
 from dreamer_lite.recording import Scripted, follow, random_actions, right_and_jump
-from dreamer_lite.runs import compare_frames
+from dreamer_lite.video import compare_frames
 
 TRACK = ("x_pos", "flag_get", "dead", "stuck", "time")
 # What makes an agent's weights fit, and the rates that belong to its size.
@@ -43,9 +44,9 @@ def about_agent(path):
     steps, minutes, seed, commit of the training.
     """
     path = Path(path)
-    digest = hashlib.sha256(files.agent_file(path).read_bytes()).hexdigest()
+    digest = hashlib.sha256(runs.agent_bytes(path)).hexdigest()
     notes = path.with_suffix(".json")
-    known = files.read_json(notes) if notes.is_file() else {}
+    known = json.loads(notes.read_text()) if notes.is_file() else {}
     return {"file": path.name, "sha256": digest, **known}
 
 
@@ -182,7 +183,7 @@ def evaluate_mario(player, episodes=100, seed=0, sticky=0.0, envs=4, parallel=Tr
 
 def known_run(path):
     """The stored list of [action, steps] that reaches the flag of 1-1."""
-    return files.read_json(path)["runs"]
+    return json.loads(Path(path).read_text())["runs"]
 
 
 def baselines(seed=0, run=None):
@@ -256,7 +257,7 @@ def mario_config(profile, start=None, **changes):
                 f"A run that starts from {start} has the size of that agent, but "
                 f"preset {preset!r} was asked for, too; leave one of them out."
             )
-        stored = files.agent_config(start)
+        stored = vars(Config.from_dict(runs.load_agent(start)[2]))
         values = {key: stored[key] for key in OF_THE_AGENT} | values
     return Config.preset(preset, **values), minutes
 
@@ -299,11 +300,11 @@ def hours_to_finish(logdir):
     None before two lines of metrics were written.
     """
     folder = Path(logdir)
-    rows = files.Table(folder / "metrics.csv", float("inf")).rows
+    rows = runs.read_table(folder / "metrics.csv")
     if len(rows) < 2:
         return None
     steps, minutes = ([float(r[key]) for r in rows[-9:]] for key in ("step", "minutes"))
-    total = files.read_yaml(folder / "config.yaml")["steps"]
+    total = Config.from_yaml(folder / "config.yaml").steps
     speed = (steps[-1] - steps[0]) / max(minutes[-1] - minutes[0], 1e-9)
     return (total - steps[-1]) / max(speed, 1e-9) / 60
 

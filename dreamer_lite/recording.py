@@ -65,8 +65,8 @@ def record(path, policies, rows, seed=0, **options):
     "flag_get", "dead"}; "env" is the number of the policy.
     """
     from dreamer_lite.dreamer import Collector
+    from dreamer_lite.envs import make_vector
     from dreamer_lite.replay import Replay
-    from dreamer_lite.runs import make_vector
 
     def act(obs, first):
         parts = [slice(i, i + 1) for i in range(len(policies))]

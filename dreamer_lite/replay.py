@@ -9,6 +9,7 @@ replay".
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import gymnasium as gym
@@ -247,19 +248,23 @@ class Replay:
 
         The file appears under its name only when it is complete.
         """
-        stored = {
-            key: column[:, : self.size.max()] for key, column in self.data.items()
-        }
+        n = self.size.max()
+        stored = {key: column[:, :n] for key, column in self.data.items()}
         stored |= {"head": self.head, "size": self.size}
+        stored["meta"] = json.dumps(self.describe())
+        save = np.savez_compressed if compress else np.savez
+        write_whole(path, lambda file: save(file, **stored))
+
+    def describe(self) -> dict:
+        """What the rows are, and the random state, as plain data for JSON."""
         spaces = {key: describe_space(space) for key, space in self.obs_space.items()}
-        meta = {
+        return {
             "format": FORMAT,
             "obs_space": spaces,
             "action_space": describe_space(self.action_space),
             "rows": self.rows,
             "rng": self.rng.bit_generator.state,
         }
-        write_arrays(path, meta, stored, compress)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Replay":
@@ -267,7 +272,8 @@ class Replay:
 
         Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
         """
-        if not Path(path).is_file():
+        path = Path(path).expanduser()
+        if not path.is_file():
             raise FileNotFoundError(
                 f"Replay.load expects a file written by Replay.save, but there is none "
                 f"at {path}; record one or correct the path."
@@ -275,7 +281,11 @@ class Replay:
         try:
             with np.load(path, allow_pickle=False) as file:
                 stored = {key: file[key] for key in file.files}
-            return cls._restore(json.loads(str(stored.pop("meta"))), stored)
+            about = json.loads(str(stored["meta"]))
+            replay = cls.empty(about, stored["head"], stored["size"])
+            for key, column in replay.data.items():
+                column[:, : replay.size.max()] = stored[key]
+            return replay
         except (OSError, MemoryError):
             raise
         except Exception as error:  # zip, zlib, NumPy and JSON each raise their own
@@ -285,33 +295,32 @@ class Replay:
             ) from error
 
     @classmethod
-    def _restore(cls, meta: dict, stored: dict[str, np.ndarray]) -> "Replay":
-        if meta["format"] != FORMAT:
-            raise ValueError(f"its format is {meta['format']!r}, not {FORMAT!r}")
-        spaces = {key: restore_space(space) for key, space in meta["obs_space"].items()}
-        action_space, head = restore_space(meta["action_space"]), stored["head"]
-        capacity = meta["rows"] * len(head)
+    def empty(cls, about: dict, head: np.ndarray, size: np.ndarray) -> "Replay":
+        """A replay as `describe` says, whose rows are still to be filled in."""
+        if about["format"] != FORMAT:
+            raise ValueError(f"its format is {about['format']!r}, not {FORMAT!r}")
+        spaces = {key: restore_space(s) for key, s in about["obs_space"].items()}
+        action_space = restore_space(about["action_space"])
+        capacity = about["rows"] * len(head)
         replay = cls(capacity, gym.spaces.Dict(spaces), action_space, len(head))
-        for key, column in replay.data.items():
-            column[:, : stored["size"].max()] = stored[key]
-        replay.head, replay.size = head, stored["size"]
-        replay.rng.bit_generator.state = meta["rng"]
+        replay.head[:], replay.size[:] = head, size
+        replay.rng.bit_generator.state = about["rng"]
         return replay
 
 
-def write_arrays(
-    path: str | os.PathLike, meta: dict, arrays: dict, compress: bool = False
-) -> None:
-    """Write arrays and JSON data to one .npz file: completely, or not at all.
+def write_whole(path: str | os.PathLike, write: Callable) -> None:
+    """Write a file completely, or not at all.
 
+    Args: write, called with a file open for writing bytes. The old file stays as it is
+    until the new one is on disk and takes its name.
     Source: none, bookkeeping.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     partial = path.with_name(path.name + ".partial")
-    write = np.savez_compressed if compress else np.savez
+    partial.unlink(missing_ok=True)  # left by a process that was killed
     try:
         with open(partial, "wb") as file:
-            write(file, meta=json.dumps(meta), **arrays)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

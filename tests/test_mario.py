@@ -23,9 +23,9 @@ from dreamer_lite import mario_cli, playing
 from dreamer_lite.config import Config
 from dreamer_lite.dreamer import Dreamer
 from dreamer_lite.envs import build_env
-from dreamer_lite.files import Checkpoints
 from dreamer_lite.mario import PROFILES, make_mario
 from dreamer_lite.replay import Replay, replay_bytes
+from dreamer_lite.runs import load_replay, read_checkpoint
 
 ROOT = Path(__file__).parents[1]
 TINY = dict(units=16, deter=64, latents=4, classes=4, depth=4, length=8, batch=2)
@@ -64,7 +64,7 @@ def test_debug_profile_trains_with_all_parts_and_the_same_command_goes_on(tmp_pa
     train = ["train", "--logdir", logdir, "--profile", "debug", "--quiet"]
 
     def state():
-        return json.loads((Checkpoints(logdir).latest() / "state.json").read_text())
+        return read_checkpoint(logdir)[0]
 
     first = run(*train, "--minutes", 0.02)  # until an episode ends
     assert first.returncode == 0, first.stderr
@@ -80,7 +80,7 @@ def test_debug_profile_trains_with_all_parts_and_the_same_command_goes_on(tmp_pa
     assert second.stdout.endswith("500 of 500 steps; its steps are done\n")
     assert state()["step"] == 500 and state()["updates"] > stopped["updates"]
     assert state()["minutes"] > stopped["minutes"]
-    assert len(Replay.load(Checkpoints(logdir).latest() / "replay.npz")) == 500
+    assert len(load_replay(logdir)) == 500
     for name in ("config.yaml", "metrics.html", "metrics.csv", "episodes.csv"):
         assert (logdir / name).stat().st_size > 0
     episodes = rows_of(logdir / "episodes.csv")
@@ -104,7 +104,7 @@ def test_training_from_an_agent_takes_over_its_weights_and_sizes(
     agent = playing.train_mario(tmp_path, quick, start=agent_file, progress=False)
     before = playing.load_agent(agent_file).state_dict()
     assert all(torch.equal(w, before[key]) for key, w in agent.state_dict().items())
-    replay = Replay.load(Checkpoints(tmp_path).latest() / "replay.npz")
+    replay = load_replay(tmp_path)
     assert len(replay) == len(asked) == 64  # its own play, from the first step on
 
 

@@ -22,8 +22,8 @@ from course import data_path
 from course.train_world_model import main as train_world_model
 from dreamer_lite import playing
 from dreamer_lite.dreamer import Config, Dreamer, train
-from dreamer_lite.files import Table
 from dreamer_lite.replay import Replay
+from dreamer_lite.runs import read_table
 
 TABLES = ("metrics", "episodes")
 START, FLAG = 40, 3161  # x of Mario at the first frame, and under the flag
@@ -60,7 +60,7 @@ def test_a_run_is_shipped_up_to_its_checkpoint(tmp_path):
     config = dataclasses.replace(config, seed=5, log_every=1, checkpoint_minutes=0.0)
     run, data = tmp_path / "run", tmp_path / "data"
     train("CartPole-v1", config, run, progress=False)
-    columns = Table(run / "episodes.csv", 999).fields
+    columns = read_table(run / "episodes.csv")[0]
     with open(run / "episodes.csv", "a") as file:  # rows of a later, unsaved agent
         file.write(",".join(["9999"] * len(columns)) + "\n")
     about = ship.ship(run, data, trained_with="abc", note="no-ops from step 50")
@@ -68,7 +68,7 @@ def test_a_run_is_shipped_up_to_its_checkpoint(tmp_path):
     assert (about["steps"], about["seed"], about["commit"]) == (90, 5, "abc")
     assert Dreamer.load(data / "mario_agent.safetensors").config.seed == 5
     assert json.loads((data / "mario_agent.json").read_text()) == about
-    rows = Table(data / "curves/mario_seed5_episodes.csv", 9999).rows
+    rows = read_table(data / "curves/mario_seed5_episodes.csv")
     assert rows and all(int(row["step"]) <= 90 for row in rows)
     assert json.loads((data / "curves/mario_seed5.json").read_text()) == about
 
@@ -97,8 +97,8 @@ def test_a_run_from_the_agent_that_ships_goes_behind_its_curves(tmp_path):
     config = dataclasses.replace(config, log_every=1)
     first, second, data = tmp_path / "first", tmp_path / "second", tmp_path / "data"
     train("CartPole-v1", config, first, progress=False)
-    before = ship.ship(first, data, note="how it began", hardware="an abacus")
-    old = {kind: Table(data / f"curves/mario_seed0_{kind}.csv", 999) for kind in TABLES}
+    first_about = ship.ship(first, data, note="how it began", hardware="an abacus")
+    old = {k: read_table(data / f"curves/mario_seed0_{k}.csv") for k in TABLES}
     start = data / "mario_agent.safetensors"
     further = dataclasses.replace(config, steps=70)
     train("CartPole-v1", further, second, start_from=start, progress=False)
@@ -112,34 +112,34 @@ def test_a_run_from_the_agent_that_ships_goes_behind_its_curves(tmp_path):
         train("CartPole-v1", other, tmp_path / "other", progress=False)
         ship.ship(tmp_path / "other", data, append=True)
     about = ship.ship(second, data, append=True)
-    assert about["steps"] == before["steps"] + 70 == 160
+    assert about["steps"] == first_about["steps"] + 70 == 160
     stored = {path: path.read_bytes() for path in data.rglob("*.*")}
     with pytest.raises(ValueError, match="is not yet in .*, but .* is there"):
         ship.ship(second, data, append=True)
     assert stored == {path: path.read_bytes() for path in data.rglob("*.*")}
-    assert about["updates"] > before["updates"]
+    assert about["updates"] > first_about["updates"]
     assert (about["note"], about["hardware"]) == ("how it began", "an abacus")
-    for kind, table in old.items():
-        rows = Table(data / f"curves/mario_seed0_{kind}.csv", 999).rows
-        kept, new = rows[: len(table.rows)], rows[len(table.rows) :]
-        assert [{**row, "dead": ""} for row in table.rows] == [
+    for kind, before in old.items():
+        rows = read_table(data / f"curves/mario_seed0_{kind}.csv")
+        kept, new = rows[: len(before)], rows[len(before) :]
+        assert [{**row, "dead": ""} for row in before] == [
             {**row, "dead": row.get("dead", "")} for row in kept
         ]
         assert new and all(90 < int(row["step"]) <= 160 for row in new)
         minutes = [float(row["minutes"]) for row in rows]
         assert minutes == sorted(minutes)
-        own = Table(second / f"{kind}.csv", 999).rows
+        own = read_table(second / f"{kind}.csv")
         assert [int(row["step"]) - 90 for row in new] == [
             int(row["step"]) for row in own
         ]
     assert all(row["dead"] == "1" for row in new)  # the last kind: episodes
     stored = data / "curves/mario_seed0_metrics.csv"
-    updates = [int(row["updates"]) for row in Table(stored, 999).rows]
+    updates = [int(row["updates"]) for row in read_table(stored)]
     assert updates == list(range(1, about["updates"] + 1))
 
 
 def test_ship_refuses_a_folder_without_a_checkpoint(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no checkpoint; train first"):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint; train longer"):
         ship.ship(tmp_path, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from dreamer_lite.config import Config
 from dreamer_lite.dreamer import Collector, random_policy
+from dreamer_lite.envs import make_vector
 from dreamer_lite.replay import Replay
-from dreamer_lite.runs import make_vector
 from dreamer_lite.world_model import (
     LaProp,
     WorldModel,

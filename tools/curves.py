@@ -29,11 +29,12 @@ class Evaluations:
     """A callback of `train`: every so many steps, 20 episodes, as a row of a table."""
 
     def __init__(self, env, seed, path, step):
-        from dreamer_lite.files import Table
+        from dreamer_lite.runs import Table, read_table
 
         self.env, self.seed = env, seed
-        self.table = Table(path, step)
-        rows = self.table.rows
+        self.table = Table(path)
+        self.table.begin(step, ["step"])
+        rows = read_table(path)
         self.before = float(rows[-1]["cpu_minutes"]) if rows else 0.0
         self.done = int(rows[-1]["step"]) // EVERY if rows else 0
 
@@ -71,7 +72,7 @@ def describe_machine(config):
     }
 
 
-def describe(name, config, table, machine):
+def describe(name, config, rows, machine):
     """Return what was run, on what, and how it ended."""
     import numpy as np
 
@@ -82,14 +83,14 @@ def describe(name, config, table, machine):
     space = build_env(env).action_space
     by_chance = random_policy(space, np.random.default_rng(0))
     returns = [e["return"] for e in evaluate(by_chance, env, 100, envs=4)]
-    reached = next((r for r in table.rows if float(r["return"]) >= goal), None)
+    reached = next((r for r in rows if float(r["return"]) >= goal), None)
     return {
         "command": f"python tools/curves.py {name} {config.seed}",
         "environment": env,
         "seed": config.seed,
         "goal": goal,
         "first_at_goal": reached,
-        "final": table.rows[-1],
+        "final": rows[-1],
         "evaluation": f"{EPISODES} episodes with sampled actions",
         "random_return": round(sum(returns) / len(returns), 2),
         "config": dataclasses.asdict(config),
@@ -97,20 +98,20 @@ def describe(name, config, table, machine):
     }
 
 
-def store(name, config, folder, table, machine):
+def store(name, config, folder, machine):
     """Copy the run's tables to data/curves/ and write its description."""
-    from dreamer_lite.files import write_atomically
+    from dreamer_lite.replay import write_whole
+    from dreamer_lite.runs import read_table
 
     target = ROOT / "data" / "curves"
     target.mkdir(parents=True, exist_ok=True)
     stem = f"{name}_seed{config.seed}"
-    about = json.dumps(describe(name, config, table, machine), indent=1) + "\n"
+    rows = read_table(folder / "evaluations.csv")
+    about = json.dumps(describe(name, config, rows, machine), indent=1) + "\n"
     for kind in TABLES:
         text = (folder / f"{kind}.csv").read_bytes()
-        write_atomically(
-            target / f"{stem}_{kind}.csv", lambda p, text=text: p.write_bytes(text)
-        )
-    write_atomically(target / f"{stem}.json", lambda path: path.write_text(about))
+        write_whole(target / f"{stem}_{kind}.csv", lambda f, text=text: f.write(text))
+    write_whole(target / f"{stem}.json", lambda file: file.write(about.encode()))
 
 
 def main():
@@ -121,20 +122,20 @@ def main():
     parser.add_argument("--minutes", type=float, help="stop after this long")
     arguments = parser.parse_args()
     from dreamer_lite.dreamer import Config, train
-    from dreamer_lite.files import Checkpoints
+    from dreamer_lite.runs import checkpoint_path, read_checkpoint
 
     env, _ = TASKS[arguments.task]
     # Looked at in every step, so that evaluations fall on the same steps in every run.
     config = Config.preset("1m", seed=arguments.seed, video_minutes=0.0, **SETTINGS)
     folder = ROOT / "runs" / "curves" / f"{arguments.task}_seed{arguments.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(folder)
-    step = checkpoints.latest_step()
+    there = checkpoint_path(folder).exists()
+    step = read_checkpoint(folder)[0]["step"] if there else 0
     watch = Evaluations(env, arguments.seed, folder / "evaluations.csv", step)
     here = describe_machine(config)  # a commit made meanwhile has trained nothing
     train(env, config, folder, arguments.minutes, callback=watch, progress=False)
-    if checkpoints.latest_step() == config.steps:
-        store(arguments.task, config, folder, watch.table, here)
+    if read_checkpoint(folder)[0]["step"] == config.steps:
+        store(arguments.task, config, folder, here)
 
 
 if __name__ == "__main__":

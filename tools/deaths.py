@@ -21,8 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from command import run  # noqa: E402
-from dreamer_lite import dreamer, files, playing  # noqa: E402
+from dreamer_lite import dreamer, playing  # noqa: E402
 from dreamer_lite.mario import make_mario  # noqa: E402
+from dreamer_lite.replay import write_whole  # noqa: E402
 from machine import machine  # noqa: E402
 
 ENVS, LAST = 4, 40  # games side by side; steps that are kept
@@ -101,9 +102,8 @@ def main():
     found |= watch(agent, options.episodes, options.seed)
     found["without_unimix"] = unmixed(agent, UNMIXED, options.seed)
     text = json.dumps(found) + "\n"
-    files.write_atomically(
-        ROOT / "data" / "mario_deaths.json", lambda p: p.write_text(text)
-    )
+    path = ROOT / "data" / "mario_deaths.json"
+    write_whole(path, lambda file: file.write(text.encode()))
     print(f"{found['flags']} flags in {found['episodes']} episodes")
 
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from command import run  # noqa: E402
-from dreamer_lite import playing, runs  # noqa: E402
+from dreamer_lite import playing, video  # noqa: E402
 
 DATA = ROOT / "data"
 EVERY, FRAMES, FPS = 4, 160, 15
@@ -33,7 +33,7 @@ def main():
     real = played.rows["obs"]
     frames = playing.beside(real, playing.dream_beside(agent, played.rows))
     target = DATA / "mario.gif"
-    runs.write_gif(target, frames[::EVERY][:FRAMES], FPS / EVERY)
+    video.write_gif(target, frames[::EVERY][:FRAMES], FPS / EVERY)
     print(f"wrote {target.name}, {target.stat().st_size / 1e6:.1f} MB")
 
 

@@ -13,7 +13,6 @@ learning rates go down to a twentieth in steps of two minutes.
 
 import argparse
 import functools
-import json
 import sys
 from pathlib import Path
 
@@ -23,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from command import run  # noqa: E402
-from dreamer_lite import dreamer, files, playing  # noqa: E402
+from dreamer_lite import dreamer, playing, runs  # noqa: E402
 from dreamer_lite.mario import make_mario  # noqa: E402
 
 STICKY, LOWEST, LOOK = 0.25, 0.05, 2.0  # probability, share of the rates, minutes
@@ -64,10 +63,9 @@ class FallingRates:
 
 def minutes_so_far(folder):
     """How long the run in a folder has trained; 0 if there is none."""
-    newest = files.Checkpoints(folder).latest()
-    if newest is None:
+    if not runs.checkpoint_path(folder).exists():
         return 0.0
-    return json.loads((newest / "state.json").read_text(encoding="utf-8"))["minutes"]
+    return runs.read_checkpoint(folder)[0]["minutes"]
 
 
 def further(folder, minutes, share, fall, start, profile="evening", **changes):

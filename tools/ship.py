@@ -19,7 +19,6 @@ import argparse
 import csv
 import io
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -28,12 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from command import run as run_command  # noqa: E402
 from dreamer_lite.config import Config  # noqa: E402
-from dreamer_lite.files import (  # noqa: E402
-    Checkpoints,
-    Table,
-    read_json,
-    write_atomically,
-)
+from dreamer_lite.replay import write_whole  # noqa: E402
+from dreamer_lite.runs import read_checkpoint, read_table  # noqa: E402
 from machine import machine  # noqa: E402
 
 NOTHING = {"steps": 0, "updates": 0, "minutes": 0.0}  # what a run from step 0 has
@@ -53,10 +48,11 @@ def behind(stored, path, step, before):
     Args: stored, path, of the two tables; before, what the run began from: its steps,
     updates and minutes. A column that only one of them has stays empty in the other.
     """
-    old, new = Table(stored, math.inf), Table(path, step)
+    old = read_table(stored)
+    new = [row for row in read_table(path) if int(row["step"]) <= step]
     # The minutes of an agent are rounded: time must not run backwards.
-    minutes = max([before["minutes"], *(float(row["minutes"]) for row in old.rows)])
-    for row in new.rows:
+    minutes = max([before["minutes"], *(float(row["minutes"]) for row in old)])
+    for row in new:
         row["minutes"] = f"{float(row['minutes']) + minutes:.7g}"
         for column, start in (
             ("step", before["steps"]),
@@ -64,10 +60,10 @@ def behind(stored, path, step, before):
         ):
             if column in row:
                 row[column] = int(row[column]) + start
-    out, fields = io.StringIO(), dict.fromkeys([*old.fields, *new.fields])
+    out, fields = io.StringIO(), dict.fromkeys([*old[0], *new[0]])
     writer = csv.DictWriter(out, list(fields), restval="", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(old.rows + new.rows)
+    writer.writerows(old + new)
     return out.getvalue().encode()
 
 
@@ -79,8 +75,8 @@ def check_new(stored, path):
 
     Its losses know it: two runs do not agree in every digit of all of them.
     """
-    mine = Table(path, math.inf).rows[:1]
-    for row in Table(stored, math.inf).rows if mine else []:
+    mine = read_table(path)[:1]
+    for row in read_table(stored) if mine else []:
         if all(row.get(key) == mine[0][key] for key in mine[0].keys() - COUNTED):
             raise ValueError(
                 f"--append expects a run that is not yet in {stored}, but the first "
@@ -92,7 +88,7 @@ def check_new(stored, path):
 def started_from(data, seed):
     """What the agent in data/ is, to be counted on from. Raises: ValueError."""
     path = data / "mario_agent.json"
-    before = read_json(path) if path.is_file() else {}
+    before = json.loads(path.read_text()) if path.is_file() else {}
     if before.get("seed") != seed:
         raise ValueError(
             f"--append expects a run of the seed of the agent in {data}, "
@@ -163,20 +159,13 @@ def ship(
     """
     run, data = Path(run), Path(data)
     check_trial(name, agent or append)
-    newest = Checkpoints(run).latest()
-    if newest is None:
-        raise FileNotFoundError(
-            f"ship expects the folder of a training run, but {run} holds no "
-            "checkpoint; train first or name another folder."
-        )
-    state = json.loads((newest / "state.json").read_text(encoding="utf-8"))
+    state, weights = read_checkpoint(run)
     config = Config.from_yaml(run / "config.yaml")
     before = started_from(data, config.seed) if append else NOTHING
     about = describe(state, config.seed, before, trained_with, hardware, note)
     text = (json.dumps(about, indent=1) + "\n").encode()
     files = {}
     if agent:
-        weights = (newest / "agent.safetensors").read_bytes()
         files[data / "mario_agent.safetensors"] = weights
         files[data / "mario_agent.json"] = text
     stem = data / "curves" / f"mario_{name + '_' if name else ''}seed{config.seed}"
@@ -187,7 +176,7 @@ def ship(
     files[Path(f"{stem}_config.yaml")] = (run / "config.yaml").read_bytes()
     files |= tables(run, stem, state["step"], before, append)
     for path, content in files.items():
-        write_atomically(path, lambda p, content=content: p.write_bytes(content))
+        write_whole(path, lambda file, content=content: file.write(content))
     return about
 
 

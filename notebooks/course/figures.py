@@ -4,7 +4,7 @@ import numpy as np
 
 from course.display import as_frames
 from course.style import COLORS
-from dreamer_lite import runs
+from dreamer_lite import video
 
 
 def error_frames(real, dreamed) -> np.ndarray:
@@ -14,7 +14,7 @@ def error_frames(real, dreamed) -> np.ndarray:
         raise ValueError(
             f"real is {list(real.shape)} but dreamed {list(dreamed.shape)}: cut alike."
         )
-    return runs.error_frames(real, dreamed)
+    return video.error_frames(real, dreamed)
 
 
 def strip(

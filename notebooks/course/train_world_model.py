@@ -17,13 +17,12 @@ from pathlib import Path
 import gymnasium as gym
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm import tqdm
 
 from course.paths import ROOT, data_path
 from dreamer_lite.config import Config
-from dreamer_lite.replay import Replay, describe_space, restore_space
-from dreamer_lite.runs import write_atomically
+from dreamer_lite.replay import Replay, describe_space, restore_space, write_whole
 from dreamer_lite.speed import pick_precision, reuse_memory
 from dreamer_lite.world_model import LaProp, WorldModel
 
@@ -67,7 +66,7 @@ def save_world_model(model, sizes, spaces, action_space, path, about=None):
     }
     weights = {k: w.detach().half().contiguous() for k, w in model.state_dict().items()}
     facts = {"dreamer_lite": json.dumps(facts)}
-    write_atomically(path, lambda partial: save_file(weights, partial, facts))
+    write_whole(path, lambda file: file.write(save(weights, facts)))
 
 
 def load_world_model(path=None):
@@ -142,7 +141,7 @@ class Training:
             "torch": torch.get_rng_state(),
             "replay": json.dumps(self.replay.rng.bit_generator.state),
         }
-        write_atomically(self.path, lambda partial: torch.save(data, partial))
+        write_whole(self.path, lambda file: torch.save(data, file))
 
     def restore(self, data):
         """Continue where `save` was called."""

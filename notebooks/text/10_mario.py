@@ -681,9 +681,9 @@ PROFILES = {
 }  # fmt: skip
 
 # %%
-from dreamer_lite.files import Table
 from dreamer_lite.playing import default_logdir, hours_to_finish, mario_config
 from dreamer_lite.playing import train_mario
+from dreamer_lite.runs import read_table
 
 fields = "units lr envs batch length ratio horizon prefill steps capacity".split()
 print(f"{'':10}" + "".join(f"{name:>10}" for name in PROFILES))
@@ -789,7 +789,7 @@ if budget:
 rest = budget and max(budget - 1, 0)
 agent = train_mario(LOGDIR, settings, minutes=rest, start=START, progress=not quiet)
 metrics_path = Path(LOGDIR) / "metrics.csv"
-while PROFILE == "short" and len(Table(metrics_path, math.inf).rows) < 10:  # if busy
+while PROFILE == "short" and len(read_table(metrics_path)) < 10:  # if busy
     agent = train_mario(LOGDIR, settings, minutes=0.5, start=START, progress=not quiet)
 
 # %% [markdown]
@@ -812,7 +812,7 @@ while PROFILE == "short" and len(Table(metrics_path, math.inf).rows) < 10:  # if
 # </details>
 
 # %%
-table = Table(metrics_path, math.inf).rows
+table = read_table(metrics_path)
 metrics = {key: np.array([float(row[key]) for row in table]) for key in table[0]}
 print(f"by hand: entropy {math.log(5):.3f}, loss of the reward {math.log(255):.3f}")
 first = {key: values[0] for key, values in metrics.items()}
@@ -849,12 +849,10 @@ if scratch and PROFILE != "debug":
 # states), and what we want to read: settings, two tables, one page with curves, videos.
 
 # %%
-from dreamer_lite.files import Checkpoints
+from dreamer_lite.runs import load_replay, read_checkpoint
 
-newest = Checkpoints(LOGDIR).latest()
-print(*sorted(path.name for path in newest.iterdir()))
-state = json.loads((newest / "state.json").read_text())
-replay = Replay.load(newest / "replay.npz")
+state, _ = read_checkpoint(LOGDIR)
+replay = load_replay(LOGDIR)
 room = replay.rows * len(replay.head)
 claim(
     "every agent step is a row of the memory", len(replay) == min(state["step"], room)
