@@ -1,100 +1,117 @@
-# Two commands: `make lab` to learn, `make test` to check everything. Both build .venv
-# from pyproject.toml and constraints.txt first; `make help` lists the others.
+# `make lab` to learn, `make test` to check everything. Both build .venv from
+# pyproject.toml and constraints.txt first; `make help` lists the other commands.
 
 PYTHON ?= python3
 BIN := .venv/bin
-EXTRAS := mario,lab,test,site
-# Notebooks show their static figures, and no reader's own IPython settings take part.
-HEADLESS := DREAMER_LITE_STATIC=1 IPYTHONDIR=$(CURDIR)/build/ipython MPLBACKEND=agg
+PIP = "$(BIN)/python" -m pip install --disable-pip-version-check -c constraints.txt
+# On Linux PyPI's torch brings gigabytes of CUDA libraries. TORCH=cpu leaves them out.
+ifeq ($(TORCH),cpu)
+  ifeq ($(shell uname -s),Linux)
+    PIP += --extra-index-url https://download.pytorch.org/whl/cpu
+  endif
+endif
+# Notebooks show their static figures, and the reader's own IPython settings stay out.
+HEADLESS := DREAMER_LITE_STATIC=1 IPYTHONDIR="$(CURDIR)/build/ipython" MPLBACKEND=agg
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 600 --nbval-sanitize-with tools/nbval.cfg
+# JupyterLab refuses to run as root unless it is told that this is meant.
+AS_ROOT := $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
-.PHONY: help lab test check style unit stored site export notebooks times bench \
-        evaluate colab drill mutations readme clean
+.PHONY: help lab test check style unit stored site export notebooks times tables \
+        bench evaluate colab drill mutations clean
 
 help:
 	@echo "make lab        build .venv and open JupyterLab on notebook 01"
-	@echo "make test       build .venv and run every check"
+	@echo "make test       build .venv and run every check (half an hour)"
+	@echo "                on Linux without an NVIDIA GPU: make lab TORCH=cpu"
 	@echo "make export     notebooks -> dreamer_lite/*.py"
-	@echo "make notebooks  run all ten and store their outputs"
+	@echo "make notebooks  run the notebooks and store their outputs"
 	@echo "make times      measure minutes and memory of each notebook (writes both)"
-	@echo "make readme     regenerate the tables of both README files"
-	@echo "make bench      measure training speed (data/bench/)"
-	@echo "make evaluate   100 episodes of the agent that ships, also with sticky actions"
-	@echo "make site       the series as a web site, in build/site/html"
+	@echo "make tables     write the tables of data/README.md from the stored results"
+	@echo "make bench      measure training speed (writes data/bench/)"
+	@echo "make evaluate   100 episodes of the shipped agent, then 100 with sticky actions"
+	@echo "make site       build the web site in build/site/html"
 	@echo "make mutations  break the code on purpose: each break must fail its test"
 	@echo "make drill      kill a training run 20 times: it must come back each time"
-	@echo "make colab      run notebooks 01 and 06 as on Colab, imitated"
+	@echo "make colab      run notebooks 01 and 06 as on Colab"
 	@echo "make clean      remove build/ and caches (not .venv, not runs/)"
 
-.venv/ok: pyproject.toml constraints.txt
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Dreamer Lite needs Python 3.11 or newer')"
+.venv/lab: pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Dreamer Lite needs Python 3.11 or newer')"
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
-	touch $@
+	@echo "Step 1 of 2: PyTorch. 0.8 GB on disk; on Linux several GB of CUDA libraries more, unless TORCH=cpu is given."
+	$(PIP) torch
+	@echo "Step 2 of 2: Gymnasium, JupyterLab, the emulator and what they need, some 150 packages. 0.7 GB on disk."
+	$(PIP) -e ".[mario,lab]"
+	@touch $@
 
-lab: .venv/ok
-	$(BIN)/jupyter lab notebooks/01_symlog.ipynb
+.venv/test: .venv/lab
+	@echo "What the checks need: pytest, nbval, ruff, Sphinx. 0.2 GB on disk."
+	$(PIP) -e ".[mario,lab,test,site]"
+	@touch $@
 
-# Cheap checks first. `make -k test` goes on after a failure.
+# Jupytext's extension stays off: it would write a second file beside a reader's notebook.
+lab: .venv/lab
+	@$(if $(AS_ROOT),echo "You are root: JupyterLab starts with --allow-root.",:)
+	"$(BIN)/python" -m jupyterlab $(AS_ROOT) --ServerApp.jpserver_extensions=jupyterlab_jupytext=0 notebooks/01_symlog.ipynb
+
+# Cheap checks first. `make -k test` continues after a failure.
 test: check style unit stored site
 
-# One command fails, the others still run and say what they find.
-check: .venv/ok
+# If one command fails, the others still run and report.
+check: .venv/test
 	@status=0; \
-	for command in "export.py --check" "nb.py check" "times.py --check" "readme.py --check" "data_readme.py --check"; do \
-	    echo "$$command"; $(BIN)/python tools/$$command || status=1; \
+	for command in "export.py --check" "nb.py check" "times.py --check" "tables.py --check"; do \
+	    echo "$$command"; "$(BIN)/python" tools/$$command || status=1; \
 	done; exit $$status
 
-style: .venv/ok
+style: .venv/test
 	@status=0; for command in "format --check" "check"; do \
-	    echo "ruff $$command"; $(BIN)/ruff $$command . || status=1; \
+	    echo "ruff $$command"; "$(BIN)/ruff" $$command . || status=1; \
 	done; exit $$status
 
-unit: .venv/ok
-	$(BIN)/pytest tests
+unit: .venv/test
+	"$(BIN)/python" -m pytest tests
 
-# One thread for each of the two workers: two kernels whose threads share the cores wait
-# for each other at every small product, and a cell of seconds takes minutes.
-stored: .venv/ok
-	$(HEADLESS) OMP_NUM_THREADS=1 $(BIN)/pytest -q --nbval --nbval-current-env --nbval-cell-timeout 600 \
-	    --nbval-sanitize-with tools/nbval.cfg -n 2 --dist loadfile notebooks
+# One thread for each of the two workers: two kernels that share the cores would wait for
+# each other at every small product.
+stored: .venv/test
+	$(HEADLESS) OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -q $(NBVAL) -n 2 --dist loadfile notebooks
 
-site: .venv/ok
-	$(BIN)/python tools/site/build.py
+site: .venv/test
+	"$(BIN)/python" tools/site/build.py
 
-export: .venv/ok
-	$(BIN)/python tools/export.py
+export: .venv/test
+	"$(BIN)/python" tools/export.py
 
-notebooks: .venv/ok
-	$(BIN)/python tools/nb.py run
+notebooks: .venv/test
+	"$(BIN)/python" tools/nb.py run
 
-times: .venv/ok
-	$(BIN)/python tools/times.py
-	$(BIN)/python tools/data_readme.py
-	$(BIN)/python tools/readme.py
+times: .venv/test
+	"$(BIN)/python" tools/times.py
+	"$(BIN)/python" tools/tables.py
 
-readme: .venv/ok
-	$(BIN)/python tools/data_readme.py
-	$(BIN)/python tools/readme.py
+tables: .venv/test
+	"$(BIN)/python" tools/tables.py
 
-bench: .venv/ok
-	$(BIN)/python tools/bench.py
+bench: .venv/test
+	"$(BIN)/python" tools/bench.py
+	"$(BIN)/python" tools/tables.py
 
 # The protocol without sticky actions comes last: its flag rate is the last one printed.
-evaluate: .venv/ok
-	$(BIN)/python -m dreamer_lite.mario evaluate --baselines --sticky 0.25 --out data/mario_evaluation_sticky.json
-	$(BIN)/python -m dreamer_lite.mario evaluate --baselines --out data/mario_evaluation.json
-	$(BIN)/python tools/data_readme.py
-	$(BIN)/python tools/readme.py
+evaluate: .venv/test
+	"$(BIN)/python" -m dreamer_lite.mario evaluate --baselines --sticky 0.25 --out data/mario_evaluation_sticky.json
+	"$(BIN)/python" -m dreamer_lite.mario evaluate --baselines --out data/mario_evaluation.json
+	"$(BIN)/python" tools/tables.py
 
-mutations: .venv/ok
-	$(BIN)/python tools/mutations.py
+mutations: .venv/test
+	"$(BIN)/python" tools/mutations.py
 
-drill: .venv/ok
-	DREAMER_LITE_KILLS=20 $(BIN)/pytest tests/test_resume.py
+drill: .venv/test
+	DREAMER_LITE_KILLS=20 "$(BIN)/python" -m pytest tests/test_resume.py
 
-colab: .venv/ok
-	$(BIN)/python tools/colab.py
+colab: .venv/test
+	"$(BIN)/python" tools/colab.py
 
 clean:
 	rm -rf build .pytest_cache .ruff_cache *.egg-info
-	find dreamer_lite tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find dreamer_lite notebooks tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,7 +5,6 @@ Needs no torch: `test_other_generation` runs this very file on Python 3.13.
 
 import functools
 import hashlib
-import importlib.util
 import json
 import os
 import shutil
@@ -405,22 +404,6 @@ def test_a_worker_never_imports_torch_and_says_nothing():
     )
     done = run_python(code, "-W", "error")
     assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
-
-
-def test_wrappers_add_at_most_a_tenth_of_the_emulators_time():
-    """Short pieces in pairs: what a busy neighbour costs, it costs both of a pair."""
-    path = ROOT / "tools/mario_speed.py"
-    spec = importlib.util.spec_from_file_location("mario_speed", path)
-    speed = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(speed)
-    speed.ACTIONS = speed.ACTIONS[:4]
-    rates = {"play_bare": [], "play_ours": []}
-    for name, found in rates.items():
-        play = getattr(speed, name)
-        setattr(speed, name, lambda *a, p=play, f=found: f.append(p(*a)) or f[-1])
-    speed.measure(rounds=40)
-    bare, ours = map(np.array, rates.values())
-    assert np.median(bare / ours - 1) <= 0.10
 
 
 def find_python_3_13():

@@ -14,10 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-import data_readme
 import nb_check
-import readme
 import reference_figures
+import tables
 from dreamer_lite import dreamer, playing
 from dreamer_lite.lambda_returns import lambda_return
 from dreamer_lite.mario import make_mario
@@ -446,111 +445,76 @@ def test_readme_links_lead_somewhere():
                 assert known or path.exists(), f"{file}: {target}"
 
 
-@pytest.fixture
-def results(tmp_path):
-    """A checkout with made-up results."""
-    curves = tmp_path / "data" / "curves"
-    curves.mkdir(parents=True)
-    lines = ["step,minutes,env,return,length,x_pos,flag_get"]
-    for i in range(120):
-        lines.append(f"{1000 * i},{i},0,9,9,{i},{int(i > 59)}")
-    (curves / "mario_seed3_episodes.csv").write_text("\n".join(lines) + "\n")
-    about = {"hardware": "an abacus", "note": "oiled at step 9"}
-    (curves / "mario_seed3.json").write_text(json.dumps(about))
-    run = dict(environment="CartPole-v1", seed=7, goal=475, random_return=22.4)
-    run["first_at_goal"] = dict(step="9000", cpu_minutes="12.3")
-    run["final"] = {"step": "20000", "return": "498.6"}
-    (curves / "cartpole_seed7.json").write_text(json.dumps(run))
-    run |= dict(seed=8, first_at_goal=None)
-    (curves / "cartpole_seed8.json").write_text(json.dumps(run))
-    found = dict(flags=3, flag_rate=0.75, episodes=4, interval_95=[0.3, 0.95])
-    found |= dict(return_mean=100.0, return_std=9.5, x_mean=2500.0)
-    found["deaths_by_x"] = {"1100": 1}
-    report = {
-        "agent": {"file": "a", "sha256": "f" * 64, "steps": 1234},
-        "commit": "abc",
-        "hardware": {"cpu": "a processor"},
-        "protocol": dict(episodes=4, seed=5, sticky=0.0, noops=30, actions="sampled"),
-        "players": {"agent": found, "random": found | {"x_mean": 321.4}},
-    }
-    (tmp_path / "data/mario_evaluation.json").write_text(json.dumps(report))
-    return tmp_path
-
-
-def test_result_blocks_say_what_the_files_say(results):
-    text = readme.BLOCKS["learning"](results)
-    ends = "499 after 20,000 steps |"
-    assert f"seed 7 | 475 | 22 | 9,000 steps, 12 CPU min | {ends}" in text
-    assert f"seed 8 | 475 | 22 | never | {ends}" in text
-    text = readme.BLOCKS["mario-curve"](results)
-    assert "| 60,000 steps, 60 min | 84,000 steps, 84 min | 104,000 steps" in text
-    # Episode i ends at x = i after 1000 i steps: the first 26, then the last 50.
-    assert "| 12 | 94 |" in text and "A random policy reaches 321." in text
-    assert text.endswith(" Seed 3: an abacus.")
-    assert readme.BLOCKS["mario-hour"](results) == "*No stored runs yet.*"
-    # After 1,500 updates all 21 episodes so far, after 2,300 the 50 up to the 101st.
-    curves, metrics = results / "data/curves", "minutes,step,updates\n"
-    metrics += "20,20000,1500\n60,100000,2300\n119,119000,3450\n"
-    for name in ("mario_seed3", "mario_oily_seed3"):  # a trial is named by its note
-        (curves / f"{name}_metrics.csv").write_text(metrics)
-    for kind in ("_episodes.csv", ".json"):
-        trial = curves / f"mario_oily_seed3{kind}"
-        trial.write_bytes((curves / f"mario_seed3{kind}").read_bytes())
-    for kind in ("_episodes.csv", "_metrics.csv", ".json"):
-        other = curves / f"mario_hour_seed4{kind}"
-        other.write_bytes((curves / f"mario_seed3{kind}").read_bytes())
-    text = readme.BLOCKS["mario-hour"](results)
-    row = "60 | 2,300 | 60 min | 1 | 10 ± 1 | 76 ± 2 |  |"
-    assert f"| evening, seed 3 | {row}" in text and f"| hour, seed 4 | {row}" in text
-    assert f"| oiled at step 9, seed 3 | {row}" in text
-    flags = "first 60 minutes: 3 of 3 runs, 3 flags in all."
-    assert text.endswith(f"{flags} Hour, seed 4: an abacus.")
-    text = readme.BLOCKS["evaluation"](results)
-    assert "4 episodes, seed 5" in text and "`ffffffffffff` after 1,234 steps" in text
-    assert "| agent | 0.75 (3/4) | 0.30 to 0.95 | 2,500 | 100.0 ± 9.5 |" in text
-    assert text.endswith("100.0 ± 9.5 |")
-    other = {"sha256": "f" * 64, "seed": 8, "episodes": 20, "flags": 18}
-    (results / "data/mario_deaths.json").write_text(json.dumps(other))
-    text = readme.BLOCKS["evaluation"](results)
-    assert "In 20 other episodes without sticky actions (seed 8, " in text
-    assert "takes 18 flags, 0.90." in text
-    (results / "data/mario_deaths.json").write_text(json.dumps(other | {"sha256": "e"}))
-    assert "takes 18" not in readme.BLOCKS["evaluation"](results)
-
-
-def test_result_blocks_without_results_say_so(tmp_path):
-    for name in ("gif", "learning", "mario-curve", "mario-hour", "evaluation"):
-        assert re.match(r"\*.*\*$", readme.BLOCKS[name](tmp_path))
-
-
-def test_every_data_file_is_described():
-    assert data_readme.undescribed(ROOT) == []
-
-
-def test_data_readme_is_up_to_date():
-    assert data_readme.main(["--check"]) == 0
+def test_tables_and_checksums_of_the_data_are_up_to_date():
+    assert tables.main(["--check"]) == 0
 
 
 def test_data_is_small_and_needs_no_pickle():
-    files = data_readme.files(ROOT)
+    files = tables.stored(ROOT / "data")
     assert sum(path.stat().st_size for path in files) < 40e6
     kinds = {path.suffix for path in files}
-    assert kinds <= {".npz", ".safetensors", ".json", ".csv", ".yaml", ".gif"}
+    assert kinds <= {".npz", ".safetensors", ".json", ".csv", ".yaml", ".gif", ".png"}
     for path in files:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as file:
                 assert all(file[key].dtype != object for key in file.files)
 
 
-def test_a_changed_data_file_is_noticed(tmp_path, capsys):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/one.json").write_text("{}\n")
-    page = "# Data\n\n## `one.json`\n\n<!-- begin:files -->\n<!-- end:files -->\n"
-    (tmp_path / "data/README.md").write_text(page)
-    root = ["--root", str(tmp_path)]
-    assert data_readme.main([*root, "--check"]) == 1
-    assert data_readme.main(root) == 0 and data_readme.main([*root, "--check"]) == 0
-    (tmp_path / "data/one.json").write_text("[]\n")
-    (tmp_path / "data/two.json").write_text("[]\n")
-    assert data_readme.main([*root, "--check"]) == 1
-    assert "two.json" in capsys.readouterr().out
+@pytest.fixture
+def data(tmp_path):
+    """A data folder with made-up results."""
+    (tmp_path / "curves").mkdir()
+    lines = ["step,minutes,x_pos,flag_get"]
+    lines += [f"{1000 * i},{i},{i},{int(i > 59)}" for i in range(120)]
+    (tmp_path / "curves/mario_seed3_episodes.csv").write_text("\n".join(lines) + "\n")
+    about = json.dumps({"steps": 119_000, "updates": 9_876, "minutes": 119.4})
+    (tmp_path / "curves/mario_seed3.json").write_text(about)
+    run = dict(environment="CartPole-v1", seed=7, goal=475, random_return=22.4)
+    run["first_at_goal"] = dict(step="9000", cpu_minutes="12.3")
+    run["final"] = {"step": "20000", "return": "498.6"}
+    (tmp_path / "curves/cartpole_seed7.json").write_text(json.dumps(run))
+    run |= dict(seed=8, first_at_goal=None)
+    (tmp_path / "curves/cartpole_seed8.json").write_text(json.dumps(run))
+    found = dict(flags=3, episodes=4, interval_95=[0.3, 0.95], x_mean=2500.0)
+    found |= dict(return_mean=100.0, return_std=9.5)
+    report = {"protocol": {"sticky": 0.25}, "players": {"agent": found}}
+    (tmp_path / "mario_evaluation.json").write_text(json.dumps(report))
+    case = dict(case="3m", precision="bf16", speed="eager", parameters=3_456_000)
+    case |= {"step": {"median": 0.5}, "frames_per_second": 1024.4, "peak_mb": 1999.6}
+    (tmp_path / "bench").mkdir()
+    (tmp_path / "bench/cpu.json").write_text(json.dumps({"cases": [case]}))
+    (tmp_path / "README.md").write_text(
+        "# Data\n\n## `mario_evaluation.json`\n\n## `curves/*` and `bench/*`\n\n"
+        + "".join(f"<!-- begin:{n} -->\nold\n<!-- end:{n} -->\n" for n in NAMED)
+    )
+    return tmp_path
+
+
+NAMED = ["evaluation", "mario", "learning", "bench", "files"]
+
+
+def test_tables_say_what_the_files_say(data):
+    assert tables.main(["--data", str(data), "--check"]) == 1
+    assert tables.main(["--data", str(data)]) == 0
+    text = (data / "README.md").read_text()
+    assert "old" not in text
+    assert "| agent | 0.25 | 3 of 4 | 0.30 to 0.95 | 2,500 | 100.0 ± 9.5 |" in text
+    # The first flag is at minute 60; the last 50 episodes end at x = 70 to 119.
+    row = "| evening, seed 3 | 119,000 | 9,876 | 119 | 60 | 1 | 50 | 94 |"
+    assert row in text
+    assert "| CartPole-v1, seed 7 | 22 | 475 | 9,000 | 12 | 499 |" in text
+    assert "| CartPole-v1, seed 8 | 22 | 475 | never |  | 499 |" in text
+    assert "| 3m, bf16, eager | 3.5 | 0.500 | 1,024 | 2,000 |" in text
+    assert "| `curves/*` | 4 |" in text
+
+
+@pytest.mark.parametrize("part", [[], ["files"]])
+def test_a_changed_or_new_data_file_is_noticed(data, capsys, part):
+    command = ["--data", str(data), *part]
+    assert tables.main(command) == 0 == tables.main([*command, "--check"])
+    (data / "bench/cpu.json").write_text('{"cases":  []}')
+    assert tables.main([*command, "--check"]) == 1
+    tables.main(["--data", str(data)])
+    (data / "two.json").write_text("[]")
+    assert tables.main(command) == 1
+    assert "two.json is not described" in capsys.readouterr().out

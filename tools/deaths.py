@@ -1,16 +1,16 @@
-"""Watch the agent that ships die: what it did last, and what it hoped for.
+"""Play episodes of the shipped agent and keep the last steps before each death.
 
     python tools/deaths.py [--episodes 160] [--seed 1]
 
-Writes data/mario_deaths.json: of every episode without a flag the last steps, with the
-probability of the action that was drawn and the critic's value. The episodes are like
-those of the evaluation, but others (of another seed). Then the first 100 of them begin
-again without the percent of uniform probability in the policy: only their flags are
-kept. Notebook 10 looks at all of it.
+Writes data/mario_deaths.json, which notebook 10 looks at: for every episode without a
+flag the probability of each of the last actions and the critic's value. The episodes
+are like those of the evaluation, but of another seed. The first 100 of them are then
+repeated without the uniform share of the policy; of these only the flags are kept.
 """
 
 import argparse
 import functools
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -20,20 +20,20 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from command import run  # noqa: E402
 from dreamer_lite import dreamer, playing  # noqa: E402
 from dreamer_lite.mario import make_mario  # noqa: E402
-from dreamer_lite.replay import write_whole  # noqa: E402
 from machine import machine  # noqa: E402
 
+AGENT = ROOT / "data" / "mario_agent.safetensors"
 ENVS, LAST = 4, 40  # games side by side; steps that are kept
-UNMIXED = 100  # episodes without unimix: of each game the first ones again
+UNMIXED = 100  # episodes without the uniform share
 
 
 class Watching(dreamer.AgentPolicy):
-    """An agent's policy that writes down (probability, value) of every step it takes.
+    """An agent's policy that notes (probability, value) of every step.
 
-    Attribute: `seen`, for each environment a list of episodes.
+    Attributes:
+        seen: for each environment a list of episodes.
     """
 
     def __init__(self, agent, envs):
@@ -54,14 +54,14 @@ class Watching(dreamer.AgentPolicy):
 
 
 def watch(agent, episodes, seed, make_env=None, parallel=True, track=playing.TRACK):
-    """Play episodes; returns how many there were, the flags, and the deaths."""
+    """Play episodes; return how many there were, the flags, and the deaths."""
     make_env = make_env or functools.partial(make_mario, noops=30)
     envs = min(ENVS, episodes)
     policy = Watching(agent, envs)
     played = dreamer.evaluate(policy, make_env, episodes, envs, seed, track, parallel)
     seen, deaths = [iter(of_env) for of_env in policy.seen], []
-    for episode in played:  # in the order of their ends, hence in order for each game
-        steps = next(seen[episode["env"]])[: episode["length"]]  # not at its last frame
+    for episode in played:  # in the order of their ends, so in order for each game
+        steps = next(seen[episode["env"]])[: episode["length"]]
         if not episode["flag_get"]:
             chances, values = zip(*steps[-LAST:])
             deaths.append(
@@ -75,9 +75,9 @@ def watch(agent, episodes, seed, make_env=None, parallel=True, track=playing.TRA
 
 
 def unmixed(agent, episodes, seed, *how):
-    """How often the agent takes the flag if nothing is mixed into its policy.
+    """Count the flags without the uniform share; the agent is unchanged afterwards.
 
-    Args: as of `watch`. The agent is as before afterwards.
+    Takes the arguments of `watch`.
     """
     actor = agent.actor_critic.actor
     before, actor.unimix = actor.unimix, 0.0
@@ -94,18 +94,15 @@ def main():
     parser.add_argument("--episodes", type=int, default=160)
     parser.add_argument("--seed", type=int, default=1, help="of games and actions")
     options = parser.parse_args()
-    path = ROOT / "data" / "mario_agent.safetensors"
-    agent = playing.load_agent(path)
-    about = playing.about_agent(path)
-    found = {key: about[key] for key in ("file", "sha256", "steps")}
-    found |= {"seed": options.seed, "machine": machine()}
+    agent = dreamer.Dreamer.load(AGENT).eval()
+    digest = hashlib.sha256(AGENT.read_bytes()).hexdigest()
+    found = {"sha256": digest, "seed": options.seed, "machine": machine()}
     found |= watch(agent, options.episodes, options.seed)
     found["without_unimix"] = unmixed(agent, UNMIXED, options.seed)
-    text = json.dumps(found) + "\n"
-    path = ROOT / "data" / "mario_deaths.json"
-    write_whole(path, lambda file: file.write(text.encode()))
+    path = AGENT.with_name("mario_deaths.json")
+    path.write_text(json.dumps(found) + "\n", encoding="utf-8")
     print(f"{found['flags']} flags in {found['episodes']} episodes")
 
 
 if __name__ == "__main__":
-    run(main)
+    main()

@@ -1,23 +1,52 @@
-"""What a stored result was made with, for the tools that store one."""
+"""What a stored result was made with: the commit, the processor, the versions."""
 
+import platform
+import subprocess
 import time
+from pathlib import Path
 
 import torch
 
-from dreamer_lite import playing
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def commit(root=ROOT):
+    """Return the commit of the checkout, or None without git.
+
+    It ends in "-dirty" if the package or the tools were changed since.
+    """
+
+    def git(*words):
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    try:
+        found = git("describe", "--always")
+        changed = git("status", "--porcelain", "--", "dreamer_lite", "tools")
+    except OSError:
+        return None
+    return found + "-dirty" * bool(changed) if found else None
+
+
+def processor():
+    """Return the name of the processor."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def machine():
-    """Commit of the code, processor, threads, versions and day, as they are now.
+    """Return commit, processor, threads, versions and day, as they are now.
 
-    Ask before the work begins: who commits meanwhile has not changed what is measured.
+    Ask before a long measurement begins, because a commit made meanwhile has not
+    changed what is measured.
     """
-    found = playing.hardware()
     return {
-        "commit": playing.commit(),
-        "processor": found["cpu"],
+        "commit": commit(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
-        "python": found["python"],
-        "torch": found["torch"].partition("+")[0],
+        "python": platform.python_version(),
+        "torch": torch.__version__.partition("+")[0],
         "date": time.strftime("%Y-%m-%d"),
     }

@@ -1,142 +1,136 @@
-"""The curves of the page on metrics: small real runs, healthy and sick on purpose.
+"""The curves on the page about metrics and in the README, drawn from stored runs.
 
-    python tools/reference_figures.py train    CartPole -> data/curves/reference_*.csv
-    python tools/reference_figures.py draw     tables -> notebooks/reference/figures/
+    python tools/reference_figures.py draw [world_model ...]    pictures from tables
+    python tools/reference_figures.py train [healthy ...]       the small CartPole runs
 
-`train` takes about ten minutes on one free core. `draw` reads the stored tables only.
+`train` takes about ten minutes on one free core and writes data/curves/reference_*:
+one run as it should be, and three that are sick on purpose.
 """
 
 import argparse
 import csv
 import hashlib
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
 CURVES = ROOT / "data" / "curves"
 FIGURES = ROOT / "notebooks" / "reference" / "figures"
-# One run as it should be, and three that differ from it in the one setting named.
 SMALL = dict(batch=8, prefill=500, steps=1400, log_every=10, warmup=100)
-RUNS = {
+RUNS = {  # what is changed
     "healthy": {},
     "actor": {"actor_lr": 2e-2},
     "collapse": {"rep_scale": 100.0},
     "slow": {"lr": 1e-5},
 }
+LABELS = {  # of a run, and the quantity whose colour it has
+    "reference_healthy": ("as it should be", "ours"),
+    "reference_actor": ("actor's rate times 100", "error"),
+    "reference_collapse": ("weight of rep times 1000", "error"),
+    "reference_slow": ("model's rate divided by 100", "error"),
+    "mario_seed0": ("Mario, seed 0", "ours"),
+    "mario_seed1": ("Mario, seed 1", "neutral"),
+}
+# What each picture shows: columns on a grid, and the runs drawn in each.
+PICTURES = {
+    "world_model": (
+        ["loss/obs", "loss/reward", "loss/continue", "loss/dyn"],
+        ["reference_healthy", "reference_slow"],
+    ),
+    "latent": (
+        ["loss/dyn", "entropy/posterior", "entropy/prior", "loss/obs"],
+        ["reference_healthy", "reference_collapse"],
+    ),
+    "actor": (
+        ["actor/entropy", "actor/advantage", "imagined/continue", "return"],
+        ["reference_healthy", "reference_actor"],
+    ),
+    "critic": (
+        ["loss/critic", "loss/replay_critic", "return/mean", "value/mean"],
+        ["reference_healthy", "reference_slow"],
+    ),
+    "others": (
+        ["loss/rep", "loss/actor", "return/scale", "imagined/reward"],
+        ["reference_healthy"],
+    ),
+    "counters": (["minutes", "updates", "speed/replayed", "length"], ["mario_seed0"]),
+    "ends": (  # seed 0 is older than the columns dead and stuck
+        ["flag_get", "dead", "stuck", "time"],
+        ["mario_seed0", "mario_seed1"],
+    ),
+    "mario": (
+        ["loss/obs", "loss/dyn", "actor/entropy", "return/scale", "return", "x_pos"],
+        ["mario_seed0"],
+    ),
+}
+MORE = {  # one more run in a panel of "others"
+    "loss/rep": "reference_collapse",
+    "loss/actor": "reference_actor",
+    "return/scale": "reference_slow",
+    "imagined/reward": "reference_slow",
+}
+NATS = set("loss/reward loss/continue loss/dyn loss/rep entropy/prior".split())
+NATS |= set("entropy/posterior actor/entropy loss/critic loss/replay_critic".split())
+UNITS = dict.fromkeys(NATS, "nats") | {"minutes": "min", "speed/replayed": "rows/s"}
+UNITS |= {"length": "steps", "x_pos": "pixels"}
+IN_EPISODES = {"return", "x_pos", "length", "flag_get", "dead", "stuck", "time"}
+SHARES = {"flag_get", "dead", "stuck"}  # 0 or 1 in each episode: a mean of many
+LOGARITHMIC = {("world_model", "loss/obs"), ("world_model", "loss/dyn")}
+LOGARITHMIC |= {("others", "imagined/reward"), ("mario", "loss/obs")}
 
 
 def train(names):
     """Run each configuration once; store its two tables and what made them."""
-    from curves import describe_machine
     from dreamer_lite import dreamer
+    from machine import machine
 
-    CURVES.mkdir(parents=True, exist_ok=True)
-    configs = {n: dreamer.Config.preset("1m", **{**SMALL, **RUNS[n]}) for n in names}
-    here = {name: describe_machine(config) for name, config in configs.items()}
-    for name, config in configs.items():
+    for name in names:
+        changed = RUNS[name]
         command = f"python tools/reference_figures.py train {name}"
-        about = {"command": command, "preset": "1m", **SMALL, "changed": RUNS[name]}
-        about |= here[name]
+        about = {"command": command, "preset": "1m", **SMALL, "changed": changed}
+        about |= machine()
+        config = dreamer.Config.preset("1m", **SMALL, **changed)
         with tempfile.TemporaryDirectory() as folder:
             dreamer.train("CartPole-v1", config, folder, progress=False)
-            for table in ("metrics", "episodes"):
-                text = (Path(folder) / f"{table}.csv").read_text(encoding="utf-8")
-                path = CURVES / f"reference_{name}_{table}.csv"
-                path.write_text(text, encoding="utf-8")
+            for table in ("metrics.csv", "episodes.csv"):
+                shutil.copy(Path(folder, table), CURVES / f"reference_{name}_{table}")
         text = json.dumps(about, indent=1) + "\n"
         (CURVES / f"reference_{name}.json").write_text(text, encoding="utf-8")
         print(f"trained {name}", flush=True)
 
 
-# What each picture shows: (column, axis label) on a grid, and the runs drawn in it. A
-# third entry names the sick run of one panel.
-PICTURES = {
-    "world_model": (
-        [("loss/obs", "1"), ("loss/reward", "nats")]
-        + [("loss/continue", "nats"), ("loss/dyn", "nats")],
-        ["healthy", "slow"],
-    ),
-    "latent": (
-        [("loss/dyn", "nats"), ("entropy/posterior", "nats")]
-        + [("entropy/prior", "nats"), ("loss/obs", "1")],
-        ["healthy", "collapse"],
-    ),
-    "actor": (
-        [("actor/entropy", "nats"), ("actor/advantage", "1")]
-        + [("imagined/continue", "1"), ("return", "1")],
-        ["healthy", "actor"],
-    ),
-    "critic": (
-        [("loss/critic", "nats"), ("loss/replay_critic", "nats")]
-        + [("return/mean", "1"), ("value/mean", "1")],
-        ["healthy", "slow"],
-    ),
-    "others": (
-        [("loss/rep", "nats", "collapse"), ("loss/actor", "1", "actor")]
-        + [("return/scale", "1", "slow"), ("imagined/reward", "1", "slow")],
-        ["healthy"],
-    ),
-    "counters": (
-        [("minutes", "min"), ("updates", "1")]
-        + [("speed/replayed", "rows/s"), ("length", "steps")],
-        ["mario_seed0"],
-    ),
-    "ends": (  # seed 0 is older than the columns dead and stuck
-        [("flag_get", "1"), ("dead", "1"), ("stuck", "1"), ("time", "1")],
-        ["mario_seed0", "mario_seed1"],
-    ),
-    "mario": (
-        [("loss/obs", "1"), ("loss/dyn", "nats"), ("actor/entropy", "nats")]
-        + [("return/scale", "1"), ("return", "1"), ("x_pos", "pixels")],
-        ["mario_seed0"],
-    ),
-}
-LABELS = {
-    "healthy": ("as it should be", "ours"),
-    "actor": ("actor's rate times 100", "error"),
-    "collapse": ("weight of rep times 1000", "error"),
-    "slow": ("model's rate divided by 100", "error"),
-    "mario_seed0": ("Mario, seed 0", "ours"),
-    "mario_seed1": ("Mario, seed 1", "neutral"),
-}
-IN_EPISODES = {"return", "x_pos", "length", "flag_get", "dead", "stuck", "time"}
-SHARES = {"flag_get", "dead", "stuck"}  # 0 or 1 in each episode: a mean of many
-LOGARITHMIC = {
-    ("world_model", "loss/obs"),
-    ("world_model", "loss/dyn"),
-    ("others", "imagined/reward"),
-    ("mario", "loss/obs"),
-}
+def drawn_in(name, metric):
+    """Return the runs that a panel of a picture shows."""
+    runs = PICTURES[name][1]
+    return [*runs, MORE[metric]] if name == "others" else runs
 
 
-def table_of(run, name):
+def table_of(run, metric):
     """Return the path of the table that has a column of a run."""
-    prefix = run if run.startswith("mario") else f"reference_{run}"
-    table = "episodes" if name in IN_EPISODES else "metrics"
-    return CURVES / f"{prefix}_{table}.csv"
+    return CURVES / f"{run}_{'episodes' if metric in IN_EPISODES else 'metrics'}.csv"
 
 
 def source(name):
-    """Return one digest of all tables that a picture shows; stored in its file."""
-    metrics, runs = PICTURES[name]
-    pairs = [(run, m[0]) for m in metrics for run in [*runs, *m[2:]]]
-    paths = sorted({table_of(*pair) for pair in pairs})
-    tables = b"".join(path.read_bytes() for path in paths if path.is_file())
+    """Return one digest of all tables that a picture shows; its file has it, too."""
+    paths = {
+        table_of(run, metric)
+        for metric in PICTURES[name][0]
+        for run in drawn_in(name, metric)
+    }
+    tables = b"".join(path.read_bytes() for path in sorted(paths))
     return hashlib.sha256(tables).hexdigest()
 
 
-def column(run, name):
-    """Return (steps, values) of a column of a stored run, empty before it exists."""
-    path = table_of(run, name)
-    if not path.is_file():
-        return [], []
+def read(path, *names):
+    """Return columns of a stored table, of the rows that have a value in the last."""
     with open(path, encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row.get(name)]
-    return [int(row["step"]) for row in rows], [float(row[name]) for row in rows]
+        rows = [row for row in csv.DictReader(file) if row.get(names[-1])]
+    return [[float(row[name]) for row in rows] for name in names]
 
 
 def smooth(values, width):
@@ -146,7 +140,7 @@ def smooth(values, width):
 
 
 def plain_logarithms():
-    """A formatter for logarithmic axes that says 0.4 and not 4 x 10^-1."""
+    """Return a formatter for logarithmic axes that says 0.4 and not 4 x 10^-1."""
     from matplotlib.ticker import LogFormatter
 
     class Plain(LogFormatter):
@@ -157,73 +151,97 @@ def plain_logarithms():
 
 
 def picture(name):
-    """Draw one picture of the page."""
-    import matplotlib
-
-    matplotlib.use("agg")
+    """Draw one picture of the page on metrics."""
     import matplotlib.pyplot as plt
 
-    from course import line, use_style
+    from course import line
 
-    use_style()
-    metrics, runs = PICTURES[name]
+    metrics, _ = PICTURES[name]
     rows = len(metrics) // 2
     fig, axes = plt.subplots(rows, 2, figsize=(7.2, 2.2 * rows), sharex=True)
-    for ax, (metric, unit, *sick) in zip(axes.flat, metrics):
-        for run in [*runs, *sick]:
-            steps, values = column(run, metric)
+    for ax, metric in zip(axes.flat, metrics):
+        for run in drawn_in(name, metric):
+            steps, values = read(table_of(run, metric), "step", metric)
             width = 50 if metric in SHARES else 10
             if metric in IN_EPISODES:  # the first means would be of fewer
                 steps, values = steps[width - 1 :], smooth(values, width)[width - 1 :]
             label, quantity = LABELS[run]
             ax.plot(steps, values, **line(quantity), label=label)
         many = f" (mean of {width} episodes)" if metric in IN_EPISODES else ""
-        ax.set(title=metric + many, ylabel=f"[{unit}]")
+        ax.set(title=metric + many, ylabel=f"[{UNITS.get(metric, 1)}]")
         if (name, metric) in LOGARITHMIC:
             ax.set_yscale("log")
             for which in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
                 which(plain_logarithms())
         ax.locator_params("x", nbins=5)  # six digits need their room
-        if sick:
+        if name == "others":
             ax.legend(fontsize=8)
     for ax in axes.flat[-2:]:
         ax.set_xlabel("agent steps [1]")
-    if axes.flat[0].get_legend() is None:
+    if name != "others":
         handles = axes.flat[0].get_legend_handles_labels()
         fig.legend(*handles, loc="outside upper center", ncols=2)
     return fig
 
 
-def draw(names):
-    """Draw pictures from the stored tables."""
+def learning():
+    """Draw the README's picture: how far Mario gets while the agent learns."""
     import matplotlib.pyplot as plt
 
+    from course import line
+
+    fig, (hour, whole) = plt.subplots(1, 2, figsize=(7.2, 2.6), sharey=True)
+    paths = sorted(CURVES.glob("mario_hour_seed*_episodes.csv"))
+    for path, style in zip(paths, ("-", "--", ":")):
+        minutes, x = read(path, "minutes", "x_pos")
+        label = f"seed {path.stem.split('_')[2].removeprefix('seed')}"
+        look = line("ours") | {"linestyle": style}
+        hour.plot(minutes[49:], smooth(x, 50)[49:], **look, label=label)
+    minutes, x = read(CURVES / "mario_seed0_episodes.csv", "minutes", "x_pos")
+    hours = [m / 60 for m in minutes]
+    whole.plot(hours[49:], smooth(x, 50)[49:], **line("ours"))
+    for ax in (hour, whole):
+        ax.axhline(3161, **line("threshold"), label="the flag")
+    hour.set(title="the first hour", xlabel="training [min]", ylabel="x [pixels]")
+    whole.set(title="the shipped agent", xlabel="training [h]", ylim=(0, 3400))
+    hour.legend(ncols=2, loc="lower right")
+    return fig
+
+
+def draw(names):
+    """Draw pictures from the stored tables."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    from course import use_style
     from course.display import figure_png
 
-    FIGURES.mkdir(parents=True, exist_ok=True)
+    use_style()
     for name in names:
-        fig = picture(name)
-        png = figure_png(fig, dpi=80, source=source(name))
-        (FIGURES / f"{name}.png").write_bytes(png)
-        plt.close(fig)
-        size = (FIGURES / f"{name}.png").stat().st_size
-        print(f"drawn {name}.png, {size / 1000:.0f} kB", flush=True)
+        path = FIGURES / f"{name}.png"
+        if name == "learning":
+            path = ROOT / "data" / "learning.png"
+            png = figure_png(learning(), dpi=100)
+        else:
+            png = figure_png(picture(name), dpi=80, source=source(name))
+        path.write_bytes(png)
+        plt.close("all")
+        print(f"drawn {path.name}, {len(png) / 1000:.0f} kB", flush=True)
 
 
 def main(argv=None):
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=["train", "draw"])
-    text = "runs to train or pictures to draw (default: all)"
-    parser.add_argument("names", nargs="*", help=text)
+    parser.add_argument("names", nargs="*", help="of runs or pictures (default: all)")
     options = parser.parse_args(argv)
-    work, known = (train, RUNS) if options.what == "train" else (draw, PICTURES)
+    known = [*RUNS] if options.what == "train" else [*PICTURES, "learning"]
     if unknown := sorted(set(options.names) - set(known)):
-        parser.error(
-            f"expected some of {', '.join(known)}, but got {', '.join(unknown)}; "
-            "correct the names or give none for all."
-        )
-    work(options.names or list(known))
+        parser.error(f"expected some of {known}, but got {', '.join(unknown)}.")
+    work = train if options.what == "train" else draw
+    work(options.names or known)
 
 
 if __name__ == "__main__":

@@ -1389,10 +1389,10 @@ claim("with more entropy x varies at least twice as much", wider)
 #   `START` counts only in a new folder: if `LOGDIR` already holds a run, name another one.
 #   (In a terminal: `--from data/mario_agent.safetensors --noops 30`, where `--noops 30`
 #   adds the evaluation's starts, and `--sticky 0.25` sticky actions.)
-# * **As we did.** `tools/further.py` goes on from the shipped agent with sticky actions in a
-#   share of the episodes and with rates that fall at the end. It is short: what it adds to
-#   `train` is a wrapper of the game and a `callback(agent, run)`, called every
-#   `video_minutes`, which sets the `lr` of `agent.optimizer.param_groups`. (Not with
+# * **As we did.** The last parts of our run had sticky actions in a share of the episodes, and
+#   learning rates that fall at the end. That takes two things beside `train`: a wrapper of the
+#   game (Gymnasium's `StickyAction`, switched at each reset), and a `callback(agent, run)`, called
+#   every `video_minutes`, which sets the `lr` of `agent.optimizer.param_groups`. (Not with
 #   `speed="graph"`: a recorded optimizer keeps its rates.)
 # * **Another level.** `play_episode(shipped, stage=2)` plays one that the agent has never
 #   seen. To train there, import `train` from `dreamer_lite.dreamer` and `make_mario` from
