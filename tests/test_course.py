@@ -3,8 +3,6 @@
 import base64
 import io
 import json
-import re
-import subprocess
 import sys
 
 import numpy as np
@@ -25,8 +23,16 @@ def notebook(monkeypatch):
 
     shown = []
 
-    def keep(data=None, *more, metadata=None, **_):
+    class Handle:
+        def __init__(self, place):
+            self.place = place
+
+        def update(self, data, metadata=None, raw=True):
+            shown[self.place] = (data, metadata or {})
+
+    def keep(data=None, *more, metadata=None, display_id=None, **_):
         shown.append((data, metadata or {}))
+        return Handle(len(shown) - 1) if display_id else None
 
     monkeypatch.setattr(IPython.display, "display", keep)
     for module in (display, sliders):
@@ -57,26 +63,6 @@ def clip(length=6):
     return frames
 
 
-# Importing
-
-
-def test_course_needs_neither_torch_nor_widgets_nor_matplotlib():
-    code = (
-        "import sys\n"
-        "for name in ('torch', 'ipywidgets', 'matplotlib', 'IPython', 'PIL'):\n"
-        "    sys.modules[name] = None\n"
-        "import course\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_package_does_not_import_the_course():
-    files = [p for p in (paths.ROOT / "dreamer_lite").glob("*.py")]
-    generated = [p for p in files if p.read_text().startswith(export.GENERATED)]
-    assert not [p for p in generated if "course" in p.read_text()]
-
-
 # Pictures
 
 
@@ -85,8 +71,8 @@ def test_show_stores_the_sentence_as_text_and_as_alt(notebook):
 
     fig = line_figure()
     course.show(fig, alt=ALT)
-    [(data, metadata)] = notebook
-    assert data["text/plain"] == ALT
+    (data, metadata), (spoken, _) = notebook
+    assert data["text/plain"] == ALT and f">{ALT}</div>" in spoken["text/html"]
     assert metadata["image/png"]["alt"] == ALT
     assert picture(data).size == (200, 100)
     assert not plt.fignum_exists(fig.number), "a second copy would be shown"
@@ -117,7 +103,7 @@ def test_outside_a_notebook_the_sentence_is_printed(capsys):
 
 def test_show_gif_stores_an_animated_png_with_its_caption(notebook):
     course.show_gif(clip(), alt=ALT, caption="A column moves.", fps=5, scale=3)
-    (data, metadata), (caption, _) = notebook
+    (data, metadata), _, (caption, _) = notebook
     image = picture(data)
     assert (image.format, image.n_frames, image.size) == ("PNG", 6, (48, 48))
     assert image.info["duration"] == 200 and image.info["loop"] == 0
@@ -138,12 +124,6 @@ def test_show_gif_reads_a_gif(notebook, tmp_path):
     assert image.info["duration"] == 80
     with pytest.raises(FileNotFoundError, match="no animation at"):
         course.show_gif(tmp_path / "b.gif", alt=ALT)
-
-
-def test_show_image_takes_floats_and_enlarges(notebook):
-    course.show_image(np.full((4, 5), 0.5), alt=ALT, scale=2)
-    image = picture(notebook[0][0])
-    assert image.size == (10, 8) and image.getpixel((0, 0)) == 128
 
 
 @pytest.mark.parametrize(
@@ -219,7 +199,7 @@ def test_static_explore_shows_one_figure_and_drives_every_control(notebook):
         slope=course.Slider(0.5, 4.0, 0.5, value=2.0),
         kind=course.Choice(["raw", "symlog"]),
     )
-    [(data, metadata)] = notebook
+    data, metadata = notebook[0]
     assert data["text/plain"] == "A raw line with the slope 2.0."
     assert metadata["image/png"]["alt"] == data["text/plain"]
     assert drawn[0] == (2.0, "raw")
@@ -280,31 +260,33 @@ def test_a_control_can_be_moved_without_widgets(notebook):
         moving.move(m=1)
 
 
-def test_live_sliders_redraw_and_show_errors_in_place(notebook, monkeypatch):
+def test_live_sliders_redraw_an_output_of_its_own(notebook, monkeypatch):
     monkeypatch.delenv("DREAMER_LITE_STATIC")
-
-    def draw(n, kind):
-        if kind == "broken":
-            raise ValueError("n < 3 is needed")
-        return line_figure(n)
-
     alive = course.explore(
-        draw,
-        alt=lambda n, kind: f'The "{kind}" line has slope {n}.',
+        lambda n, kind: line_figure(n),
+        alt=lambda n, kind: f"The {kind} line has the slope {n}.",
         n=course.Slider(1, 9),
-        kind=course.Choice(["raw", "broken"]),
+        kind=course.Choice(["raw", "bent"]),
     )
-    [(box, _)] = notebook
-    assert list(box.children) == [*alive.widgets.values(), alive.picture]
+    before, _, (controls, _) = list(notebook)
+    assert before[0]["text/plain"] == "The raw line has the slope 1."
+    assert controls["text/plain"] == "(run this cell to move n, kind)"
+    assert "application/vnd.jupyter.widget-view+json" in controls
     assert type(alive.widgets["n"]).__name__ == "IntSlider"
-    before = alive.picture.value
-    assert 'alt="The &quot;raw&quot; line has slope 1."' in before
     alive.widgets["n"].value = 5
-    assert "slope 5" in alive.picture.value and alive.picture.value != before
-    alive.widgets["kind"].value = "broken"
-    assert alive.picture.value == "<pre>ValueError: n &lt; 3 is needed</pre>"
-    alive.widgets["kind"].value = "raw"
-    assert "slope 5" in alive.picture.value
+    (data, metadata), (spoken, _), _ = notebook
+    assert data["image/png"] != before[0]["image/png"]
+    assert data["text/plain"] == "The raw line has the slope 5."
+    assert metadata["image/png"]["alt"] == data["text/plain"]
+    assert data["text/plain"] in spoken["text/html"]
+
+
+@pytest.mark.parametrize(("slow", "follows"), [(1e9, True), (0.0, False)])
+def test_slow_figures_are_redrawn_on_release(notebook, monkeypatch, slow, follows):
+    monkeypatch.delenv("DREAMER_LITE_STATIC")
+    monkeypatch.setattr(sliders, "SLOW", slow)
+    alive = course.explore(lambda n: line_figure(n), alt=ALT, n=course.Slider(1, 9))
+    assert alive.widgets["n"].continuous_update is follows
 
 
 def test_a_slider_gives_the_number_that_it_shows(notebook, monkeypatch):
@@ -317,7 +299,7 @@ def test_a_slider_gives_the_number_that_it_shows(notebook, monkeypatch):
 
     alive = course.explore(draw, alt=ALT, x=course.Slider(0.1, 2.0, 0.1, value=1.0))
     alive.widgets["x"].value = 1.4000000000000004
-    assert given == [1.0, 1.4]
+    assert set(given) == {1.0, 1.4}
 
 
 def test_without_ipywidgets_the_figure_is_static(notebook, monkeypatch):
@@ -328,8 +310,6 @@ def test_without_ipywidgets_the_figure_is_static(notebook, monkeypatch):
 
 
 def test_explore_says_what_is_wrong_with_its_arguments(notebook):
-    with pytest.raises(TypeError, match="control n must be a Slider or a Choice"):
-        course.explore(line_figure, alt=ALT, n=3)
     with pytest.raises(TypeError, match="must return its figure, it returned NoneType"):
         course.explore(lambda n: None, alt=ALT, n=course.Slider(1, 2))
     with pytest.raises(ValueError, match="low < high"):
@@ -390,7 +370,7 @@ def test_static_action_pad_presses_its_script(notebook):
     actions = ["left", "right"]
     pad = course.action_pad(dream.step, dream.reset, actions, ALT, ["right"] * 3)
     assert dream.x == 3 and pad.history == ["right"] * 3
-    assert [data["text/plain"] for data, _ in notebook] == [ALT]
+    assert {data["text/plain"] for data, _ in notebook} == {ALT}
 
 
 def test_live_action_pad_presses_buttons(notebook, monkeypatch):
@@ -400,12 +380,12 @@ def test_live_action_pad_presses_buttons(notebook, monkeypatch):
     pad = course.action_pad(dream.step, dream.reset, actions, ALT, [])
     left, right, again = pad.buttons
     assert [b.description for b in pad.buttons] == ["left", "right", "start again"]
-    assert "The dream after no action yet." in pad.picture.value
+    assert notebook[0][0]["text/plain"] == "The dream after no action yet."
     right.click()
     right.click()
     left.click()
     assert dream.x == 1
-    assert "The dream after right, right, left." in pad.picture.value
+    assert notebook[0][0]["text/plain"] == "The dream after right, right, left."
     again.click()
     assert dream.x == 0 and pad.history == []
 
@@ -413,12 +393,16 @@ def test_live_action_pad_presses_buttons(notebook, monkeypatch):
 # Claims
 
 
-def test_claim_holds_or_stops(capsys):
+def test_claim_says_what_holds_and_stops_only_a_check(capsys, monkeypatch):
     import torch
 
+    monkeypatch.delenv("DREAMER_LITE_STATIC", raising=False)
     course.claim("one is less than two", torch.tensor(1) < 2)
     assert capsys.readouterr().out == "claim: one is less than two | holds\n"
-    with pytest.raises(AssertionError, match="^This claim does not hold: 2 < 1.$"):
+    course.claim("2 < 1", np.bool_(False))
+    assert capsys.readouterr().out == "claim: 2 < 1 | does not hold\n"
+    monkeypatch.setenv("DREAMER_LITE_STATIC", "1")
+    with pytest.raises(AssertionError, match="2 < 1 | does not hold"):
         course.claim("2 < 1", np.bool_(False))
     with pytest.raises(ValueError, match=r"shape \[2\]"):
         course.claim("both", torch.tensor([True, True]))
@@ -454,9 +438,12 @@ def test_compare_prints_a_bound(capsys, mine, truth, more, said):
         (0.3, 0.3, {"expect": "different"}),
     ],
 )
-def test_compare_stops_when_it_is_not_as_expected(mine, truth, more):
-    with pytest.raises(AssertionError, match="^it: expected "):
+def test_compare_says_when_it_is_not_as_expected(mine, truth, more, monkeypatch):
+    monkeypatch.setenv("DREAMER_LITE_STATIC", "1")
+    with pytest.raises(AssertionError, match=r"^it \| .* \| expected: "):
         course.compare("it", mine, truth, **more)
+    monkeypatch.setenv("DREAMER_LITE_STATIC", "0")
+    course.compare("it", mine, truth, **more)
 
 
 def test_compare_refuses_other_shapes_and_takes_bf16(capsys):
@@ -473,7 +460,9 @@ def test_compare_refuses_other_shapes_and_takes_bf16(capsys):
 
 def test_data_path_finds_the_checkout_or_says_what_to_do():
     assert course.data_path() == paths.ROOT / "data"
-    with pytest.raises(FileNotFoundError, match="data/no.npz was not found: it comes"):
+    with pytest.raises(
+        FileNotFoundError, match="There is no data/no.npz in .*clone it"
+    ):
         course.data_path("no.npz")
 
 
@@ -512,13 +501,3 @@ def test_a_changed_cell_is_noticed_and_exported_again(checkout, capsys):
     assert lines[1] == "dreamer_lite/toy_part.py: already up to date"
     assert lines[3] == "module and notebook agree"
     assert "3 * x" in (checkout / "dreamer_lite" / "toy_part.py").read_text()
-
-
-def test_without_notebooks_the_module_is_listed(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(modules, "ROOT", tmp_path)
-    course.what_we_built("01_symlog")
-    out = capsys.readouterr().out
-    assert re.match(r"dreamer_lite.symlog: \w+, \w+\n", out)
-    assert "nothing to compare" in out
-    with pytest.raises(FileNotFoundError, match="export needs a checkout"):
-        course.reexport("01_symlog")

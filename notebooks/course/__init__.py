@@ -8,7 +8,7 @@ prepare()
 from course.cells import rssm_cell
 from course.checks import claim, compare
 from course.diagrams import dreamer_map
-from course.display import read_gif, show, show_gif, show_image
+from course.display import read_gif, show, show_gif
 from course.dream import action_pad, scrub
 from course.exercises import check, solution
 from course.figures import error_frames, frames_grid, side_by_side, strip
@@ -44,7 +44,6 @@ __all__ = [
     "scrub",
     "show",
     "show_gif",
-    "show_image",
     "side_by_side",
     "solution",
     "strip",

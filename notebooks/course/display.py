@@ -5,10 +5,13 @@ and as ``alt`` in the metadata of the PNG, which our site writes into its pages.
 """
 
 import base64
+import html
 import io
 from pathlib import Path
 
 import numpy as np
+
+UNSEEN = "opacity:0; height:1px; font-size:1px; overflow:hidden"  # read aloud only
 
 
 def show(fig, alt: str, dpi: int = 100) -> None:
@@ -24,12 +27,6 @@ def show(fig, alt: str, dpi: int = 100) -> None:
     png = figure_png(fig, dpi)
     plt.close(fig)
     publish(png, alt)
-
-
-def show_image(image, alt: str, scale: int = 1, caption: str | None = None) -> None:
-    """Show an image ``[H, W, 3]`` or ``[H, W]``, uint8 or float in 0 to 1, enlarged."""
-    publish(animation_png(as_frames(np.asarray(image)[None], "image"), scale), alt)
-    _caption(caption)
 
 
 def show_gif(frames, alt: str, caption: str | None = None, fps: float = 8, scale=2):
@@ -149,16 +146,47 @@ def checked_alt(alt: str) -> str:
     return " ".join(alt.split())
 
 
-def publish(png: bytes, alt: str) -> None:
-    """Send a PNG with its alt sentence to the notebook; elsewhere print the latter."""
-    alt = checked_alt(alt)
-    if not in_notebook():
-        print(alt)
-        return
-    from IPython.display import display
+def publish(png: bytes, alt: str, live: bool = False) -> "Shown | None":
+    """Send a PNG with its alt sentence to the notebook; elsewhere print the latter.
 
-    data = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
-    display(data, metadata={"image/png": {"alt": alt}}, raw=True)
+    JupyterLab and nbconvert do not read the ``alt`` of the metadata, so the sentence
+    follows once more as a line that is there for screen readers only.
+
+    Returns: with ``live``, what is shown, to be replaced by its ``update``.
+    """
+    if not in_notebook():
+        print(checked_alt(alt))
+        return None
+    shown = Shown(live)
+    shown.update(png, alt)
+    return shown if live else None
+
+
+class Shown:
+    """A picture in a notebook and its sentence for screen readers."""
+
+    def __init__(self, live: bool):
+        self.live, self.handles = live, None
+
+    def update(self, png: bytes, alt: str) -> None:
+        """Show a picture, in place of the one before."""
+        from IPython.display import display
+
+        alt = checked_alt(alt)
+        picture = {"image/png": base64.b64encode(png).decode(), "text/plain": alt}
+        spoken = f'<div style="{UNSEEN}">{html.escape(alt)}</div>'
+        bundles = (
+            (picture, {"image/png": {"alt": alt}}),
+            ({"text/html": spoken, "text/plain": alt}, {}),
+        )
+        if self.handles:
+            for handle, (data, about) in zip(self.handles, bundles):
+                handle.update(data, metadata=about, raw=True)
+            return
+        more = {"display_id": True} if self.live else {}
+        self.handles = [
+            display(data, metadata=about, raw=True, **more) for data, about in bundles
+        ]
 
 
 def in_notebook() -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 
 from course.display import as_frames, checked_alt, figure_png, publish
 from course.figures import error_frames, frames_grid, strip
-from course.sliders import Explorer, Slider, explore, widgets_work
+from course.sliders import Explorer, Slider, explore, show_widgets, widgets_work
 
 
 def scrub(real, dreamed, alt: str, context: int = 0, columns: int = 8) -> Explorer:
@@ -106,13 +106,12 @@ def action_pad(
 
 def _show_buttons(pad: ActionPad) -> None:
     import ipywidgets
-    from IPython.display import display
 
     def alt() -> str:
         return f"The dream after {', '.join(pad.history[-8:]) or 'no action yet'}."
 
-    explorer = Explorer(pad.figure, alt, {}, live=True)
-    explorer.picture = ipywidgets.HTML(explorer.page())
+    explorer = Explorer(pad.figure, alt, {})
+    explorer.shown = publish(*explorer.picture(), live=True)
     again = ipywidgets.Button(description="start again", icon="refresh")
     buttons = [ipywidgets.Button(description=name) for name in pad.actions]
 
@@ -120,7 +119,7 @@ def _show_buttons(pad: ActionPad) -> None:
         pad.reset() if button is again else pad.press(button.description)
         explorer.refresh()
 
-    for button in [*buttons, again]:
+    pad.buttons = [*buttons, again]
+    for button in pad.buttons:
         button.on_click(pressed)
-    pad.buttons, pad.picture = [*buttons, again], explorer.picture
-    display(ipywidgets.VBox([ipywidgets.HBox(pad.buttons), explorer.picture]))
+    show_widgets([ipywidgets.HBox(pad.buttons)], "on in the dream")

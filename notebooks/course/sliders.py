@@ -6,15 +6,16 @@ code host or on paper miss nothing. A static run also moves every control to eac
 ends once, unseen: a slider that breaks is found by the checks and not by the reader.
 """
 
-import base64
-import html
-import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from course.checks import same_random_numbers
+from course.checks import static as in_static_run
 from course.display import checked_alt, figure_png, in_notebook, publish
+
+SLOW = 0.2  # seconds that a drawing may take to follow a slider that moves
 
 
 @dataclass(frozen=True)
@@ -110,14 +111,13 @@ class Choice:
 class Explorer:
     """What ``explore`` returns: how to draw, the controls and their values."""
 
-    def __init__(self, draw: Callable, alt: str | Callable, controls: dict, live: bool):
+    def __init__(self, draw: Callable, alt: str | Callable, controls: dict):
         self.draw = draw
         self.alt = alt
         self.controls = controls
-        self.live = live
         self.values = {name: control.start for name, control in controls.items()}
         self.widgets: dict = {}
-        self.picture = None
+        self.shown = None
 
     def move(self, **values):
         """Set controls as a reader would and return the new figure; needs no widget."""
@@ -143,27 +143,32 @@ class Explorer:
         """Return the alt sentence of the figure at the present values."""
         return checked_alt(self.alt(**self.values) if callable(self.alt) else self.alt)
 
-    def page(self) -> str:
-        """Draw the figure and return it as an HTML image with its alt sentence."""
+    def picture(self) -> tuple[bytes, str]:
+        """Draw the figure and return it as a PNG with its alt sentence."""
         import matplotlib.pyplot as plt
 
         fig = self.figure()
-        data = base64.b64encode(figure_png(fig)).decode()
+        png = figure_png(fig)
         plt.close(fig)
-        alt = html.escape(self.sentence())
-        return f'<img alt="{alt}" src="data:image/png;base64,{data}">'
+        return png, self.sentence()
 
-    def show_widgets(self) -> None:
-        """Show the controls above the figure and redraw it whenever one moves."""
-        import ipywidgets
-        from IPython.display import display
+    def show(self) -> None:
+        """Show the figure and below it the controls, which redraw it when they move.
 
-        self.picture = ipywidgets.HTML(self.page())
+        The figure is an output of its own, so that a reader of the saved notebook, who
+        has no widgets, still sees it as it was last.
+        """
+        start = time.perf_counter()
+        self.shown = publish(*self.picture(), live=True)
+        seconds = time.perf_counter() - start
+        if seconds > SLOW:  # the first figure of all also loads the fonts
+            start = time.perf_counter()
+            self.picture()
+            seconds = time.perf_counter() - start
         for name, control in self.controls.items():
-            self.widgets[name] = control.widget(name, self.live)
+            self.widgets[name] = control.widget(name, seconds <= SLOW)
             self.widgets[name].observe(self._moved, "value")
-        rows = list(self.widgets.values())
-        display(ipywidgets.VBox([*rows, self.picture]))
+        show_widgets(list(self.widgets.values()), ", ".join(self.widgets))
 
     def _moved(self, _change) -> None:
         for name, widget in self.widgets.items():
@@ -171,12 +176,8 @@ class Explorer:
         self.refresh()
 
     def refresh(self) -> None:
-        """Redraw the live picture; an error is shown in its place, as one sentence."""
-        try:
-            self.picture.value = self.page()
-        except Exception as error:
-            message = html.escape(f"{type(error).__name__}: {error}")
-            self.picture.value = f"<pre>{message}</pre>"
+        """Redraw the shown picture at the present values."""
+        self.shown.update(*self.picture())
 
     def drive_to_the_ends(self) -> None:
         """Draw with every control at each of its ends, unseen; restore the values."""
@@ -195,30 +196,22 @@ class Explorer:
 
 
 def explore(
-    draw: Callable,
-    alt: str | Callable,
-    static: Callable | None = None,
-    live: bool = True,
-    **controls,
+    draw: Callable, alt: str | Callable, static: Callable | None = None, **controls
 ) -> Explorer:
     """Show ``draw(**values)`` with a control for each value.
+
+    A figure that takes longer than ``SLOW`` seconds is redrawn on a slider's release.
 
     Args:
         draw: takes the controls by name and returns a matplotlib figure.
         alt: one sentence on the figure, or a function of the values that returns it.
         static: takes nothing and returns the figure for readers without a kernel, who
             otherwise see ``draw`` at the start values.
-        live: redraw while a slider moves; False for slow figures: on its release.
         **controls: ``Slider(...)`` or ``Choice(...)``.
     """
-    for name, control in controls.items():
-        if not isinstance(control, (Slider, Choice)):
-            raise TypeError(
-                f"The control {name} must be a Slider or a Choice, got {control!r}."
-            )
-    explorer = Explorer(draw, alt, controls, live)
+    explorer = Explorer(draw, alt, controls)
     if widgets_work():
-        explorer.show_widgets()
+        explorer.show()
         return explorer
     import matplotlib.pyplot as plt
 
@@ -231,9 +224,23 @@ def explore(
     return explorer
 
 
+def show_widgets(rows: list, names: str) -> None:
+    """Show widgets, and to a reader without a kernel a line about what they move."""
+    import ipywidgets
+    from IPython.display import display
+
+    box = ipywidgets.VBox(rows)
+    if not hasattr(box, "_repr_mimebundle_"):  # ipywidgets 7, as on Colab
+        display(box)
+        return
+    data = box._repr_mimebundle_()
+    data["text/plain"] = f"(run this cell to move {names})"
+    display(data, raw=True)
+
+
 def widgets_work() -> bool:
     """Tell whether widgets can be shown: a live notebook, ipywidgets, not static."""
-    if os.environ.get("DREAMER_LITE_STATIC", "0") not in ("", "0") or not in_notebook():
+    if in_static_run() or not in_notebook():
         return False
     try:
         import ipywidgets  # noqa: F401

@@ -255,7 +255,6 @@ def draw_bins(y):
 _ = explore(
     draw_bins,
     alt="Of the many bins around a number only its two neighbours carry weight.",
-    live=False,
     y=Slider(-20.0, 20.0, 0.05, value=1.0, label="the number"),
 )
 
