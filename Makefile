@@ -99,8 +99,8 @@ bench: .venv/test
 
 # The protocol without sticky actions comes last: its flag rate is the last one printed.
 evaluate: .venv/test
-	"$(BIN)/python" -m dreamer_lite.mario evaluate --baselines --sticky 0.25 --out data/mario_evaluation_sticky.json
-	"$(BIN)/python" -m dreamer_lite.mario evaluate --baselines --out data/mario_evaluation.json
+	"$(BIN)/python" tools/evaluate.py data/mario_evaluation_sticky.json --sticky 0.25
+	"$(BIN)/python" tools/evaluate.py data/mario_evaluation.json
 	"$(BIN)/python" tools/tables.py
 
 mutations: .venv/test

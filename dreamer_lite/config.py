@@ -6,7 +6,7 @@ a field is also its help on the command line.
 
 import math
 import operator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 
@@ -108,6 +108,14 @@ class Config:
         lr = cls(lr=changes.get("lr", lr)).lr
         return cls.from_dict(size | dict(warmup=warmup) | rates(lr) | changes)
 
+    def resized(self, other):
+        """This configuration for an agent of another size, with that size's rates.
+
+        Args:
+            other: the Config that has the sizes, learning rates and warm-up.
+        """
+        return replace(self, **{name: getattr(other, name) for name in OF_A_SIZE})
+
     @classmethod
     def from_dict(cls, values):
         """Build from {field: value}; missing fields take their defaults.
@@ -148,6 +156,10 @@ COUNTS = "deter units latents classes depth blocks batch horizon envs log_every"
 LIMITS = dict.fromkeys(COUNTS, (1, math.inf)) | {"length": (2, math.inf)}
 LIMITS |= dict.fromkeys("unimix discount lam slow_rate".split(), (0, 1))
 LIMITS |= {"seed": (0, 2**63 - 1)}
+
+# What belongs to the size of an agent: the shapes of its weights, and its rates.
+OF_A_SIZE = "deter units latents classes depth blocks lr critic_lr actor_lr warmup"
+OF_A_SIZE = OF_A_SIZE.split()
 
 # Nominal size: width, convolution depth, learning rate of the world model, warm-up.
 # The paper's 4e-5 after 1,000 updates is for the budget of a GPU; a CPU has a few

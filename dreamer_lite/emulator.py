@@ -1,13 +1,15 @@
-"""The Mario emulator in one form, whichever of its two generations is installed.
+"""The Mario emulator in one form, for both of its generations.
 
-Hand-written plumbing for notebook 10. `pip install gym-super-mario-bros` brings version
-7 on Python 3.11 and 3.12 and version 9 from Python 3.13 on; all that separates the two
-is in this file. They show the same frames for the same buttons, to the pixel.
+Written by hand. `pip install gym-super-mario-bros` brings version 7 on Python 3.11 and
+3.12 and version 9 from Python 3.13 on; everything that differs between the two is in
+this file. They show the same frames for the same buttons, to the pixel.
 """
 
 import contextlib
 import functools
 import io
+import os
+import sys
 import warnings
 
 import gymnasium as gym
@@ -30,8 +32,11 @@ def load_emulator():
 
     Version 7 computes with uint8 values from the ROM header and from the console's
     memory. NumPy 2 no longer widens those (16 * 64 overflows), so both are handed out
-    as integers. It also imports the retired `gym`, whose notice on stderr is of no use
-    here. Version 9 needs none of this.
+    as integers. It also imports the retired `gym`, which prints a notice on stderr.
+    Version 9 needs none of this.
+
+    Raises:
+        ModuleNotFoundError: without the emulator.
     """
     try:
         with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
@@ -56,3 +61,12 @@ def load_emulator():
             return {}
 
     return Emulator, actions
+
+
+def check_display(render_mode):
+    """Refuse the mode "human" where no window can be opened. Raises: ValueError."""
+    shown = {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ)
+    if render_mode == "human" and sys.platform.startswith("linux") and not shown:
+        raise ValueError(
+            "render_mode 'human' needs a display, but DISPLAY is not set; use rgb_array"
+        )

@@ -7,12 +7,14 @@ stay small.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 
-from dreamer_lite.emulator import BUTTONS, load_emulator
+from dreamer_lite.config import Config
+from dreamer_lite.emulator import BUTTONS, check_display, load_emulator
 
 
 @functools.cache
@@ -116,7 +118,8 @@ class MarioEnv(gym.Env):
     """One stage of Super Mario Bros.; use `make_mario`, which adds the wrappers."""
 
     def __init__(self, options: MarioOptions):
-        self.options = options
+        check_display(options.render_mode)
+        self.options, self.running = options, False
         emulator, action_sets = load_emulator()
         self.action_names = getattr(action_sets, options.actions)
         self.buttons = [sum(BUTTONS[b] for b in names) for names in self.action_names]
@@ -132,15 +135,22 @@ class MarioEnv(gym.Env):
         self, *, seed: int | None = None, options: dict | None = None
     ) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
+        if self.nes is None:
+            raise ValueError("This game was closed; make another one with make_mario.")
         self.nes.reset()  # restores a saved state: the title screen is not replayed
         for _ in range(self.np_random.integers(self.options.noops + 1)):
             self._frame(0)
         self.x = self.best = self.nes._x_position
-        self.idle = 0
+        self.idle, self.running = 0, True
         picture = self.nes.screen[SCORE_BOARD:]
         return area_average(picture, self.options.size), self._info(0.0)
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if not self.running:
+            raise ValueError(
+                "MarioEnv expects a step in a running episode, but there is none; call "
+                "reset first, also after the end of an episode."
+            )
         if not self.action_space.contains(action):
             raise ValueError(
                 f"MarioEnv expects an action in {self.action_space}, but got "
@@ -161,6 +171,7 @@ class MarioEnv(gym.Env):
         if self.options.reward == "progress":
             reward = progress / 16 - 0.02 + 5 * info["flag_get"] - 2 * lost
         self.nes.done = info["flag_get"] or lost
+        self.running = not self.nes.done
         obs = area_average(screen[SCORE_BOARD:], self.options.size)
         return obs, reward, self.nes.done, False, info
 
@@ -199,7 +210,7 @@ class MarioEnv(gym.Env):
         return self.nes.screen.copy() if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
-        nes, self.nes = self.nes, None
+        nes, self.nes, self.running = self.nes, None, False
         if nes is not None:  # the emulator refuses to be closed twice
             nes.close()
 
@@ -223,36 +234,55 @@ def make_mario(world: int = 1, stage: int = 1, **options: object) -> gym.Env:
     return gym.wrappers.StickyAction(env, options.sticky) if options.sticky else env
 
 
+TRACK = ("x_pos", "flag_get", "dead", "stuck", "time")  # recorded at an episode's end
 EVENING = dict(
-    preset="3m", minutes=240.0, envs=4, parallel=True, prefill=3_000,
-    ratio=64.0, steps=400_000, capacity=200_000, video_minutes=20.0,
+    minutes=240.0, envs=4, parallel=True, prefill=3_000, steps=400_000,
+    capacity=200_000, video_minutes=20.0,
 )  # fmt: skip
-TWICE_THE_RATES = dict(lr=6e-4, critic_lr=3e-4, actor_lr=1.2e-4, warmup=250)
+TWICE_THE_RATES = dict(lr=6e-4, warmup=250)
 PROFILES = {
     # Every part once, in about a minute: is the machine set up?
-    "debug": dict(
-        preset="1m", steps=500, envs=2, parallel=True, prefill=200, batch=4,
-        length=16, ratio=4.0, capacity=5_000, log_every=5, video_minutes=0.05,
+    "debug": Config.preset(
+        "1m", steps=500, envs=2, parallel=True, prefill=200, batch=4, length=16,
+        ratio=4.0, capacity=5_000, log_every=5, video_minutes=0.05,
     ),
     # What our tests run: enough to see the losses fall, too little to play.
-    "short": dict(
-        preset="1m", minutes=2.0, envs=4, parallel=True, prefill=600, batch=8,
-        warmup=50, capacity=20_000, log_every=5, video_minutes=60.0,
+    "short": Config.preset(
+        "1m", minutes=2.0, envs=4, parallel=True, prefill=600, batch=8, warmup=50,
+        capacity=20_000, log_every=5, video_minutes=60.0,
     ),
     # An hour on a laptop without a GPU: rates twice as high, entropy ten times.
-    "hour": EVENING | TWICE_THE_RATES | dict(entropy=3e-3, minutes=60.0),
+    "hour": Config.preset(
+        "3m", **EVENING | TWICE_THE_RATES | dict(entropy=3e-3, minutes=60.0)
+    ),
     # An evening: what the agent that ships began with.
-    "evening": EVENING,
+    "evening": Config.preset("3m", **EVENING),
     # One GPU, the one of Colab too: larger, and until all steps are done. Its
     # checkpoints are rarer, for they grow to almost 4 GB, most of it replay.
-    "gpu": dict(
-        preset="12m", envs=8, parallel=True, prefill=5_000, length=64, ratio=64.0,
-        steps=1_000_000, capacity=300_000, checkpoint_minutes=15.0, speed="graph",
+    "gpu": Config.preset(
+        "12m", envs=8, parallel=True, prefill=5_000, length=64, steps=1_000_000,
+        capacity=300_000, checkpoint_minutes=15.0, speed="graph",
     ),
 }  # fmt: skip
 
 
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
-    from dreamer_lite.mario_cli import main
+    from dreamer_lite.__main__ import main
 
-    main()
+    game = "dreamer_lite.mario:make_mario"
+    agent = Path(__file__).parents[1] / "data" / "mario_agent.safetensors"
+    main(
+        prog="python -m dreamer_lite.mario",
+        profiles=PROFILES,
+        options=[field.name for field in fields(MarioOptions)],
+        train=dict(
+            env=game,
+            logdir=Path("runs/mario"),
+            profile="evening",
+            track=TRACK,
+            film=True,
+        ),
+        evaluate=dict(agent=agent, env=f"{game}(noops=30)", track=TRACK),
+        play=dict(agent=agent, env=game, seed=1),  # a seed that reaches the flag
+        record=dict(env=f"{game}(noops=30)", players=("random", "right", "follow")),
+    )

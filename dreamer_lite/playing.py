@@ -1,110 +1,211 @@
-"""Mario played, filmed, dreamed beside, evaluated and trained: what the commands do.
+"""Players that follow a script, and episodes: played, filmed, dreamed beside, recorded.
 
-Hand-written plumbing for notebook 10, whose module is the environment. Nothing here is
-needed to act or to learn.
+Written by hand, not exported from a notebook; the command line and notebook 10 use it.
 """
 
 import functools
-import hashlib
+import inspect
 import json
-import os
-import platform
-import subprocess
 import time
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import torch
 
-from dreamer_lite import runs
-from dreamer_lite.config import Config
-from dreamer_lite.dreamer import Dreamer, evaluate, train
-from dreamer_lite.envs import check_fit
-from dreamer_lite.mario import PROFILES, make_mario
-from dreamer_lite.recording import Scripted, follow, random_actions, right_and_jump
+from dreamer_lite.dreamer import AgentPolicy, Collector, Dreamer
+from dreamer_lite.envs import (
+    build_env,
+    check_fit,
+    env_by_name,
+    open_vector,
+    random_policy,
+)
+from dreamer_lite.replay import Replay
+from dreamer_lite.runs import read_checkpoint
 from dreamer_lite.video import compare_frames
 
-TRACK = ("x_pos", "flag_get", "dead", "stuck", "time")
-# What makes an agent's weights fit, and the rates that belong to its size.
-OF_THE_AGENT = ("deter", "units", "latents", "classes", "depth", "blocks")
-OF_THE_AGENT += ("lr", "critic_lr", "actor_lr", "warmup")
+RUN = Path(__file__).resolve().parents[1] / "data" / "mario_1_1_actions.json"
+
+# Behaviours: generators of the actions of one episode, given random numbers. They suit
+# every set of actions of Mario, because all sets share the first five.
 
 
-def load_agent(path):
-    """The agent in a file, or one sentence on what is wrong with it."""
-    return Dreamer.load(path).eval()
+def sticky_right(rng):
+    """Mostly run to the right and jump; each choice is held for a while."""
+    while True:
+        action = int(rng.choice(5, p=[0.05, 0.15, 0.25, 0.2, 0.35]))
+        yield from [action] * int(rng.integers(1, 13))
 
 
-def about_agent(path):
-    """What is known of an agent file: its name, sha256, and the notes beside it.
+def known_run(path=RUN):
+    """The stored list of [action, steps] that reaches the flag of level 1-1."""
+    return json.loads(Path(path).read_text("utf-8"))["runs"]
 
-    Args: path, a file or a run folder. The notes are a JSON file of the same name:
-    steps, minutes, seed, commit of the training.
+
+def follow(rng, held=None, leave=True):
+    """Follow a list of [action, steps] up to a random step, then `sticky_right`.
+
+    Args:
+        rng: the random numbers.
+        held: the list; `known_run` by default.
+        leave: whether to leave the list at a random step, or follow all of it.
     """
-    path = Path(path)
-    digest = hashlib.sha256(runs.agent_bytes(path)).hexdigest()
-    notes = path.with_suffix(".json")
-    known = json.loads(notes.read_text()) if notes.is_file() else {}
-    return {"file": path.name, "sha256": digest, **known}
+    held = known_run() if held is None else held
+    actions = [action for action, steps in held for _ in range(steps)]
+    yield from actions[: rng.integers(len(actions) * 4 // 3) if leave else None]
+    yield from sticky_right(rng)
 
 
-# Playing
+SCRIPTS = {"right": sticky_right, "follow": follow}
+
+
+class Scripted:
+    """A policy for `Collector`: a behaviour, started afresh with every episode."""
+
+    def __init__(self, behaviour, seed=0):
+        self.behaviour, self.rng = behaviour, np.random.default_rng(seed)
+        self.running = {}
+
+    def __call__(self, obs, is_first):
+        for env in np.flatnonzero(is_first):
+            self.running[env] = self.behaviour(self.rng)
+        return np.array([next(self.running[env]) for env in range(len(is_first))])
+
+
+def player(name, action_space, seed=0):
+    """A policy for `Collector`: "random", a script of Mario, or an agent's file."""
+    if name == "random":
+        return random_policy(action_space, np.random.default_rng(seed))
+    if name in SCRIPTS:
+        return Scripted(SCRIPTS[name], seed)
+    return AgentPolicy(Dreamer.load(name).eval())
+
+
+def record(path, make_env, players, rows, seed=0, track=()):
+    """Let every player play, and save what happens as a `Replay`, one stream for each.
+
+    Args:
+        path: file to write.
+        make_env: a Gymnasium id or a callable.
+        players: names as for `player`, or policies.
+        rows: rows of each stream.
+        seed: seed of environments and players.
+        track: names in `info` to report at the end of an episode.
+
+    Returns:
+        The finished episodes, {"env", "return", "length", and what is tracked}; "env"
+        is the number of the player.
+    """
+    with open_vector(make_env, len(players), seed) as envs:
+        spaces = envs.single_observation_space, envs.single_action_space
+        replay = Replay(rows * len(players), *spaces, len(players), seed)
+        policies = [
+            player(one, spaces[1], seed + i) if isinstance(one, (str, Path)) else one
+            for i, one in enumerate(players, 1)
+        ]
+
+        def act(obs, first):
+            own = [slice(i, i + 1) for i in range(len(policies))]
+            views = [({key: obs[key][i] for key in obs}, first[i]) for i in own]
+            return np.concatenate([p(*view) for p, view in zip(policies, views)])
+
+        collector = Collector(envs, replay, track)
+        episodes = [episode for _ in range(rows) for episode in collector.tick(act)]
+    replay.save(path, compress=True)
+    return episodes
+
+
+def with_render_mode(make_env, mode):
+    """`make_env` with a render mode, if it is an id or a callable that takes one."""
+    if isinstance(make_env, str):
+        make_env = functools.partial(gym.make, make_env)
+    try:
+        inspect.signature(make_env).bind(render_mode=mode)
+    except TypeError:
+        return make_env
+    return functools.partial(make_env, render_mode=mode)
 
 
 @dataclass
 class Played:
-    """One episode: T+1 rows as the replay has them, screens, and how it ended."""
+    """One episode: T+1 rows as the replay has them, screens, and the last `info`."""
 
-    rows: dict  # {"obs": [T+1, 64, 64, 3], "action": [T+1, A], "reward": [T+1], ...}
-    screens: np.ndarray  # [T+1, 240, 256, 3]
+    rows: dict  # {"obs": [T+1, ...], "action": [T+1, A], "reward": [T+1], ...}
+    screens: np.ndarray  # [T+1, H, W, 3] uint8
+    fps: float  # frames per second at the environment's own speed
     info: dict
 
     @property
     def total(self):
-        """The sum of its rewards."""
+        """The sum of the rewards."""
         return float(self.rows["reward"].sum())
 
 
-def play_episode(agent, seed=0, max_steps=3000, show=False, **options):
-    """The agent plays one episode on the game, with sampled actions.
+def play_episode(agent, make_env, seed=0, max_steps=3000, show=False):
+    """Let an agent play one episode.
 
-    Args: show, in a window, at the game's own pace; options, for `make_mario`.
-    Raises: ValueError for an agent that learnt in another environment.
+    Args:
+        agent: a `Dreamer`.
+        make_env: a Gymnasium id or a callable. It is asked for rendered screens if it
+            takes a render mode; else the agent's first picture is filmed.
+        seed: seed of the environment and the agent.
+        max_steps: agent steps at most.
+        show: show the episode in a window, at its own pace; no screens are kept.
+
+    Raises:
+        ValueError: for an environment that the agent does not fit, or without pictures.
     """
-    mode = "human" if show else "rgb_array"
-    rows, screens, game = [], [], make_mario(render_mode=mode, **options)
-    with closing(game) as env, torch.random.fork_rng():
+    make_env = with_render_mode(make_env, "human" if show else "rgb_array")
+    with closing(build_env(make_env, seed)) as env, torch.random.fork_rng():
         check_fit(agent, env)
+        rendered, images = (
+            env.render_mode == "rgb_array",
+            agent.world_model.encoder.images,
+        )
+        if not (show or rendered or images):
+            raise ValueError(
+                "A film needs pictures, but this environment has none, and no render "
+                "mode rgb_array; choose another one."
+            )
+        fps = env.metadata.get("render_fps", 15)
         torch.manual_seed(seed)
-        obs, info = env.reset(seed=seed)
-        reward, ended, state, begin = 0.0, False, None, time.perf_counter()
+        replay = Replay(max_steps + 1, env.observation_space, env.action_space)
+        policy, screens, begin = AgentPolicy(agent), [], time.perf_counter()
+        (obs, info), reward, ended, cut = env.reset(), 0.0, False, False
         for step in range(max_steps + 1):
-            row = {"obs": obs, "reward": np.float32(reward), "is_first": step == 0}
-            row |= {"is_last": ended or step == max_steps, "is_terminal": ended}
-            row["action"] = np.zeros(env.action_space.n, np.float32)
-            rows.append(row)
-            screens += [] if show else [env.render()]
-            if row["is_last"]:
+            first, last = step == 0, ended or cut or step == max_steps
+            batch = {key: np.asarray(value)[None] for key, value in obs.items()}
+            action = policy(batch, np.array([first]))[0]
+            replay.add(0, obs, action, reward, first, last, ended)
+            screens += [] if show else [env.render() if rendered else obs[images[0]]]
+            if last:
                 break
-            action, state = agent.act({"obs": obs[None]}, state)
-            row["action"][action[0]] = 1
-            obs, reward, ended, _, info = env.step(int(action[0]))
-            if show:  # wait until this step's frames would have been shown
-                due = begin + (step + 1) / env.metadata["render_fps"]
-                time.sleep(max(0.0, due - time.perf_counter()))
-    columns = {key: np.stack([row[key] for row in rows]) for key in rows[0]}
-    return Played(columns, np.array(screens), info)
+            obs, reward, ended, cut, info = env.step(action)
+            if show:  # wait until the frames of this step would have been shown
+                time.sleep(max(0.0, begin + (step + 1) / fps - time.perf_counter()))
+    rows = {key: column[0, : step + 1] for key, column in replay.data.items()}
+    return Played(rows, np.array(screens), fps, info)
 
 
 @torch.no_grad()
 def dream_beside(agent, rows, context=5, horizon=30):
-    """What the agent would have dreamed: [T+1, H, W, C] uint8, beside `rows["obs"]`.
+    """What the agent would have dreamed, to be shown beside the real pictures.
 
     The model watches the first `context` rows. From then on it dreams `horizon` steps
     at a time from the actions alone, each time from a state that has watched all rows
     before.
+
+    Args:
+        agent: a `Dreamer` that sees pictures.
+        rows: the rows of `Played`.
+        context: rows that are watched first.
+        horizon: steps of one dream.
+
+    Returns:
+        The agent's first picture, dreamed: [T+1, H, W, C] uint8.
     """
     batch = {key: torch.as_tensor(column)[None] for key, column in rows.items()}
     batch = agent._on_device(batch)
@@ -118,206 +219,50 @@ def dream_beside(agent, rows, context=5, horizon=30):
             actions = batch["action"][:, start : min(start + horizon, end)]
             future, _ = model.rssm.imagine(now, actions, actions.shape[1])
             features.append(future.feature[:, 1:])
-        frames = model.decoder(torch.cat([f.float() for f in features], 1))["obs"][0]
+        frames = model.decoder(torch.cat([f.float() for f in features], 1))
+        frames = frames[model.encoder.images[0]][0]
     return (frames.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 GAP = 2  # white columns between two pictures, or sky and ground run through all three
 
 
-def beside(real, dreamed, scale=3):
-    """Frames real | dreamed | error, enlarged: uint8 [T, H, 3 W + 2 GAP, 3] x scale."""
+def beside(agent, rows, scale=3):
+    """Film an episode real | dreamed | error: uint8 [T+1, H, 3 W + 2 GAP, 3] x scale.
+
+    Raises:
+        ValueError: for an agent that sees no pictures.
+    """
+    if not agent.world_model.encoder.images:
+        raise ValueError(
+            "The agent sees no pictures, so it dreams none; leave out dream."
+        )
+    real, dreamed = rows[agent.world_model.encoder.images[0]], dream_beside(agent, rows)
     parts = np.split(compare_frames(real, dreamed, axis=2), 3, axis=2)
     white = np.full_like(parts[0][:, :, :GAP], 255)
     frames = np.concatenate([parts[0], white, parts[1], white, parts[2]], axis=2)
     return frames.repeat(scale, 1).repeat(scale, 2)
 
 
-# Evaluating
-
-
-def wilson(successes, trials, z=1.96):
-    """The 95 % interval of a rate, after Wilson: (low, high), inside 0 to 1.
-
-    Unlike rate +- 1.96 standard errors it is right for few trials and at 0 and 1.
-    """
-    rate, share = successes / trials, z * z / trials
-    middle = (rate + share / 2) / (1 + share)
-    half = z * np.sqrt(rate * (1 - rate) / trials + share / (4 * trials)) / (1 + share)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
-
-
-def summarise(episodes):
-    """Episodes as `evaluate` gives them, in figures: flags, return, x, deaths."""
-    column = {key: np.array([e[key] for e in episodes]) for key in episodes[0]}
-    flags, count = int(column["flag_get"].sum()), len(episodes)
-    x, lost = column["x_pos"], column["dead"] > 0
-    bins, deaths = np.unique(x[lost] // 100 * 100, return_counts=True)
-    return {
-        "episodes": count,
-        "flags": flags,
-        "flag_rate": flags / count,
-        "interval_95": wilson(flags, count),
-        "return_mean": float(column["return"].mean()),
-        "return_std": float(column["return"].std()),
-        "x_mean": float(x.mean()),
-        "x_quartiles": np.quantile(x, [0, 0.25, 0.5, 0.75, 1]).tolist(),
-        "deaths_by_x": {f"{int(b)}": int(n) for b, n in zip(bins, deaths)},
-        "deaths": int(lost.sum()),
-        "stuck": int(column["stuck"].sum()),
-        "each": episodes,
-    }
-
-
-def evaluate_mario(player, episodes=100, seed=0, sticky=0.0, envs=4, parallel=True):
-    """Whole episodes, each begun after 0 to 30 idle frames; summarised.
-
-    Args: player, an agent (its actions are sampled) or a `Scripted` policy; sticky,
-    the probability with which the game repeats the action of the step before.
-    """
-    make_env = functools.partial(make_mario, noops=30, sticky=sticky)
-    envs = min(envs, episodes)
-    played = evaluate(player, make_env, episodes, envs, seed, TRACK, parallel)
-    return summarise(played)
-
-
-def known_run(path):
-    """The stored list of [action, steps] that reaches the flag of 1-1."""
-    return json.loads(Path(path).read_text())["runs"]
-
-
-def baselines(seed=0, run=None):
-    """Three players that learn nothing, by name; the third replays a fixed list."""
-    players = {"random": random_actions, "right and jump": right_and_jump}
-    if run is not None:
-        players["fixed list"] = functools.partial(follow, run, leave=False)
-    return {name: Scripted(play, seed) for name, play in players.items()}
-
-
-def hardware(agent=None):
-    """The machine and versions that a result was made with."""
-    system = Path("/proc/cpuinfo")
-    lines = system.read_text().splitlines() if system.exists() else []
-    names = [line.split(":")[1].strip() for line in lines if "model name" in line]
-    found = {"cpu": names[0] if names else platform.processor() or platform.machine()}
-    found |= {"cores": os.cpu_count(), "python": platform.python_version()}
-    found["torch"] = torch.__version__
-    if agent is not None:
-        found |= {"device": str(agent.device), "precision": str(agent.dtype)[6:]}
-        found["speed"] = agent.config.speed
-        if agent.device.type == "cuda":
-            found["gpu"] = torch.cuda.get_device_name()
-    return found
-
-
-def commit(root=Path(__file__).parents[1]):
-    """The commit of the code, "-dirty" if the code was changed since; None without git.
-
-    Only the package and the tools count: what a run writes into data/ is no code.
-    """
-
-    def git(*words):
-        command = ["git", "-C", str(root), *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    try:
-        found = git("describe", "--always")
-        changed = git("status", "--porcelain", "--", "dreamer_lite", "tools")
-    except OSError:
-        return None
-    return found + "-dirty" * bool(changed) if found else None
-
-
-# Training
-
-
-def mario_config(profile, start=None, **changes):
-    """The Config of a profile, and its budget in minutes (None: until its steps).
-
-    Args: profile, a name in `PROFILES` or such a dict; start, an agent file whose sizes
-    and learning rates are taken over.
-    Raises: ValueError for another name, or for both a start and a preset.
-    """
-    if not isinstance(profile, dict) and profile not in PROFILES:
-        names = ", ".join(PROFILES)
-        raise ValueError(
-            f"A profile is one of {names}, but got {profile!r}; choose one of these."
-        )
-    if not isinstance(profile, dict):
-        profile = dict(PROFILES[profile])
-        if start or changes.get("preset", profile["preset"]) != profile["preset"]:
-            for key in OF_THE_AGENT:  # rates that it names are for its own size
-                profile.pop(key, None)
-    values = {**profile, **changes}
-    preset, minutes = values.pop("preset"), values.pop("minutes", None)
-    if start:
-        if changes.get("preset"):
-            raise ValueError(
-                f"A run that starts from {start} has the size of that agent, but "
-                f"preset {preset!r} was asked for, too; leave one of them out."
-            )
-        stored = vars(Config.from_dict(runs.load_agent(start)[2]))
-        values = {key: stored[key] for key in OF_THE_AGENT} | values
-    return Config.preset(preset, **values), minutes
-
-
-def film(agent, run):
-    """A callback of `train`: one episode on the real game, kept as a video."""
+def film(agent, run, make_env):
+    """A callback of `train`: one episode, kept as a video of the run."""
     length = min(600, run.config.steps // 8)
-    played = play_episode(agent, seed=run.step, max_steps=length)
-    run.video("episode", played.screens, fps=15)
+    played = play_episode(agent, make_env, run.step, length)
+    run.video("episode", played.screens, played.fps)
 
 
-def train_mario(
-    logdir,
-    profile,
-    minutes=None,
-    start=None,
-    progress=True,
-    noops=0,
-    sticky=0.0,
-    **changes,
-):
-    """Train in the folder `logdir`, or go on there. Returns the agent.
+def env_of(path, name=None):
+    """The environment of a run folder: its name, and what makes it.
 
-    Args: profile, as in `mario_config`; minutes, a budget in place of the profile's;
-    start, an agent file to begin a new run with; noops, idle frames at most before an
-    episode (the evaluation has 30); sticky, the probability with which the game repeats
-    an action; changes, fields of `Config`.
+    Args:
+        path: the run folder.
+        name: another environment that is asked for.
+
+    Raises:
+        ValueError: if nothing names one.
     """
-    config, budget = mario_config(profile, start, **changes)
-    budget = budget if minutes is None else minutes
-    make_env = functools.partial(make_mario, noops=noops, sticky=sticky)
-    return train(
-        make_env, config, logdir, budget, TRACK, start, film, progress=progress
-    )
-
-
-def hours_to_finish(logdir):
-    """Hours until the steps of a run are done, at the speed of its last updates.
-
-    None before two lines of metrics were written.
-    """
-    folder = Path(logdir)
-    rows = runs.read_table(folder / "metrics.csv")
-    if len(rows) < 2:
-        return None
-    steps, minutes = ([float(r[key]) for r in rows[-9:]] for key in ("step", "minutes"))
-    total = Config.from_yaml(folder / "config.yaml").steps
-    speed = (steps[-1] - steps[0]) / max(minutes[-1] - minutes[0], 1e-9)
-    return (total - steps[-1]) / max(speed, 1e-9) / 60
-
-
-def default_logdir(profile, base="runs"):
-    """Where a run of this profile lives: in Drive on Colab, once mounted, or in `base`.
-
-    The short profile has a fresh folder, so that it always begins at step 0.
-    """
-    if profile == "short":
-        import tempfile
-
-        return tempfile.mkdtemp(prefix="mario_short_")
-    drive = Path("/content/drive/MyDrive")
-    base = drive / "dreamer_lite" if drive.is_dir() else Path(base)
-    return str(base / f"mario_{profile}")
+    if name is None:
+        if not Path(path).is_dir():
+            raise ValueError(f"{path} does not name an environment; add --env.")
+        name = read_checkpoint(path)[0]["environment"]
+    return name, env_by_name(name)

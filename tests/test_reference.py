@@ -17,7 +17,8 @@ from PIL import Image
 import nb_check
 import reference_figures
 import tables
-from dreamer_lite import dreamer, playing
+from course import mario as results
+from dreamer_lite import dreamer, mario
 from dreamer_lite.lambda_returns import lambda_return
 from dreamer_lite.mario import make_mario
 from dreamer_lite.replay import Replay, encode_action
@@ -48,9 +49,10 @@ def table(section):
 
 
 def resolve(name):
-    """Import a name like `rssm.State.h` from the package; fields count by default."""
-    module, *path = name.split(".")
-    value = importlib.import_module(f"dreamer_lite.{module}")
+    """Import a name like `rssm.State.h` from the package, or one of the course."""
+    module, *path = name.removeprefix("course.").split(".")
+    package = "course" if name.startswith("course.") else "dreamer_lite"
+    value = importlib.import_module(f"{package}.{module}")
     for part in path:
         value = getattr(value, part)
     return value
@@ -298,7 +300,7 @@ def test_words_of_the_mario_examples_are_right(agent, game):
     assert "right + jump is " in text and f"$1 - 1/{1 / (1 - c.discount):.0f}$" in text
     for i, beta in enumerate(agent.optimizer.defaults["betas"], 1):
         assert rf"$\beta_{i} = {beta}$" in text
-    z = inspect.signature(playing.wilson).parameters["z"].default
+    z = inspect.signature(results.wilson).parameters["z"].default
     assert f"and {z} |" in text and f"| {z} in Wilson's interval" in text
 
 
@@ -337,7 +339,7 @@ def test_every_logged_metric_is_explained_and_no_other(logged):
 
 
 def test_what_mario_adds_to_the_episodes_is_explained():
-    assert set(playing.TRACK) == MARIO_ONLY
+    assert set(mario.TRACK) == MARIO_ONLY
 
 
 def test_stored_runs_hold_explained_metrics_only():

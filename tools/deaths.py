@@ -20,8 +20,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dreamer_lite import dreamer, playing  # noqa: E402
-from dreamer_lite.mario import make_mario  # noqa: E402
+from dreamer_lite import dreamer  # noqa: E402
+from dreamer_lite.mario import TRACK, make_mario  # noqa: E402
 from machine import machine  # noqa: E402
 
 AGENT = ROOT / "data" / "mario_agent.safetensors"
@@ -53,7 +53,7 @@ class Watching(dreamer.AgentPolicy):
         return action
 
 
-def watch(agent, episodes, seed, make_env=None, parallel=True, track=playing.TRACK):
+def watch(agent, episodes, seed, make_env=None, parallel=True, track=TRACK):
     """Play episodes; return how many there were, the flags, and the deaths."""
     make_env = make_env or functools.partial(make_mario, noops=30)
     envs = min(ENVS, episodes)

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT))
 
 from dreamer_lite import playing  # noqa: E402
 from dreamer_lite.dreamer import Dreamer  # noqa: E402
+from dreamer_lite.mario import make_mario  # noqa: E402
 from dreamer_lite.runs import read_checkpoint  # noqa: E402
 from dreamer_lite.video import write_gif  # noqa: E402
 from machine import machine  # noqa: E402
@@ -86,11 +87,10 @@ def film(seed, data=DATA):
         ValueError: if the episode does not end at the flag, as the README promises.
     """
     agent = Dreamer.load(data / "mario_agent.safetensors").eval()
-    played = playing.play_episode(agent, seed, noops=0)
+    played = playing.play_episode(agent, make_mario, seed)
     if not played.info["flag_get"]:
         raise ValueError(f"The agent does not reach the flag with seed {seed}.")
-    dreamed = playing.dream_beside(agent, played.rows)
-    frames = playing.beside(played.rows["obs"], dreamed)
+    frames = playing.beside(agent, played.rows)
     write_gif(data / "mario.gif", frames[::EVERY][:FRAMES], FPS / EVERY)
 
 

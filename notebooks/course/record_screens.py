@@ -14,7 +14,7 @@ import numpy as np
 
 from course.paths import ROOT
 from dreamer_lite.mario import make_mario
-from dreamer_lite.recording import sticky_right
+from dreamer_lite.playing import sticky_right
 
 STEPS = 48
 SEED = 2026  # not a seed of data/mario_episodes.npz

@@ -62,10 +62,13 @@ use_style()
 # are pressed. On the right is what the dream got wrong.
 
 # %%
-from dreamer_lite.playing import dream_beside, load_agent, play_episode
+from dreamer_lite.dreamer import Dreamer
+from dreamer_lite.envs import env_by_name
+from dreamer_lite.playing import dream_beside, play_episode
 
-shipped = load_agent(data_path("mario_agent.safetensors"))
-episodes = [play_episode(shipped, seed=seed, max_steps=700) for seed in range(3)]
+game = env_by_name("dreamer_lite.mario:make_mario")  # we build it in this notebook
+shipped = Dreamer.load(data_path("mario_agent.safetensors"))
+episodes = [play_episode(shipped, game, seed, max_steps=700) for seed in range(3)]
 played = max(episodes, key=lambda episode: episode.total)
 real, dreamed = played.rows["obs"], dream_beside(shipped, played.rows)
 few = slice(0, 90, 5)
@@ -89,12 +92,14 @@ stay small.
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 
-from dreamer_lite.emulator import BUTTONS, load_emulator
+from dreamer_lite.config import Config
+from dreamer_lite.emulator import BUTTONS, check_display, load_emulator
 
 # %% [markdown]
 # ## The emulator
@@ -444,7 +449,8 @@ class MarioEnv(gym.Env):
     """One stage of Super Mario Bros.; use `make_mario`, which adds the wrappers."""
 
     def __init__(self, options: MarioOptions):
-        self.options = options
+        check_display(options.render_mode)
+        self.options, self.running = options, False
         emulator, action_sets = load_emulator()
         self.action_names = getattr(action_sets, options.actions)
         self.buttons = [sum(BUTTONS[b] for b in names) for names in self.action_names]
@@ -460,15 +466,22 @@ class MarioEnv(gym.Env):
         self, *, seed: int | None = None, options: dict | None = None
     ) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
+        if self.nes is None:
+            raise ValueError("This game was closed; make another one with make_mario.")
         self.nes.reset()  # restores a saved state: the title screen is not replayed
         for _ in range(self.np_random.integers(self.options.noops + 1)):
             self._frame(0)
         self.x = self.best = self.nes._x_position
-        self.idle = 0
+        self.idle, self.running = 0, True
         picture = self.nes.screen[SCORE_BOARD:]
         return area_average(picture, self.options.size), self._info(0.0)
 
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict]:
+        if not self.running:
+            raise ValueError(
+                "MarioEnv expects a step in a running episode, but there is none; call "
+                "reset first, also after the end of an episode."
+            )
         if not self.action_space.contains(action):
             raise ValueError(
                 f"MarioEnv expects an action in {self.action_space}, but got "
@@ -489,6 +502,7 @@ class MarioEnv(gym.Env):
         if self.options.reward == "progress":
             reward = progress / 16 - 0.02 + 5 * info["flag_get"] - 2 * lost
         self.nes.done = info["flag_get"] or lost
+        self.running = not self.nes.done
         obs = area_average(screen[SCORE_BOARD:], self.options.size)
         return obs, reward, self.nes.done, False, info
 
@@ -527,7 +541,7 @@ class MarioEnv(gym.Env):
         return self.nes.screen.copy() if self.render_mode == "rgb_array" else None
 
     def close(self) -> None:
-        nes, self.nes = self.nes, None
+        nes, self.nes, self.running = self.nes, None, False
         if nes is not None:  # the emulator refuses to be closed twice
             nes.close()
 
@@ -605,7 +619,7 @@ compare("return of standing still", total, -4.4)
 # %%
 from dreamer_lite.playing import known_run
 
-held = known_run(data_path("mario_1_1_actions.json"))
+held = known_run()
 actions = [action for action, steps in held for _ in range(steps)]
 obs, info = env.reset()
 frames, rewards = [obs], [0.0]
@@ -647,52 +661,52 @@ nes.close()
 # %% [markdown]
 # ## Five ways to train
 #
-# One dictionary holds the settings. Each entry names the size of the agent and replaces
-# fields of the `Config` of notebook 09; `minutes` is the budget of one call.
+# A profile is a `Config` as in notebook 09, made for the game. Its field `minutes` is the
+# time limit of one call.
 
 # %%
 #| export
+TRACK = ("x_pos", "flag_get", "dead", "stuck", "time")  # recorded at an episode's end
 EVENING = dict(
-    preset="3m", minutes=240.0, envs=4, parallel=True, prefill=3_000,
-    ratio=64.0, steps=400_000, capacity=200_000, video_minutes=20.0,
+    minutes=240.0, envs=4, parallel=True, prefill=3_000, steps=400_000,
+    capacity=200_000, video_minutes=20.0,
 )  # fmt: skip
-TWICE_THE_RATES = dict(lr=6e-4, critic_lr=3e-4, actor_lr=1.2e-4, warmup=250)
+TWICE_THE_RATES = dict(lr=6e-4, warmup=250)
 PROFILES = {
     # Every part once, in about a minute: is the machine set up?
-    "debug": dict(
-        preset="1m", steps=500, envs=2, parallel=True, prefill=200, batch=4,
-        length=16, ratio=4.0, capacity=5_000, log_every=5, video_minutes=0.05,
+    "debug": Config.preset(
+        "1m", steps=500, envs=2, parallel=True, prefill=200, batch=4, length=16,
+        ratio=4.0, capacity=5_000, log_every=5, video_minutes=0.05,
     ),
     # What our tests run: enough to see the losses fall, too little to play.
-    "short": dict(
-        preset="1m", minutes=2.0, envs=4, parallel=True, prefill=600, batch=8,
-        warmup=50, capacity=20_000, log_every=5, video_minutes=60.0,
+    "short": Config.preset(
+        "1m", minutes=2.0, envs=4, parallel=True, prefill=600, batch=8, warmup=50,
+        capacity=20_000, log_every=5, video_minutes=60.0,
     ),
     # An hour on a laptop without a GPU: rates twice as high, entropy ten times.
-    "hour": EVENING | TWICE_THE_RATES | dict(entropy=3e-3, minutes=60.0),
+    "hour": Config.preset(
+        "3m", **EVENING | TWICE_THE_RATES | dict(entropy=3e-3, minutes=60.0)
+    ),
     # An evening: what the agent that ships began with.
-    "evening": EVENING,
+    "evening": Config.preset("3m", **EVENING),
     # One GPU, the one of Colab too: larger, and until all steps are done. Its
     # checkpoints are rarer, for they grow to almost 4 GB, most of it replay.
-    "gpu": dict(
-        preset="12m", envs=8, parallel=True, prefill=5_000, length=64, ratio=64.0,
-        steps=1_000_000, capacity=300_000, checkpoint_minutes=15.0, speed="graph",
+    "gpu": Config.preset(
+        "12m", envs=8, parallel=True, prefill=5_000, length=64, steps=1_000_000,
+        capacity=300_000, checkpoint_minutes=15.0, speed="graph",
     ),
 }  # fmt: skip
 
 # %%
-from dreamer_lite.playing import default_logdir, hours_to_finish, mario_config
-from dreamer_lite.playing import train_mario
-from dreamer_lite.runs import read_table
+from course.mario import default_logdir, hours_to_finish
+from dreamer_lite.dreamer import train
 
-fields = "units lr envs batch length ratio horizon prefill steps capacity".split()
+names = "units lr envs batch length ratio horizon prefill steps capacity".split()
 print(f"{'':10}" + "".join(f"{name:>10}" for name in PROFILES))
-configs = {name: mario_config(PROFILES[name]) for name in PROFILES}
-for field in fields:
-    print(
-        f"{field:10}" + "".join(f"{getattr(c, field):10}" for c, _ in configs.values())
-    )
-print(f"{'minutes':10}" + "".join(f"{m or 'all':>10}" for _, m in configs.values()))
+for name in names:
+    print(f"{name:10}" + "".join(f"{getattr(c, name):10}" for c in PROFILES.values()))
+budgets = [config.minutes or "all" for config in PROFILES.values()]
+print(f"{'minutes':10}" + "".join(f"{minutes:>10}" for minutes in budgets))
 
 # %% [markdown]
 # The commands and this notebook use the same dictionary. In a terminal, with the course's
@@ -700,18 +714,36 @@ print(f"{'minutes':10}" + "".join(f"{m or 'all':>10}" for _, m in configs.values
 #
 # ```
 # python -m dreamer_lite.mario train --profile evening --logdir runs/mario
-# python -m dreamer_lite.mario play runs/mario --dream --out mario.gif
-# python -m dreamer_lite.mario evaluate runs/mario --baselines --out result.json
+# python -m dreamer_lite.mario play runs/mario --dream
+# python -m dreamer_lite.mario evaluate runs/mario --out result.json
 # ```
 #
-# Without `runs/mario` the last two take the agent that ships.
+# Without `runs/mario` the last two take the agent that ships. `--help` lists the rest. The
+# game needs no commands of its own: these are those of `python -m dreamer_lite`, which
+# trains in any environment, with the game filled in.
 
 # %%
 #| export
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
-    from dreamer_lite.mario_cli import main
+    from dreamer_lite.__main__ import main
 
-    main()
+    game = "dreamer_lite.mario:make_mario"
+    agent = Path(__file__).parents[1] / "data" / "mario_agent.safetensors"
+    main(
+        prog="python -m dreamer_lite.mario",
+        profiles=PROFILES,
+        options=[field.name for field in fields(MarioOptions)],
+        train=dict(
+            env=game,
+            logdir=Path("runs/mario"),
+            profile="evening",
+            track=TRACK,
+            film=True,
+        ),
+        evaluate=dict(agent=agent, env=f"{game}(noops=30)", track=TRACK),
+        play=dict(agent=agent, env=game, seed=1),  # a seed that reaches the flag
+        record=dict(env=f"{game}(noops=30)", players=("random", "right", "follow")),
+    )
 
 # %% [markdown]
 # ## Train
@@ -730,10 +762,11 @@ if "google.colab" in sys.modules and PROFILE != "short":
 
     drive.mount("/content/drive")
 settings = PROFILES[PROFILE]
+if START:  # the size is that of the agent
+    settings = settings.resized(Dreamer.load(START).config)
 LOGDIR = default_logdir(PROFILE, ROOT / "runs")
 suggested = "gpu" if torch.cuda.is_available() else "evening"
 print("the profile for a long run on this machine:", suggested)
-claim("the settings make a valid Config", mario_config(settings, START)[0].steps > 0)
 
 # %% [markdown]
 # Before that, look at how any run must begin. An agent of the profile `short` that has
@@ -756,12 +789,11 @@ claim("the settings make a valid Config", mario_config(settings, START)[0].steps
 
 # %% tags=["nbval-ignore-output"]
 # Not compared: processors round differently, which shows in the digits of these losses.
-from dreamer_lite.dreamer import Dreamer
 from dreamer_lite.replay import Replay
 
 recorded = Replay.load(data_path("mario_episodes.npz"))
 torch.manual_seed(0)
-newborn = Dreamer(env.observation_space, env.action_space, configs["short"][0])
+newborn = Dreamer(env.observation_space, env.action_space, PROFILES["short"])
 found = newborn.train_step(recorded.sample(8, 16, np.random.default_rng(0)))
 by_hand = {"loss/obs": 1250.0, "loss/reward": 5.54, "loss/replay_critic": 11.08}
 for name, guess in by_hand.items():
@@ -778,19 +810,23 @@ claim("each is within a quarter of the value by hand", max(off) < 0.25)
 
 # %% tags=["nbval-ignore-output"]
 # Not compared: steps per second, and hence this sentence, differ between machines.
+from dreamer_lite.playing import film
+from dreamer_lite.runs import read_table
+
 quiet = os.environ.get("DREAMER_LITE_STATIC", "0") not in ("", "0")
-budget = settings.get("minutes")
-train_mario(LOGDIR, settings, minutes=1, start=START, progress=not quiet)
-hours = hours_to_finish(LOGDIR)
+how = dict(track=TRACK, start_from=START, progress=not quiet)
+how["callback"] = functools.partial(film, make_env=game)
+train(game, settings, LOGDIR, minutes=1, **how)
+hours = hours_to_finish(LOGDIR, settings.steps)
 if hours is not None:
     print(f"At this speed all steps of this profile take {hours:.1f} hours more.")
-if budget:
-    print(f"This cell stops after {budget:.0f} minutes in all.")
-rest = budget and max(budget - 1, 0)
-agent = train_mario(LOGDIR, settings, minutes=rest, start=START, progress=not quiet)
+if settings.minutes:
+    print(f"This cell stops after {settings.minutes:.0f} minutes in total.")
+rest = max(settings.minutes - 1, 0) if settings.minutes else None
+agent = train(game, settings, LOGDIR, minutes=rest, **how)
 metrics_path = Path(LOGDIR) / "metrics.csv"
 while PROFILE == "short" and len(read_table(metrics_path)) < 10:  # if busy
-    agent = train_mario(LOGDIR, settings, minutes=0.5, start=START, progress=not quiet)
+    agent = train(game, settings, LOGDIR, minutes=0.5, **how)
 
 # %% [markdown]
 # ## What the run folder says
@@ -882,7 +918,7 @@ show(fig, alt=alt, dpi=65)
 
 # %% tags=["nbval-ignore-output"]
 # Not compared: a better agent may have taken its place since these lines were stored.
-from dreamer_lite.playing import about_agent
+from course.mario import about_agent
 
 for key, value in about_agent(data_path("mario_agent.safetensors")).items():
     print(textwrap.fill(f"{key:10} {value}", 84, subsequent_indent=" " * 11))
@@ -1000,7 +1036,7 @@ claim("elsewhere the error stays below 10 levels", far.mean() < 10)
 # </details>
 
 # %%
-from dreamer_lite.playing import wilson
+from course.mario import wilson
 
 for flags, episodes in ((4, 4), (97, 100)):
     low, high = wilson(flags, episodes)
@@ -1030,7 +1066,7 @@ explore(
 
 # %% tags=["nbval-ignore-output"]
 # Not compared: processors round differently, and four episodes are few.
-from dreamer_lite.playing import baselines, evaluate_mario
+from course.mario import baselines, evaluate_mario
 
 players = {"agent": shipped, "random": baselines(seed=0)["random"]}
 live = {name: evaluate_mario(player, 4, seed=0) for name, player in players.items()}
@@ -1039,8 +1075,7 @@ for name, found in live.items():
     print(f"{name:7} {flags} flags in {found['episodes']} episodes, mean x {x:5.0f}")
 
 # %% [markdown]
-# The full result lies in `data/mario_evaluation.json`, written by the command `evaluate`
-# above, without `runs/mario`. It holds the agent that ships and three players that learnt
+# The full result lies in `data/mario_evaluation.json`, written by `make evaluate`. It holds the agent that ships and three players that learnt
 # nothing: random buttons, always right and jump, and the fixed list of actions. The list
 # knows this one level by heart, and the idle frames at the start decide whether it still
 # fits: either it runs to the flag or it dies, always at one place. So look at both pictures
@@ -1364,7 +1399,8 @@ claim("with more entropy x varies at least twice as much", wider)
 #
 # (They had compiled losses, which the profile alone does not switch on: an update then took
 # half a second on our processor, instead of three quarters. It needs a C++ compiler and torch
-# 2.11. In the cell of `PROFILE` write `settings = PROFILES[PROFILE] | dict(speed="compile")`.)
+# 2.11. In a terminal it is `--speed compile`, in the cell of `PROFILE` write `settings =
+# dataclasses.replace(PROFILES[PROFILE], speed="compile")`.)
 #
 # In the first 1,500 updates hardly anything can be told apart. Nearly all runs end them at an
 # x of 600 to 860, little further than random play, with one rate or the other, half as many
@@ -1394,12 +1430,10 @@ claim("with more entropy x varies at least twice as much", wider)
 #   game (Gymnasium's `StickyAction`, switched at each reset), and a `callback(agent, run)`, called
 #   every `video_minutes`, which sets the `lr` of `agent.optimizer.param_groups`. (Not with
 #   `speed="graph"`: a recorded optimizer keeps its rates.)
-# * **Another level.** `play_episode(shipped, stage=2)` plays one that the agent has never
-#   seen. To train there, import `train` from `dreamer_lite.dreamer` and `make_mario` from
-#   `dreamer_lite.mario` (worker processes need those of the package, not the notebook's own):
-#   `train(functools.partial(make_mario, stage=2), mario_config("evening")[0], "runs/stage2",
-#   minutes=240, track=("x_pos", "flag_get"))`.
-# * **More buttons.** The same with `actions="SIMPLE_MOVEMENT"`, seven choices with a way
+# * **Another level.** `play_episode(shipped, functools.partial(game, stage=2))` plays one that
+#   the agent has never seen. To train there: `python -m dreamer_lite.mario train --stage 2
+#   --logdir runs/stage2`.
+# * **More buttons.** The same with `--actions SIMPLE_MOVEMENT`, seven choices with a way
 #   back left. Such a run begins from nothing: the shipped agent knows five.
 # * **On a GPU.** `"gpu"` trains a larger agent and computes an update as one CUDA graph: a
 #   recording of all its work, started at once (in half precision, as on Colab's T4, all but

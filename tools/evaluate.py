@@ -1,0 +1,50 @@
+"""Evaluate the shipped agent and three players that learn nothing, for data/.
+
+    python tools/evaluate.py data/mario_evaluation.json [--sticky 0.25]
+
+One hundred episodes of each player. The last line printed is the agent's flag rate.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
+
+from course.mario import about_agent, baselines, evaluate_mario  # noqa: E402
+from dreamer_lite.__main__ import check_target  # noqa: E402
+from dreamer_lite.dreamer import Dreamer  # noqa: E402
+from machine import machine  # noqa: E402
+
+
+def main(words=None):
+    """Play, print and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="JSON file to write")
+    parser.add_argument("--episodes", type=int, default=100, help="of each player")
+    parser.add_argument("--seed", type=int, default=0, help="of games and players")
+    parser.add_argument("--sticky", type=float, default=0.0, help="repeated actions")
+    parser.add_argument("--envs", type=int, default=4, help="games side by side")
+    options = parser.parse_args(words)
+    check_target(options.out)
+    path, start = ROOT / "data" / "mario_agent.safetensors", time.monotonic()
+    players = {"agent": Dreamer.load(path), **baselines(options.seed)}
+    how = {key: value for key, value in vars(options).items() if key != "out"}
+    result = {"agent": about_agent(path), "machine": machine()}
+    result["protocol"] = how | dict(noops=30, actions="sampled")
+    result["players"] = {}
+    for name, player in players.items():
+        found = evaluate_mario(player, **how, parallel=options.envs > 1)
+        result["players"][name] = found
+        print(f"{name}: {found['flags']} flags, mean x {found['x_mean']:.0f}")
+    result["minutes"] = round((time.monotonic() - start) / 60, 2)
+    found = result["players"]["agent"]
+    print(f"flag rate: {found['flag_rate']:.2f} ({found['flags']}/{found['episodes']})")
+    options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
