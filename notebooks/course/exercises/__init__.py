@@ -1,11 +1,15 @@
 """Exercises with one source for stub, solution and check.
 
 ``nb01.py`` holds the exercises of notebook 01, ``nb02.py`` those of 02, and so on. Each
-exercise is declared once, with ``exercise(...)``, from real Python functions that are
-the solution. The stub that the notebook shows is made from them: lines that end in
-``# solution`` become ``raise NotImplementedError``, or one edit plants a bug. The check
-and at least three plausible wrong answers, also edits of the solution, stand beside it,
-so that ``tests/test_exercises.py`` can prove that the check is worth its name.
+is declared once, with ``exercise(...)``, from real Python functions that are the
+solution. The stub that the notebook shows is made from them: lines that end in
+``# solution`` become ``raise NotImplementedError``, or one edit plants a bug.
+
+An answer passes in two stages. The exercise's own check tells typical mistakes apart
+and gives a hint for each. Then ``course.exercises.compare`` runs answer and solution on
+random inputs of random sizes and compares results and gradients. In both stages, an
+answer that writes into its inputs is refused. Wrong answers that must not pass are in
+``tests/wrong_answers.yaml``.
 """
 
 import importlib
@@ -18,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from course.checks import same_random_numbers
+from course.exercises.compare import NotYet, compare, on_its_own_copy
+from course.exercises.compare import require as require
 
 HERE = Path(__file__).parent
 MARK = re.compile(r"\s*#\s*solution\s*$")
@@ -25,17 +31,12 @@ OPEN, CLOSE = "# solution", "# end of solution"
 _REGISTRY: dict[str, "Exercise"] = {}
 
 
-class NotYet(Exception):
-    """The answer is not right yet; the message is the hint."""
-
-
 @dataclass(frozen=True)
 class Edit:
-    """Replace ``old``, found once in the solution, by ``new``; ``hint`` must appear."""
+    """Replace ``old``, found once in the solution, by ``new``."""
 
     old: str
     new: str
-    hint: str = ""
 
     def apply(self, text: str) -> str:
         """Return the edited text."""
@@ -58,14 +59,14 @@ class Exercise:
     kind: str
     parts: Sequence[Callable]
     check: Callable
-    example: Callable
-    wrongs: Sequence[Edit]
+    draw: Callable
+    random: bool
     bug: Edit | None
     scope: dict = field(repr=False)
 
     @property
     def names(self) -> list[str]:
-        """The names of the functions and classes that the reader writes."""
+        """The names of the functions that the reader writes."""
         return [part.__name__ for part in self.parts]
 
     @property
@@ -102,9 +103,9 @@ def exercise(
     minutes: int,
     solution: Sequence[Callable],
     check: Callable,
-    example: Callable,
-    wrongs: Sequence[Edit],
+    draw: Callable,
     kind: str = "write",
+    random: bool = False,
     bug: Edit | None = None,
 ) -> Exercise:
     """Declare one exercise.
@@ -114,44 +115,26 @@ def exercise(
         title: a few words, the heading in the notebook.
         difficulty: "easy", "medium" or "hard".
         minutes: how long it should take.
-        solution: the functions or classes that the reader writes, as Python objects
-            of the exercise file. In a "write" exercise the lines to be written end in
-            ``# solution`` or stand between ``# solution`` and ``# end of solution``.
+        solution: the functions that the reader writes, as Python objects of the
+            exercise file. In a "write" exercise the lines to be written end in
+            ``# solution`` or are between ``# solution`` and ``# end of solution``.
         check: takes the reader's functions in the same order and calls ``require``.
-        example: takes them too and returns results (tensors, numbers, tuples, dicts)
-            whose shapes and dtypes every wrong answer must share with the solution.
-        wrongs: at least three ``Edit(old, new, hint)`` of the solution, each refused
-            with a message that contains its own hint.
+        draw: takes a NumPy generator and returns random arguments, one tuple for each
+            function; torch's generator is seeded as well. Vary sizes and ranges, and
+            let tensors require a gradient where the answer must pass it on.
         kind: "write", or "bug" for a solution with one planted bug.
+        random: True if right answers may draw different random numbers; then answer
+            and solution are not compared on the drawn arguments.
         bug: the ``Edit`` that plants it.
     """
+    if (kind == "bug") != (bug is not None):
+        raise ValueError(f"Exercise {number}: kind='bug' goes with bug=Edit(...).")
     found = Exercise(
-        number, title, difficulty, minutes, kind, tuple(solution), check, example,
-        tuple(wrongs), bug, check.__globals__,
+        number, title, difficulty, minutes, kind, tuple(solution), check, draw, random,
+        bug, check.__globals__,
     )  # fmt: skip
-    problem = _problem(found)
-    if problem:
-        raise ValueError(f"Exercise {number}: {problem}.")
     _REGISTRY[number] = found
     return found
-
-
-def _problem(e: Exercise) -> str | None:
-    if not re.fullmatch(r"\d{1,2}\.\d", e.number):
-        return "the number is written as in 5.1"
-    if e.difficulty not in ("easy", "medium", "hard"):
-        return f"the difficulty is easy, medium or hard, not {e.difficulty!r}"
-    if e.kind not in ("write", "bug") or (e.kind == "bug") != (e.bug is not None):
-        return "the kind is 'write', or 'bug' with bug=Edit(...)"
-    if not e.parts:
-        return "solution=[...] is empty"
-    return None
-
-
-def require(condition, hint: str) -> None:
-    """Stop a check with a hint unless the condition holds."""
-    if not bool(condition):
-        raise NotYet(hint)
 
 
 def find(number: str) -> Exercise:
@@ -189,8 +172,11 @@ def verdict(number: str, *answers) -> str:
             return f"not yet - call check({call})"
         if found.kind == "bug" and same_code(answers, found.build(found.stub)):
             return "to do"
+        answers = [on_its_own_copy(answer) for answer in answers]
         with same_random_numbers():
             found.check(*answers)
+            if not found.random:
+                compare(found, answers)
     except NotImplementedError:
         return "to do"
     except NotYet as hint:
@@ -233,26 +219,16 @@ def with_gaps(text: str, number: str) -> str:
 
 
 def same_code(first: Sequence, second: Sequence) -> bool:
-    """Tell whether two lists of functions or classes do the same, byte for byte."""
+    """Tell whether two lists of functions do the same, byte for byte."""
     return [fingerprint(a) for a in first] == [fingerprint(b) for b in second]
 
 
 def fingerprint(thing):
-    """Return what a function or class does, free of file names and line numbers."""
-    if isinstance(thing, type):
-        return [(k, fingerprint(v)) for k, v in vars(thing).items() if callable(v)]
-    if isinstance(thing, (staticmethod, classmethod)) or hasattr(thing, "__wrapped__"):
-        return fingerprint(thing.__wrapped__)
-    code = (
-        thing if isinstance(thing, types.CodeType) else getattr(thing, "__code__", None)
-    )
-    if code is None:
+    """Return what a function does, free of file names and line numbers."""
+    code = getattr(thing, "__code__", thing)
+    if not isinstance(code, types.CodeType):
         return repr(thing)
-    constants = [
-        fingerprint(c) if isinstance(c, types.CodeType) else repr(c)
-        for c in code.co_consts
-    ]
-    return code.co_code, constants, code.co_names
+    return code.co_code, [fingerprint(c) for c in code.co_consts], code.co_names
 
 
 def cells(number: str) -> str:

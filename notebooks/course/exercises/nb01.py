@@ -72,6 +72,12 @@ def check_way_back(my_symexp, x, y):
     )
 
 
+def draw_curves(rng):
+    """Numbers of every size; all their squashed values."""
+    x = torch.randn(*rng.integers(1, 5, 2)) * 10.0 ** rng.integers(-2, 4)
+    return (x.requires_grad_(),), ((torch.randn(5) * 4).requires_grad_(),)
+
+
 exercise(
     "1.1",
     "symlog and its inverse",
@@ -79,33 +85,7 @@ exercise(
     minutes=5,
     solution=[my_symlog, my_symexp],
     check=check_inverse,
-    example=lambda log, exp: (
-        log(torch.linspace(-3, 3, 5)),
-        exp(torch.linspace(-3, 3, 5)),
-    ),
-    wrongs=[
-        Edit(
-            "torch.log1p(torch.abs(x))", "torch.log(torch.abs(x))", "must see 1 + |x|"
-        ),
-        Edit(
-            "torch.expm1(torch.abs(y))",
-            "(torch.exp(torch.abs(y)) - 1)",
-            "on the way back",
-        ),
-        Edit("torch.sign(x) * torch.log1p", "torch.log1p", "symlog is odd"),
-        Edit(
-            "torch.log1p(torch.abs(x))",
-            "torch.log10(1 + torch.abs(x))",
-            "natural logarithm",
-        ),
-        Edit("torch.sign(y) * torch.expm1", "torch.expm1", "symexp is odd as well"),
-        Edit(
-            "torch.expm1(torch.abs(y))",
-            "torch.exp(torch.abs(y)) * 1.0",
-            "comes back as 1,001",
-        ),
-        Edit("torch.log1p(torch.abs(x))", "torch.log(1 + torch.abs(x))", "use log1p"),
-    ],
+    draw=draw_curves,
 )
 
 
@@ -152,22 +132,7 @@ exercise(
     solution=[value_of_dreams],
     bug=Edit("symexp(predicted).mean(-1)", "symexp(predicted.mean(-1))"),
     check=check_value,
-    example=lambda value: value(torch.ones(3, 4)),
-    wrongs=[
-        Edit("symexp(predicted).mean(-1)", "predicted.mean(-1)", "still squashed"),
-        Edit("symexp(predicted).mean(-1)", "symexp(predicted).sum(-1)", "not 28"),
-        Edit(
-            "symexp(predicted).mean(-1)",
-            "symexp(predicted).median(-1).values",
-            "not the median",
-        ),
-        Edit("symexp(predicted)", "symexp(predicted.abs())", "keep its sign"),
-        Edit(
-            "symexp(predicted).mean(-1)",
-            "symexp(predicted).amax(-1)",
-            "worth 100 on average",
-        ),
-    ],
+    draw=lambda rng: ((torch.randn(*rng.integers(1, 6, 3)) * 3,),),
 )
 
 
@@ -223,6 +188,12 @@ def check_both_means(both_means):
     require(abs(read_out[1] + 0.3172) < 1e-2, "losses count: keep the sign of outcomes")
 
 
+def draw_outcomes(rng):
+    """Outcomes of all sizes and their probabilities."""
+    outcomes = torch.randn(*rng.integers(2, 6, 2)) * 10.0 ** rng.integers(0, 4)
+    return ((outcomes, torch.randn_like(outcomes).softmax(-1)),)
+
+
 exercise(
     "1.3",
     "The squashed mean",
@@ -230,32 +201,5 @@ exercise(
     minutes=10,
     solution=[both_means],
     check=check_both_means,
-    example=lambda means: means(torch.tensor([0.0, 9.0]), torch.tensor([0.5, 0.5])),
-    wrongs=[
-        Edit(
-            "symexp((probabilities * symlog(outcomes)).sum(-1))",
-            "(probabilities * symlog(outcomes)).sum(-1)",
-            "still squashed",
-        ),
-        Edit(
-            "symexp((probabilities * symlog(outcomes)).sum(-1))",
-            "symexp(symlog((probabilities * outcomes).sum(-1)))",
-            "squash every outcome first",
-        ),
-        Edit(
-            "true_mean = (probabilities * outcomes).sum(-1)",
-            "true_mean = (probabilities * outcomes).mean(-1)",
-            "weigh, then add up",
-        ),
-        Edit(
-            "true_mean = (probabilities * outcomes).sum(-1)",
-            "true_mean = outcomes.mean(-1)",
-            "weigh each outcome with its own",
-        ),
-        Edit(
-            "symlog(outcomes)).sum(-1))",
-            "symlog(outcomes.abs())).sum(-1))",
-            "losses count",
-        ),
-    ],
+    draw=draw_outcomes,
 )

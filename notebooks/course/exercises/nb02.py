@@ -77,6 +77,12 @@ def check_two_hot(two_hot):
     check_no_loop(two_hot)
 
 
+def draw_numbers(rng):
+    """Numbers inside and beyond bins of random count and width."""
+    bins = (torch.rand(rng.integers(2, 9)) + 0.1).cumsum(0) - 2.0
+    return ((torch.randn(rng.integers(1, 9)) * 3, bins),)
+
+
 exercise(
     "2.1",
     "Two-hot without a loop",
@@ -84,29 +90,7 @@ exercise(
     minutes=15,
     solution=[two_hot],
     check=check_two_hot,
-    example=lambda f: f(torch.tensor([0.5, 2.0]), torch.tensor([-4.0, 0.0, 1.0, 4.0])),
-    wrongs=[
-        Edit(
-            "weight = (y - bins[below])", "weight = (bins[below + 1] - y)", "swap them"
-        ),
-        Edit("y.clamp(bins[0], bins[-1])", "y.clone()", "clamp it first"),
-        Edit("(1 - weight)[:, None]", "weight[:, None]", "add up to 1"),
-        Edit(
-            "/ (bins[below + 1] - bins[below])",
-            "/ (bins[below + 1] - bins[below]) ** 2",
-            "0.75 on 1, 0.25 on 4",
-        ),
-        Edit(
-            "below.clamp(0, len(bins) - 2)",
-            "below.clamp(0, len(bins) - 3)",
-            "the last one too",
-        ),
-        Edit(
-            "encoded.scatter_(1, below[:, None], (1 - weight)[:, None])",
-            "for i, k in enumerate(below):\n        encoded[i, k] += 1 - weight[i]",
-            "still a loop",
-        ),
-    ],
+    draw=draw_numbers,
 )
 
 
@@ -148,6 +132,12 @@ def check_read_mean(read_mean):
     )
 
 
+def draw_probabilities(rng):
+    """Probabilities over bins of several ranges."""
+    bins = TwoHot(2 * int(rng.integers(1, 9)) + 1, -5.0, 5.0).bins
+    return ((torch.randn(rng.integers(1, 5), len(bins)).softmax(-1), bins),)
+
+
 exercise(
     "2.2",
     "A value from nothing",
@@ -157,17 +147,7 @@ exercise(
     solution=[read_mean],
     bug=Edit("(gains + losses.flip(-1)).sum(-1)", "gains.sum(-1) + losses.sum(-1)"),
     check=check_read_mean,
-    example=lambda f: f(torch.full((2, 5), 0.2), torch.arange(-2.0, 3.0)),
-    wrongs=[
-        Edit(
-            "(gains + losses.flip(-1)).sum(-1)",
-            "torch.cat([losses, gains], -1).cumsum(-1)[..., -1]",
-            "exactly 0",
-        ),
-        Edit("gains + losses", "gains - losses", "a sure loss is read as a gain"),
-        Edit("gains + losses", "-gains + losses", "a sure gain is read as a loss"),
-        Edit("losses.flip(-1)).sum(-1)", "losses.flip(-1)).mean(-1)", "add up"),
-    ],
+    draw=draw_probabilities,
 )
 
 
@@ -229,30 +209,7 @@ exercise(
     minutes=15,
     solution=[lowest_loss],
     check=check_lowest_loss,
-    example=lambda f: f(torch.tensor([0.0, 1.0, 5.0]), TwoHot()),
-    wrongs=[
-        Edit(
-            "torch.special.entr(best).sum()",
-            "torch.special.entr(head.encode(rewards)).sum(-1).mean()",
-            "first average the targets",
-        ),
-        Edit("torch.special.entr(best)", "-torch.special.entr(best)", "mind the sign"),
-        Edit("torch.special.entr(best)", "-(best * best.log())", "0 times ln 0 is nan"),
-        Edit(
-            "head.encode(rewards).mean(0)",
-            "head.encode(rewards).sum(0)",
-            "as easy as one",
-        ),
-        Edit(
-            "head.encode(rewards).mean(0)",
-            "head.encode(rewards).mean(0).round()",
-            "between two bins",
-        ),
-        Edit(
-            "torch.special.entr(best).sum()",
-            "torch.special.entr(best).sum() / 0.693",
-            "natural logarithm",
-        ),
-        Edit("head.encode(rewards)", "head.encode(rewards.unique())", "three times"),
-    ],
+    draw=lambda rng: (
+        (torch.tensor(rng.integers(-3, 5, rng.integers(1, 9))).float(), TwoHot()),
+    ),
 )

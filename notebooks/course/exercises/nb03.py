@@ -32,6 +32,13 @@ def check_time_order(time_order):
     require(half == [0, 1, 2], "a ring that is filling up starts at place 0")
 
 
+def draw_ring(rng):
+    """A ring that is filling up, or full with its head anywhere."""
+    rows = int(rng.integers(2, 12))
+    size = int(rng.integers(1, rows + 1))
+    return ((int(rng.integers(rows)) if size == rows else size, size, rows),)
+
+
 exercise(
     "3.1",
     "From the oldest row to the newest",
@@ -39,13 +46,7 @@ exercise(
     minutes=5,
     solution=[time_order],
     check=check_time_order,
-    example=lambda order: order(2, 5, 5),
-    wrongs=[
-        Edit("head - size + np", "head + np", "reads an empty one"),
-        Edit("(head - size + np.arange(size))", "np.arange(size)", "not at place 0"),
-        Edit(" % rows", "", "take the remainder"),
-        Edit("head - size + np", "head - size - 1 + np", "just before head"),
-    ],
+    draw=draw_ring,
 )
 
 
@@ -99,6 +100,14 @@ def check_episode_rows(episode_rows):
     )
 
 
+def draw_episode(rng):
+    """An episode of random length."""
+    steps, size = rng.integers(1, 9), rng.integers(2, 6)
+    actions = np.eye(size, dtype=np.float32)[rng.integers(size, size=steps)]
+    rewards = rng.normal(size=steps).astype(np.float32)
+    return ((actions, rewards, bool(rng.integers(2))),)
+
+
 exercise(
     "3.2",
     "The rows of an episode",
@@ -106,23 +115,7 @@ exercise(
     minutes=10,
     solution=[episode_rows],
     check=check_episode_rows,
-    example=lambda rows: rows(np.eye(3, dtype=np.float32), np.ones(3), True),
-    wrongs=[
-        Edit('["reward"][1:] = rewards', '["reward"][:-1] = rewards', "arrives with"),
-        Edit('["action"][:-1] = actions', '["action"][1:] = actions', "zeros"),
-        Edit(
-            '["action"][:-1] = actions',
-            '["action"][1:-1] = actions[:-1]',
-            "row 0 holds the action",
-        ),
-        Edit('["is_terminal"][-1] = terminated', '["is_terminal"][-1] = True', "cut"),
-        Edit(
-            '["is_last"][-1] = True',
-            '["is_last"][-1] = terminated',
-            "still has a last row",
-        ),
-        Edit('["is_first"][0] = True', '["is_first"][:] = True', "row 0, only"),
-    ],
+    draw=draw_episode,
 )
 
 
@@ -164,16 +157,6 @@ exercise(
     solution=[random_window],
     bug=Edit("head - size + rng", "rng"),
     check=check_random_window,
-    example=lambda window: window(np.arange(8), 0, 8, 3, np.random.default_rng(0)),
-    wrongs=[
-        Edit("head - size + rng.integers(size - length + 1)", "rng.integers(rows)",
-             "from the newest row into the oldest"),
-        Edit("integers(size - length", "integers(rows - length", "an empty place"),
-        Edit("integers(size - length + 1)", "integers(size - length)", "8 to 10"),
-        Edit("integers(size - length + 1)", "integers(1, size - length + 1)", "3 to 5"),
-        Edit("rng.integers(size - length + 1)",
-             "min(rng.integers(size), size - length)", "far more often"),
-        Edit("np.arange(length)) % rows", "2 * np.arange(length)) % rows",
-             "none is left out"),
-    ],
-)  # fmt: skip
+    random=True,
+    draw=lambda rng: ((np.arange(8), 0, 8, 3, rng),),
+)

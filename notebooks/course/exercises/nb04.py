@@ -48,6 +48,18 @@ def check_fan_in(fan_in):
     require(block == 96, "the full width of this block layer is 96: all its inputs")
 
 
+def draw_layer(rng):
+    """One of the four kinds of layers, of a random size."""
+    inputs, outputs, size = (int(n) for n in rng.integers(1, 9, 3))
+    layers = (
+        nn.Linear(inputs, outputs),
+        nn.Conv2d(inputs, outputs, (size, 4), stride=2),
+        nn.ConvTranspose2d(inputs, outputs, (2 * size, 4), stride=2),
+        BlockLinear(size * inputs, size * outputs, size),
+    )
+    return ((layers[rng.integers(4)],),)
+
+
 exercise(
     "4.1",
     "The fan-in of every layer",
@@ -55,33 +67,7 @@ exercise(
     minutes=8,
     solution=[fan_in],
     check=check_fan_in,
-    example=lambda fn: [
-        fn(nn.Linear(10, 20)),
-        fn(nn.Conv2d(3, 16, 4, stride=2)),
-        fn(nn.ConvTranspose2d(8, 4, 4, stride=2)),
-        fn(BlockLinear(64, 128, 8)),
-    ],
-    wrongs=[
-        Edit("width // 4", "width", "only a quarter of the kernel"),
-        Edit("return blocks * inputs", "return inputs", "not one block's"),
-        Edit("blocks * inputs", "inputs * inputs", "full width of this block layer"),
-        Edit(
-            "return layer.in_channels * height * width // 4",
-            "return layer.in_channels * layer.out_channels",
-            "2 x 2 pixels of 8 channels",
-        ),
-        Edit("layer.in_features", "layer.out_features", "not outputs"),
-        Edit(
-            "return layer.in_channels * height * width\n",
-            "return layer.in_channels\n",
-            "a window of the image",
-        ),
-        Edit(
-            "return layer.in_channels * height * width\n",
-            "return layer.out_channels * height * width\n",
-            "come in, not out",
-        ),
-    ],
+    draw=draw_layer,
 )
 
 
@@ -127,12 +113,13 @@ def check_prepare(prepare):
             torch.allclose(prepare(screen.to(kind)).to(out.dtype), out),
             f"bytes of any dtype: as {kind} they must give the same, so always divide",
         )
-    given = screen.float()
-    prepare(given)
-    require(
-        torch.equal(given, screen.float()),
-        "do not write into the picture that came in: no /= and no -=",
-    )
+
+
+def draw_screen(rng):
+    """Bytes of a random shape and dtype, bright and dark."""
+    pixels = torch.randint(0, int(rng.integers(2, 257)), (2, *rng.integers(1, 6, 3)))
+    kinds = (torch.uint8, torch.float32, torch.float64, torch.int32)
+    return ((pixels.to(kinds[rng.integers(4)]),),)
 
 
 exercise(
@@ -144,19 +131,7 @@ exercise(
     solution=[prepare],
     bug=Edit("x = x / 255", "x = x / 255 if x.dtype == torch.uint8 else x"),
     check=check_prepare,
-    example=lambda fn: fn(torch.zeros(2, 8, 8, 3, dtype=torch.uint8)),
-    wrongs=[
-        Edit("x - 0.5", "x - 0.0", "centred as well"),
-        Edit("x / 255", "x / 256", "bytes end at 255"),
-        Edit("x / 255", "x / max(x.max(), 1)", "not by the brightest pixel"),
-        Edit("x / 255", "x / 255 if x.max() > 1 else x * 1.0", "faint dots"),
-        Edit("x - 0.5", "2 * x - 1", "and not less"),
-        Edit(
-            "x / 255",
-            "x / 255 if x.dtype == torch.uint8 or x.max() > 1 else x * 1.0",
-            "a dark picture as floats",
-        ),
-    ],
+    draw=draw_screen,
 )
 
 
@@ -200,6 +175,13 @@ def check_block_linear(my_block_linear):
     )
 
 
+def draw_blocks(rng):
+    """A layer of random sizes, all of whose inputs need a gradient."""
+    rows, blocks, inputs, outputs = (int(n) for n in rng.integers(1, 6, 4))
+    sizes = (rows, blocks * inputs), (blocks, inputs, outputs), (blocks * outputs,)
+    return (tuple(torch.randn(size, requires_grad=True) for size in sizes),)
+
+
 exercise(
     "4.3",
     "A block-diagonal layer",
@@ -207,17 +189,5 @@ exercise(
     minutes=10,
     solution=[my_block_linear],
     check=check_block_linear,
-    example=lambda layer: layer(
-        torch.randn(5, 4), torch.randn(2, 2, 2), torch.zeros(4)
-    ),
-    wrongs=[
-        Edit("piece @ block for", "piece @ block.T for", "weight is [in, out]"),
-        Edit("torch.cat(results", "torch.cat(results[::-1]", "keep the blocks' order"),
-        Edit(
-            "torch.cat(results, -1)",
-            "torch.stack(results, -1).flatten(1)",
-            "interleaved",
-        ),
-        Edit(" + bias", " + 0 * bias", "add the bias"),
-    ],
+    draw=draw_blocks,
 )

@@ -62,6 +62,17 @@ def _nothing(model, batch):
     return model.initial(batch), model.embed_action(torch.zeros(batch, 5))
 
 
+def draw_step(rng):
+    """A model and a batch of random sizes, in which some rows start an episode."""
+    batch, actions, latents, classes = (int(n) for n in rng.integers(2, 6, 4))
+    model = RSSM(8, actions, **SIZES | {"latents": latents, "classes": classes})
+    state = State(torch.randn(batch, 16), torch.rand(batch, latents, classes))
+    action = torch.rand(batch, actions)
+    for tensor in (*state, action):
+        tensor.requires_grad_()
+    return ((model, state, action, torch.tensor(rng.random(batch) < 0.5)),)
+
+
 exercise(
     "5.1",
     "No two beginnings are alike",
@@ -74,28 +85,7 @@ exercise(
         "model.embed_action(prev_action)",
     ),
     check=check_step,
-    example=lambda fn: fn(
-        RSSM(8, 5, **SIZES),
-        State(torch.ones(3, 16), torch.ones(3, 2, 4)),
-        torch.ones(3, 5),
-        torch.zeros(3).bool(),
-    ),
-    wrongs=[
-        Edit("1.0 - is_first.float()", "is_first.float()", "the other way round"),
-        Edit("state.h * keep[:, None]", "state.h", "an old memory"),
-        Edit("state.z * keep[:, None, None]", "state.z", "an old latent"),
-        Edit(
-            "prev_action * keep[:, None]",
-            "prev_action * keep[:, None] + torch.eye(5)[0] * (1 - keep)[:, None]",
-            "not button 0",
-        ),
-        Edit(
-            "model.embed_action(prev_action * keep[:, None])",
-            "model.embed_action(prev_action) * keep[:, None]",
-            "before it is embedded",
-        ),
-        Edit("prev_action * keep", "prev_action * keep.mean() * keep", "other rows"),
-    ],
+    draw=draw_step,
 )
 
 
@@ -125,7 +115,9 @@ def check_kl_loss(kl_loss):
         "32 dice of 0.368 nats give 11.8, not 32: clip the sum over the dice, not each",
     )
     require(
-        abs(dyn - 1).max() > 1e-3, "1 is too small: sum over the dice, do not average"
+        abs(dyn - 1).max() > 1e-3,
+        "dyn is 1 where 11.8 is right: 32 dice of 0.368 nats are summed, and only what "
+        "is below free_nats is raised",
     )
     require(abs(dyn - 11.779).max() < 1e-2, "32 dice of 0.368 nats give 11.8")
     near = torch.stack(kl_loss(right, right))
@@ -176,6 +168,14 @@ def check_clip(kl_loss, left, right):
         )
 
 
+def draw_dice(rng):
+    """Posterior and prior of random dice, near and far apart, and the free nats."""
+    shape = tuple(int(n) for n in rng.integers(1, 5, 3)) + (int(rng.integers(2, 6)),)
+    raw = [torch.randn(shape) * rng.uniform(0.2, 3) for _ in range(2)]
+    dice = [logits.requires_grad_().log_softmax(-1) for logits in raw]
+    return ((*dice, float(rng.uniform(0.1, 4))),)
+
+
 exercise(
     "5.2",
     "A prior that hardly learns",
@@ -188,40 +188,7 @@ exercise(
         "dyn = per_die.clamp(min=free_nats).sum(-1)",
     ),
     check=check_kl_loss,
-    example=lambda fn: fn(
-        torch.randn(2, 3, 4, 8).log_softmax(-1), torch.randn(2, 3, 4, 8).log_softmax(-1)
-    ),
-    wrongs=[
-        Edit(
-            "(fixed.exp() * (fixed - prior))",
-            "(prior.exp() * (prior - fixed))",
-            "the posterior's probabilities",
-        ),
-        Edit(
-            "dyn = per_die.sum(-1).clamp(min=free_nats)",
-            "dyn = per_die.clamp(min=free_nats / per_die.shape[-1]).sum(-1)",
-            "clip their sum only",
-        ),
-        Edit("dyn = per_die.sum(-1)", "dyn = per_die.mean(-1)", "do not average"),
-        Edit(
-            "dyn = per_die.sum(-1).clamp(min=free_nats)",
-            "dyn = per_die.sum(-1)",
-            "clipped to 1",
-        ),
-        Edit(
-            "dyn = per_die.sum(-1).clamp(min=free_nats)",
-            "dyn = per_die.sum(-1).mean().clamp(min=free_nats).expand(fixed.shape[:2])",
-            "clip each row by itself",
-        ),
-        Edit(
-            "dyn = per_die.sum(-1).clamp(min=free_nats)",
-            "dyn = per_die.sum(-1)\n"
-            "    dyn = dyn + (free_nats - dyn).clamp(min=0).detach()",
-            "no gradient is left",
-        ),
-        Edit("fixed = posterior.detach()", "fixed = posterior", "dyn is for the prior"),
-        Edit("target = prior.detach()", "target = prior", "rep is for the posterior"),
-    ],
+    draw=draw_dice,
 )
 
 
@@ -240,6 +207,10 @@ def check_most_surprised(most_surprised):
     p = torch.tensor([[0.6, 0.4], [0.5, 0.5], [0.2, 0.8]]).log()
     number, nats = (torch.as_tensor(found) for found in most_surprised(q, p))
     require(number.shape == nats.shape == (), "return two numbers: the die, its KL")
+    require(
+        number == number.round(),
+        f"the first result is the number of a die; yours is {number.item():.3f}",
+    )
     require(nats > 0, "the KL of a whole die is never negative: sum over its faces")
     require(abs(nats - 0.4252) > 1e-3, "0.425 is the sum of all three: one die only")
     require(
@@ -253,7 +224,11 @@ def check_most_surprised(most_surprised):
     require(
         abs(nats - 0.1839) > 1e-3, "0.184 is a mean over the faces: they are summed"
     )
-    require(number == 1, "die 1 is the one: it went from an even chance to (0.9, 0.1)")
+    require(
+        number == 1,
+        f"die 1 has the largest KL, from an even chance to (0.9, 0.1); yours is die "
+        f"{number.item()}",
+    )
     require(abs(nats - 0.3681) < 1e-3, "0.9 ln 1.8 + 0.1 ln 0.2 = 0.368")
     q = torch.tensor([[0.02, 0.98], [0.9, 0.1]]).log()
     p = torch.tensor([[0.001, 0.999], [0.5, 0.5]]).log()
@@ -263,6 +238,12 @@ def check_most_surprised(most_surprised):
     )
 
 
+def draw_two_dice(rng):
+    """Two sets of random dice."""
+    shape = tuple(rng.integers(2, 7, 2))
+    return (tuple((2 * torch.randn(shape)).log_softmax(-1) for _ in range(2)),)
+
+
 exercise(
     "5.3",
     "Which die was surprised?",
@@ -270,27 +251,5 @@ exercise(
     minutes=10,
     solution=[most_surprised],
     check=check_most_surprised,
-    example=lambda fn: fn(
-        torch.randn(4, 8).log_softmax(-1), torch.randn(4, 8).log_softmax(-1)
-    ),
-    wrongs=[
-        Edit(
-            "posterior.exp() * (posterior - prior)",
-            "prior.exp() * (prior - posterior)",
-            "weigh with the posterior's",
-        ),
-        Edit("per_die[most]", "per_die.sum()", "one die only"),
-        Edit(".sum(-1)", ".mean(-1)", "they are summed"),
-        Edit(
-            "(posterior.exp() * (posterior - prior)).sum(-1)",
-            "(posterior - prior).amax(-1)",
-            "one face's log ratio",
-        ),
-        Edit("per_die.argmax()", "per_die.argmin()", "die 1 is the one"),
-        Edit(
-            "per_die.argmax()",
-            "(posterior - prior).amax(-1).argmax()",
-            "before you choose",
-        ),
-    ],
+    draw=draw_two_dice,
 )

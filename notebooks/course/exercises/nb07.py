@@ -46,6 +46,14 @@ def check_n_step_return(n_step_return):
     )
 
 
+def draw_dream(rng):
+    """A dream of random length, and how many steps to follow it."""
+    batch, length = (int(n) for n in rng.integers(2, 8, 2))
+    reward, value = torch.randn(2, batch, length) * 10.0 ** rng.integers(-1, 3)
+    cont = torch.rand(batch, length) * torch.tensor(rng.random((batch, length)) < 0.8)
+    return ((reward, value, cont.float(), int(rng.integers(1, length))),)
+
+
 exercise(
     "7.1",
     "The n-step return",
@@ -53,18 +61,8 @@ exercise(
     minutes=10,
     solution=[n_step_return],
     check=check_n_step_return,
-    example=lambda f: f(torch.ones(2, 4), torch.ones(2, 4), torch.ones(2, 4), 2),
-    wrongs=[
-        Edit("alive * reward[:, t]", "alive * reward[:, t - 1]", "reward of s_0"),
-        Edit("total + alive * value[:, n]", "total + 0 * alive", "the critic is asked"),
-        Edit("alive * value[:, n]", "alive * value[:, n - 1]", "too early"),
-        Edit("alive * reward[:, t]", "alive * cont[:, t] * reward[:, t]",
-             "first add, then discount"),
-        Edit("alive = alive * cont[:, t]", "alive = cont[:, t]", "multiply"),
-        Edit("alive = alive * cont[:, t]", "alive = alive * cont[:, 1]", "ends at s_2"),
-        Edit("torch.ones_like(value[:, 0])", "cont[:, 0]", "lies behind us"),
-    ],
-)  # fmt: skip
+    draw=draw_dream,
+)
 
 
 def dream_return(reward, value, cont, lam=0.95):
@@ -110,6 +108,12 @@ def check_dream_return(dream_return):
     )
 
 
+def draw_dream_and_lambda(rng):
+    """A dream of random length, and lambda."""
+    *dream, _ = draw_dream(rng)[0]
+    return ((*dream, float(rng.random())),)
+
+
 exercise(
     "7.2",
     "An agent that never succeeds",
@@ -122,19 +126,8 @@ exercise(
         "bootstrap = reward[:, 1:], cont[:, 1:], value[:, 1:].roll(-1, 1)",
     ),
     check=check_dream_return,
-    example=lambda f: f(torch.ones(2, 4), torch.ones(2, 4), torch.ones(2, 4)),
-    wrongs=[
-        Edit("value[:, 1:]", "value[:, :-1]", "in which one stands"),
-        Edit("value[:, 1:]", "torch.cat([value[:, 2:], value[:, -1:]], 1)",
-             "is added to value 2"),
-        Edit("later, returns = value[:, -1]", "later, returns = 0 * value[:, -1]",
-             "must still count"),
-        Edit("cont[:, 1:]", "cont[:, :-1]", "must cut the future"),
-        Edit("(1 - lam) * bootstrap[:, t] + lam * later",
-             "bootstrap[:, t] + lam * (later - bootstrap[:, t]) * lam", "LATER return"),
-        Edit("value[:, 1:]", "value[:, 1:].roll(-1, 0)", "values of its own"),
-    ],
-)  # fmt: skip
+    draw=draw_dream_and_lambda,
+)
 
 
 def update_range(low_high, returns, rate=0.01):
@@ -187,6 +180,17 @@ def check_normalizer(update_range, normalized_advantage):
     require(small[0, 0] == 2, "a range of 0.1 must not enlarge anything: at least 1")
 
 
+def draw_returns(rng):
+    """Returns of any shape and size, a running range, narrow or wide."""
+    returns, value = torch.randn(2, *rng.integers(2, 9, 2)) * 10.0 ** rng.integers(
+        -1, 3
+    )
+    low = torch.randn(()) * 3
+    low_high = torch.stack([low, low + 10.0 ** rng.integers(-2, 3)])
+    update = low_high, returns, float(rng.uniform(0.01, 0.5))
+    return update, (returns, value, low_high)
+
+
 exercise(
     "7.3",
     "One coin for every game",
@@ -194,18 +198,5 @@ exercise(
     minutes=10,
     solution=[update_range, normalized_advantage],
     check=check_normalizer,
-    example=lambda update, advantage: (
-        update(torch.zeros(2), torch.randn(40)),
-        advantage(torch.ones(2, 3), torch.zeros(2, 3), torch.ones(2)),
-    ),
-    wrongs=[
-        Edit("[0.05, 0.95]", "[0.0, 1.0]", "one outlier moves"),
-        Edit("(1 - rate) * low_high + rate * newest",
-             "rate * low_high + (1 - rate) * newest", "the newest batch counts 1 %"),
-        Edit("[0.05, 0.95]", "[0.25, 0.75]", "0.99 * old"),
-        Edit("(returns - value) / scale", "returns / scale", "return minus value"),
-        Edit(".clamp(min=1.0)", ".clamp(min=1e-8)", "at least 1"),
-        Edit("low_high[1] - low_high[0]", "low_high[1]", "the range here is 10"),
-        Edit("(low_high[1] - low_high[0])", "low_high.abs().sum()", "high minus low"),
-    ],
-)  # fmt: skip
+    draw=draw_returns,
+)

@@ -112,6 +112,18 @@ def check_two_steps(actor_loss):
     require(three == 1, "the mean runs over the dreams too, not only over the steps")
 
 
+def draw_dreams(rng):
+    """Dreams of random size; the first four inputs have gradients, as in training."""
+    shape = tuple(rng.integers(1, 6, 2))
+    size = 10.0 ** rng.integers(-1, 3)
+    log_prob, entropy = -torch.rand(2, *shape) * 5
+    returns, value = size * torch.randn(2, *shape)
+    inputs = [log_prob, -entropy, returns, value]
+    inputs = [tensor.clone().requires_grad_() for tensor in inputs]
+    scale, eta = float(10.0 ** rng.uniform(-2, 2)), float(rng.uniform(0, 1))
+    return ((*inputs, torch.rand(shape), scale, eta),)
+
+
 exercise(
     "8.1",
     "The actor's loss",
@@ -119,36 +131,7 @@ exercise(
     minutes=15,
     solution=[actor_loss],
     check=check_actor_loss,
-    example=lambda fn: fn(*torch.ones(5, 2, 3), 2.0, 0.1),
-    wrongs=[
-        Edit("-(weight", "(weight", "must become likelier"),
-        Edit("(returns - value)", "(returns)", "return minus the value"),
-        Edit(".detach()", "", "detach it"),
-        Edit("+ eta * entropy", "- eta * entropy", "more entropy"),
-        Edit("max(1.0, scale)", "scale", "small returns stay small"),
-        Edit(" / max(1.0, scale)", "", "divide the advantage by the scale"),
-        Edit(
-            "(returns - value) / max(1.0, scale)",
-            "returns / max(1.0, scale) - value",
-            "divide the whole advantage",
-        ),
-        Edit(").mean()", ").sum()", "mean, no sum"),
-        Edit(").mean()", ").sum(0).mean()", "over the dreams too"),
-        Edit("-(weight", "-(weight.cumprod(1)", "are products already"),
-        Edit("gain = log_prob", "gain = log_prob.detach()", "do not detach it"),
-        Edit("(returns - value)", "(returns - value).abs()", "keeps its sign"),
-        Edit("weight * gain", "(weight > 0) * gain", "the weight itself"),
-        Edit("weight * gain", "weight.mean() * gain", "its own weight"),
-        Edit(
-            "((returns - value) / max(1.0, scale)).detach()",
-            "(returns - value.detach()) / max(1.0, scale)",
-            "detach the whole advantage",
-        ),
-        Edit("weight * gain", "gain", "use the weight"),
-        Edit("eta * entropy", "eta * entropy / max(1.0, scale)", "advantage alone"),
-        Edit("eta * entropy", "eta * entropy.detach()", "do not detach it"),
-        Edit("(weight * gain).mean()", "(weight * gain).sum() / weight.sum()", "plain"),
-    ],
+    draw=draw_dreams,
 )
 
 
@@ -174,10 +157,17 @@ def check_dream_weights(dream_weights):
         out[0, 3] == 0, "after an end nothing counts, whatever the model says later"
     )
     require(
-        out[0].tolist() == [1, 1, 0, 0], "the end itself has its own factor, c_2 = 0"
+        out[0].tolist() == [1, 1, 0, 0],
+        f"c = 1 1 0 1 1 gives the weights 1 1 0 0, yours are {out[0].tolist()}",
     )
     half = dream_weights(torch.full((1, 4), 0.5))[0].tolist()
     require(half == [0.5, 0.25, 0.125], "c = 0.5 everywhere gives 0.5, 0.25, 0.125")
+
+
+def draw_continues(rng):
+    """Continue probabilities of dreams of random size, some of which end."""
+    shape = tuple(rng.integers(2, 7, 2))
+    return ((torch.rand(shape) * torch.tensor(rng.random(shape) < 0.8).float(),),)
 
 
 exercise(
@@ -192,17 +182,7 @@ exercise(
     ),
     solution=[dream_weights],
     check=check_dream_weights,
-    example=lambda fn: fn(torch.rand(2, 5)),
-    wrongs=[
-        Edit(
-            "torch.cumprod(cont, 1)[:, :-1]", "torch.cumprod(cont, 1)[:, 1:]", "itself"
-        ),
-        Edit("torch.cumprod(cont, 1)[:, :-1]", "cont[:, :-1]", "nothing of it counts"),
-        Edit(
-            "torch.cumprod(cont, 1)", "(cont * cont[:, :1])", "whatever the model says"
-        ),
-        Edit("torch.cumprod(cont, 1)", "torch.cumprod(cont.sqrt(), 1)", "c = 0.5"),
-    ],
+    draw=draw_continues,
 )
 
 
@@ -217,6 +197,10 @@ def check_bounded_normal(bounded_normal):
     mean, deviation = bounded_normal(torch.zeros(3, 4))
     require(
         mean.shape == deviation.shape == (3, 2), "two tensors [..., A]: half of raw"
+    )
+    require(
+        not torch.allclose(mean, torch.tensor(0.8927), atol=1e-3),
+        "the first result is 0.893 for zeros, which is the deviation: mean first",
     )
     extreme = torch.tensor([[50.0, -50.0, 50.0, -50.0]])
     mean_far, deviation_far = bounded_normal(extreme)
@@ -247,6 +231,12 @@ def check_bounded_normal(bounded_normal):
     )
 
 
+def draw_raw(rng):
+    """What an actor's last layer gives, of random size."""
+    raw = 3 * torch.randn(int(rng.integers(1, 5)), 2 * int(rng.integers(1, 5)))
+    return ((raw.requires_grad_(),),)
+
+
 exercise(
     "8.3",
     "A joystick that stays tame",
@@ -254,14 +244,5 @@ exercise(
     minutes=5,
     solution=[bounded_normal],
     check=check_bounded_normal,
-    example=lambda fn: fn(torch.zeros(3, 4)),
-    wrongs=[
-        Edit("torch.tanh(mean)", "mean", "stays in [-1, 1]"),
-        Edit("torch.tanh(mean)", "torch.sigmoid(mean)", "not from 0"),
-        Edit("0.9 * torch.sigmoid(deviation + 2)", "deviation.exp()", "at most 1"),
-        Edit(" + 0.1", "", "at least 0.1"),
-        Edit("deviation + 2", "deviation", "shift the sigmoid"),
-        Edit("torch.tanh(mean)", "mean.clamp(-1, 1)", "tanh(0.5)"),
-        Edit("deviation + 2", "mean + 2", "second half"),
-    ],
+    draw=draw_raw,
 )

@@ -37,6 +37,12 @@ def check_updates_due(updates_due):
     require(total == 187, "1000 ticks of 3 steps pay 187.5 updates: 187 in all")
 
 
+def draw_steps(rng):
+    """What is left over, steps, ratio and rows."""
+    credit, ratio = float(rng.random()), float(rng.uniform(1, 2000))
+    return ((credit, int(rng.integers(1, 17)), ratio, int(rng.integers(16, 1025))),)
+
+
 exercise(
     "9.1",
     "Carry the remainder",
@@ -44,35 +50,7 @@ exercise(
     minutes=5,
     solution=[updates_due],
     check=check_updates_due,
-    example=lambda f: torch.tensor(f(0.5, 4, 64.0, 512)),
-    wrongs=[
-        Edit("steps * ratio / rows", "steps * rows / ratio", "not rows / ratio"),
-        Edit(
-            "return int(credit), credit - int(credit)",
-            "return int(credit), 0.0",
-            "must be left as credit",
-        ),
-        Edit(
-            "return int(credit), credit - int(credit)",
-            "return int(credit), credit",
-            "take it off the credit",
-        ),
-        Edit(
-            "return int(credit), credit - int(credit)",
-            "return round(credit), credit - round(credit)",
-            "no whole one is due yet",
-        ),
-        Edit(
-            "return int(credit), credit - int(credit)",
-            "return min(int(credit), 1), credit - int(credit)",
-            "several updates due at once",
-        ),
-        Edit(
-            "return int(credit), credit - int(credit)",
-            "return -int(-credit // 1), credit + int(-credit // 1)",
-            "none is due",
-        ),
-    ],
+    draw=draw_steps,
 )
 
 
@@ -116,6 +94,13 @@ def check_mean_of_episodes(mean_of_episodes):
     require(mean == 4.5, "six episodes of three environments: the first two of each")
 
 
+def draw_episodes(rng):
+    """Environments with episodes of random length."""
+    envs, each = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+    lengths = torch.tensor(rng.integers(1, 100, (envs, 6))).float()
+    return ((lengths, 10 * torch.randn(envs, 6), envs * each),)
+
+
 exercise(
     "9.2",
     "The evaluation that punishes success",
@@ -129,24 +114,7 @@ exercise(
         "    total = returns.flatten()[order[:count]].sum()\n",
     ),
     check=check_mean_of_episodes,
-    example=lambda f: f(torch.ones(2, 4), torch.ones(2, 4), 4),
-    wrongs=[
-        Edit(
-            "returns[:, :each].sum()",
-            "(returns * lengths)[:, :each].sum() / lengths[:, :each].mean()",
-            "counts steps",
-        ),
-        Edit(
-            "returns[:, :each].sum()",
-            "returns.flatten()[lengths.cumsum(1).flatten().argsort()[:count]].sum()",
-            "wait for the long ones",
-        ),
-        Edit(
-            "returns[:, :each].sum()", "returns[:, -each:].sum()", "the first two each"
-        ),
-        Edit("total / count", "total / each", "the good episodes are only half"),
-        Edit("count // len(lengths)", "count // 2", "three environments"),
-    ],
+    draw=draw_episodes,
 )
 
 
@@ -179,6 +147,13 @@ def check_value_at(value_at):
     require(read.tolist()[1:] == [1, 1, 5, 3, 3], "the last known values: 1 1 5 3 3")
 
 
+def draw_curve(rng):
+    """A curve of random length, read between its points and beyond."""
+    steps = torch.tensor(rng.integers(1, 9, rng.integers(1, 7))).cumsum(0).float()
+    grid = torch.tensor(rng.integers(0, 40, rng.integers(1, 9))).float()
+    return ((steps, torch.randn(len(steps)), grid),)
+
+
 exercise(
     "9.3",
     "A curve that does not look ahead",
@@ -186,23 +161,5 @@ exercise(
     minutes=10,
     solution=[value_at],
     check=check_value_at,
-    example=lambda f: f(torch.arange(3.0), torch.arange(3.0), torch.arange(4.0)),
-    wrongs=[
-        Edit(
-            "torch.where(last >= 0, values, torch.nan)", "values", "not the first value"
-        ),
-        Edit("right=True", "right=False", "on step 10 itself"),
-        Edit(
-            "values = returns[last.clamp(min=0)]",
-            "values = (returns[last.clamp(min=0)] + returns[(last + 1).clamp(0, "
-            "len(returns) - 1)]) / 2 * (grid > steps[0]) + (grid == steps[0])",
-            "no interpolation",
-        ),
-        Edit(
-            "values = returns[last.clamp(min=0)]",
-            "values = torch.where(torch.isin(grid, steps), returns[last.clamp(min=0)], "
-            "returns[(last + 1).clamp(max=len(returns) - 1)])",
-            "lies in the future",
-        ),
-    ],
+    draw=draw_curve,
 )

@@ -78,6 +78,14 @@ def check_ends_of_a_run(progress_reward):
     )
 
 
+def draw_moves(rng):
+    """Runs and pipes in both directions, with every way to end."""
+    before, skip = int(rng.integers(2000)), int(rng.integers(1, 9))
+    after = before + int(rng.integers(-12 * skip, 12 * skip + 1))
+    flag, dead, stuck = (bool(b) for b in np.eye(4)[rng.integers(4), :3])
+    return ((before, after, flag, dead, stuck, skip),)
+
+
 exercise(
     "10.1",
     "A reward for running to the right",
@@ -85,20 +93,7 @@ exercise(
     minutes=10,
     solution=[progress_reward],
     check=check_progress_reward,
-    example=lambda fn: fn(40, 50),
-    wrongs=[
-        Edit("moved / 16", "moved / 1", "divide pixels by 16"),
-        Edit(" - 0.02", "", "standing still costs 0.02"),
-        Edit("abs(moved)", "moved", "a pipe back is no progress"),
-        Edit("5 * skip", "100", "more than 5 pixels a frame"),
-        Edit("5 * skip", "20", "the limit grows with skip"),
-        Edit("5 * skip", "4 * skip", "still a run"),
-        Edit("dead or stuck", "dead", "stuck costs 2 as well"),
-        Edit("moved = after - before", "moved = abs(after - before)", "walking back"),
-        Edit("moved = 0", "return -0.02", "takes away the progress only"),
-        Edit("2.0 * lost", "2.0 * dead - 2.0 * stuck", "lost once"),
-        Edit(" - 0.02", " - 0.02 * skip", "whatever skip is"),
-    ],
+    draw=draw_moves,
 )
 
 
@@ -158,14 +153,8 @@ exercise(
     bug=Edit("emulator.screen.copy()", "emulator.screen"),
     solution=[maximum_of_two],
     check=check_maximum_of_two,
-    example=lambda fn: fn(Blinking(), 128, 4),
-    wrongs=[
-        Edit("np.maximum", "np.minimum", "take the maximum"),
-        Edit("range(skip)", "range(skip + 1)", "hold the buttons 4 frames"),
-        Edit("np.maximum(before, emulator.screen)", "before", "the newest frame"),
-        Edit("frame == skip - 1", "frame == 1", "only the last two frames"),
-    ],
-)  # fmt: skip
+    draw=lambda rng: ((Blinking(), int(rng.integers(256)), int(rng.integers(2, 7))),),
+)
 
 
 def how_it_ends(xs, flag=False, dead=False, patience=120, limit=3000):
@@ -243,6 +232,16 @@ def check_when_he_is_stuck(how_it_ends):
     )
 
 
+def draw_run(rng):
+    """A walk that may stop, turn back, end or reach its limit."""
+    patience, limit = int(rng.integers(1, 7)), int(rng.integers(3, 20))
+    xs, steps = [40], int(rng.integers(1, 20))
+    while len(xs) <= steps and not any(how_it_ends(xs, False, False, patience, limit)):
+        xs.append(xs[-1] + int(rng.integers(-2, 4)))
+    flag, dead = (bool(b) for b in rng.random(2) < 0.15)
+    return ((xs, flag, dead, patience, limit),)
+
+
 exercise(
     "10.3",
     "Over, or only stopped?",
@@ -250,17 +249,5 @@ exercise(
     minutes=15,
     solution=[how_it_ends],
     check=check_how_it_ends,
-    example=lambda fn: fn([40, 50, 60]),
-    wrongs=[
-        Edit("or idle >= patience", "or idle >= patience or steps >= limit",
-             "after `limit` steps the episode is truncated"),
-        Edit("steps >= limit and not terminated", "steps >= limit", "last step that"),
-        Edit("not terminated", "not (flag or dead)", "never both at once"),
-        Edit("best = max(best, x)", "best = x", "coming back to where he was"),
-        Edit("0 if x > best else idle + 1", "idle + (x <= best)", "begins the count"),
-        Edit("flag or dead or", "dead or", "the flag terminates"),
-        Edit("in xs[1:]", "in xs", "the reset is no step"),
-        Edit("idle >= patience", "len(xs) > patience and x <= xs[-1 - patience]",
-             "the newest largest x"),
-    ],
-)  # fmt: skip
+    draw=draw_run,
+)
