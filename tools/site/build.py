@@ -1,4 +1,4 @@
-"""Build the web site of the series: README, the ten notebooks, the reference pages.
+"""Build the web site of the course: README, notebooks, reference pages.
 
     python tools/site/build.py        writes build/site/html, needs no network
 
@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 LINK = re.compile(r"""\]\(\s*<?([^)\s#>]+)|(?:src|href)=["']([^"'#]+)""")
 RAW = re.compile(r"""(?:src|href)=["']([^"'#:]+)""")
+GITHUB = re.compile(r"^\[!\[.*\]\(\.\./\.\./actions/.*\n", re.MULTILINE)  # the badges
+TERM = re.compile(r"^\*\*(.+?)\.\*\*", re.MULTILINE)
 TOC = """
 
 ```{{toctree}}
@@ -29,11 +31,19 @@ TOC = """
 
 def pages(root):
     """Return the pages of the site, as (caption, [path in the repository])."""
-    notebooks = sorted(root.glob("notebooks/[0-9][0-9]_*.ipynb"))
-    reference = sorted(root.glob("notebooks/reference/*.md"))
-    data = [path for path in [root / "data" / "README.md"] if path.is_file()]
-    groups = [("Notebooks", notebooks), ("Reference", reference), ("Data", data)]
-    return [(caption, [p.relative_to(root) for p in ps]) for caption, ps in groups]
+    groups = {
+        "Notebooks": ["notebooks/[0-9][0-9]_*.ipynb"],
+        "Beyond": ["notebooks/beyond/*.ipynb"],
+        "Reference": ["notebooks/reference/*.md"],
+        "About": ["data/README.md", "CONTRIBUTING.md"],
+    }
+    return [
+        (
+            caption,
+            [p.relative_to(root) for one in found for p in sorted(root.glob(one))],
+        )
+        for caption, found in groups.items()
+    ]
 
 
 def gather(root, source):
@@ -45,6 +55,9 @@ def gather(root, source):
         if page.suffix == ".ipynb":
             text = prepare(text)
         text = text.replace("../README.md)", "../index.md)")  # the site's first page
+        text = GITHUB.sub("", text)
+        if page.stem == "glossary":  # the search then leads to its terms
+            text = TERM.sub(r"```{index} ! \1\n```\n\g<0>", text)
         target = source / ("index.md" if page == Path("README.md") else page)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text, encoding="utf-8")
@@ -60,7 +73,10 @@ def gather(root, source):
 
 
 def prepare(text):
-    """Fold the setup cell of a notebook away: on a page nobody runs it."""
+    """Fold the setup cell of a notebook away, because nobody runs a page.
+
+    Cells with the tag hide-input are folded by myst-nb itself.
+    """
     notebook = json.loads(text)
     for cell in notebook["cells"]:
         tags = cell["metadata"].get("tags", [])

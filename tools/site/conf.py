@@ -29,7 +29,7 @@ html_last_updated_fmt = None
 def stored_alt_texts(source):
     """Return {sha256 of a stored picture: its alt text} for all notebooks."""
     found = {}
-    for path in Path(source).glob("notebooks/*.ipynb"):
+    for path in Path(source).rglob("*.ipynb"):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             for output in cell.get("outputs", []):
                 for kind, about in output.get("metadata", {}).items():
