@@ -60,11 +60,28 @@ class Linear(nn.Linear):
         init_(self, inputs, outscale)
 
 
+class TwoHotHead(Linear):
+    """The last layer of a two-hot prediction: its outputs are 0 before training.
+
+    The bias is computed as the weight of one more input, which is always 1, so that
+    mirrored bins with equal gradients are changed alike, to the last bit.
+    Args: inputs; bins, the number of outputs.
+    Source: DreamerV3, "Robust predictions", for the zeros; the extra input is ours.
+    """
+
+    def __init__(self, inputs: int, bins: int = 255):
+        super().__init__(inputs, bins, outscale=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = torch.cat([self.weight, self.bias[:, None]], 1)
+        return F.linear(torch.cat([x, torch.ones_like(x[..., :1])], -1), weight)
+
+
 class MLP(nn.Sequential):
     """`layers` times [Linear, RMSNorm, SiLU], then a Linear if `outputs` is given.
 
     Args: inputs, units, outputs: widths; outscale: of the last layer's initialisation
-    (0 for reward and critic, 0.01 for the actor).
+    (0.01 for the actor).
     Source: DreamerV3, Methods, "Networks".
     """
 

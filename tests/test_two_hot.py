@@ -5,8 +5,10 @@ import math
 import pytest
 import torch
 
+from dreamer_lite.networks import TwoHotHead
 from dreamer_lite.symlog import symexp
 from dreamer_lite.two_hot import TwoHot
+from dreamer_lite.world_model import LaProp
 
 HEAD = TwoHot()
 
@@ -193,3 +195,48 @@ def test_logits_and_targets_must_fit(shape):
     y = torch.zeros(3) if shape[-1] != 1 else torch.zeros(3, 1)
     with pytest.raises(ValueError, match="expects logits.*but got.*dimension"):
         HEAD.loss(torch.zeros(shape), y)
+
+
+# Training moves mirrored bins alike
+
+
+@pytest.mark.parametrize("rows", [(1,), (16, 31), (500, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_mirrored_gradients_stay_mirrored_to_the_last_bit(rows, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(*rows, 64, generator=generator)
+    below = torch.rand(*rows, 127, generator=generator)
+    middle = torch.rand(*rows, 1, generator=generator)
+    layer = TwoHotHead(64)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        out = layer(x)
+    assert out.dtype == dtype and not out.any()
+    out.backward(torch.cat([below, middle, below.flip(-1)], -1).to(dtype))
+    assert layer.bias.grad.count_nonzero() == 255
+    assert torch.equal(layer.weight.grad, layer.weight.grad.flip(0))
+    assert torch.equal(layer.bias.grad, layer.bias.grad.flip(0))
+
+
+def test_head_is_a_linear_layer_of_the_same_names():
+    layer, x = TwoHotHead(8, bins=41), torch.randn(5, 8)
+    torch.nn.init.normal_(layer.weight), torch.nn.init.normal_(layer.bias)
+    expected = torch.nn.functional.linear(x, layer.weight, layer.bias)
+    torch.testing.assert_close(layer(x), expected)
+    assert list(layer.state_dict()) == ["weight", "bias"]
+
+
+def test_bins_that_no_reward_reaches_cancel_in_training():
+    torch.manual_seed(0)
+    layer, far = TwoHotHead(64), HEAD.bins.abs() > 10
+    optimizer = LaProp(layer.parameters(), lr=1e-3, warmup=5)
+    for _ in range(20):
+        x = torch.randn(512, 64)
+        logits = layer(x)
+        probs = torch.softmax(logits.detach(), -1)[:, far]
+        assert torch.equal(probs, probs.flip(1))
+        loss = HEAD.loss(logits, (x[:, 0] > 0).float()).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        bias = layer.bias[far]
+        assert torch.equal(bias, bias.flip(0))

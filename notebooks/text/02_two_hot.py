@@ -428,6 +428,10 @@ print("believed return:", round(float(total) * 333))
 # bins are read now, each negative one is taken for the mirror image of its partner. So it
 # must be just that, and `linspace` promises it only up to rounding: its middle need not even
 # be 0. We build one half and mirror it.
+#
+# Before training all probabilities are equal. Later they cancel only as long as training
+# moves mirrored bins alike, to the last bit. That is the task of the layer in front of the
+# bins, and notebook 04 builds one that does it.
 
 # %%
 paired = ((1 / 255 - np.full(127, 1 / 255)) * bins32[128:]).sum()

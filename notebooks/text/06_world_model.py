@@ -62,7 +62,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_lite.config import Config
-from dreamer_lite.networks import MLP, Decoder, Encoder
+from dreamer_lite.networks import MLP, Decoder, Encoder, TwoHotHead
 from dreamer_lite.replay import row_columns
 from dreamer_lite.rssm import RSSM, State
 from dreamer_lite.two_hot import TwoHot
@@ -490,7 +490,7 @@ class WorldModel(nn.Module):
             blocks=c.blocks,
         )
         self.two_hot, feature = TwoHot(), self.rssm.feature_size
-        self.reward = MLP(feature, c.units, 1, len(self.two_hot.bins), outscale=0.0)
+        self.reward = MLP(feature, c.units, 1).append(TwoHotHead(c.units))
         self.cont = MLP(feature, c.units, 1, 1)
 
     def predict_reward(self, feature: Tensor) -> Tensor:

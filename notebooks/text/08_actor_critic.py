@@ -115,7 +115,7 @@ from torch import Tensor, nn
 
 from dreamer_lite.config import Config
 from dreamer_lite.lambda_returns import ReturnNormalizer, lambda_return
-from dreamer_lite.networks import MLP
+from dreamer_lite.networks import MLP, TwoHotHead
 from dreamer_lite.replay import action_size
 from dreamer_lite.rssm import State, categorical_logits, sample_one_hot
 from dreamer_lite.two_hot import TwoHot
@@ -411,7 +411,8 @@ class Critic(MLP):
     """
 
     def __init__(self, feature_size: int, *, units: int, bins: int = 255):
-        super().__init__(feature_size, units, 3, bins, outscale=0.0)
+        super().__init__(feature_size, units, 3)
+        self.append(TwoHotHead(units, bins))
 
 
 # %%
