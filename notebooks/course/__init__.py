@@ -10,7 +10,7 @@ from course.checks import claim, compare
 from course.diagrams import dreamer_map
 from course.display import read_gif, show, show_gif
 from course.dream import action_pad, scrub
-from course.exercises import check, solution
+from course.exercises import check, hint, solution
 from course.figures import error_frames, frames_grid, side_by_side, strip
 from course.modules import reexport, what_we_built
 from course.paths import data_path
@@ -36,6 +36,7 @@ __all__ = [
     "error_frames",
     "explore",
     "frames_grid",
+    "hint",
     "lambda_recursion",
     "line",
     "read_gif",

@@ -12,8 +12,8 @@
 # the critic believes: the *lambda-return*. The second measures how large returns usually
 # are, so that one setting of the actor works for every game: *return normalisation*.
 #
-# **At the end** you have computed returns by hand, by brute force and with four different
-# pieces of code, and you have seen in numbers what lambda trades for what.
+# **At the end** you have computed returns by hand, written the function that computes them
+# for the agent, and seen in numbers what lambda trades for what.
 #
 # **You need** PyTorch tensors. From notebook 06: a dream is a sequence of states, and the
 # world model predicts a reward and a probability of going on for each of them.
@@ -34,7 +34,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from course import COLORS, LINESTYLES, Slider, check, claim, compare
-from course import dreamer_map, explore, lambda_recursion, line, show
+from course import dreamer_map, explore, hint, lambda_recursion, line, show
 from course import solution, use_style, what_we_built
 
 use_style()
@@ -218,14 +218,10 @@ show(*lambda_recursion(toy_reward[0], toy_value[0], toy_cont[0], lam=0.5))
 
 
 # %% [markdown]
-# ## Four ways to write it
+# ## Word for word
 #
-# The same equation can be programmed in quite different shapes, and published code uses
-# more than one of them. We write four, so that you recognise them, and then choose.
-#
-# **1. The recursion itself**, a function that calls itself. It is the equation, word for
-# word. But it gives one return per call, so that all $H$ of them would do the same work
-# again and again.
+# The equation can be typed in as it is: a function that calls itself. Read it beside the
+# formula, line by line.
 
 # %%
 def by_recursion(reward, value, cont, lam, t=0):
@@ -235,54 +231,6 @@ def by_recursion(reward, value, cont, lam, t=0):
     later = by_recursion(reward, value, cont, lam, t + 1)
     mixed = (1 - lam) * value[:, t + 1] + lam * later
     return reward[:, t + 1] + cont[:, t + 1] * mixed
-
-
-# %% [markdown]
-# **2. A list that is filled backwards** and then reversed. The same two lines, in a loop.
-
-# %%
-def by_reversed_list(reward, value, cont, lam):
-    """All returns: [B, H]."""
-    later, returns = value[:, -1], []
-    for t in reversed(range(value.shape[1] - 1)):
-        mixed = (1 - lam) * value[:, t + 1] + lam * later
-        later = reward[:, t + 1] + cont[:, t + 1] * mixed
-        returns.append(later)
-    return torch.stack(returns[::-1], 1)
-
-
-# %% [markdown]
-# **3. Shifted bootstraps.** Shift everything by one first, compute what does not depend on
-# the later return for all steps at once, and leave a loop of one line. Short and fast. But
-# after the shift the index `t` means another state for `value` than it did before, and this
-# is where index mistakes are born.
-
-# %%
-def by_shifted_bootstraps(reward, value, cont, lam):
-    """All returns: [B, H]."""
-    reward, cont, bootstrap = reward[:, 1:], cont[:, 1:], value[:, 1:]
-    known = reward + cont * (1 - lam) * bootstrap
-    returns = [bootstrap[:, -1]]
-    for t in reversed(range(known.shape[1])):
-        returns.append(known[:, t] + cont[:, t] * lam * returns[-1])
-    return torch.stack(returns[:0:-1], 1)
-
-
-# %% [markdown]
-# **4. Without a loop.** The equations for all $t$ are one linear system: each return equals
-# something known plus $\lambda c_{t+1}$ times the next return. Written as a matrix with
-# ones on the diagonal and $-\lambda c$ beside it, a library solves it at once.
-
-# %%
-def by_linear_system(reward, value, cont, lam):
-    """All returns: [B, H]."""
-    known = reward + cont * (1 - lam) * value
-    carry = lam * cont[:, 1:-1]
-    known = known[:, 1:].clone()
-    known[:, -1] += lam * cont[:, -1] * value[:, -1]
-    matrix = torch.eye(known.shape[1], dtype=value.dtype) - torch.diag_embed(carry, 1)
-    solved = torch.linalg.solve_triangular(matrix, known[..., None], upper=True)
-    return solved[..., 0]
 
 
 # %% [markdown] tags=["predict"]
@@ -300,36 +248,61 @@ def by_linear_system(reward, value, cont, lam):
 toy = toy_reward, toy_value, toy_cont
 for lam in (0.0, 0.5, 1.0):
     print(f"lambda {lam}: R_0 = {by_recursion(*toy, lam).item()}")
-    for way in (by_reversed_list, by_shifted_bootstraps, by_linear_system):
-        compare(f"  {way.__name__}", way(*toy, lam)[:, 0], by_recursion(*toy, lam))
 
 
 # %% [markdown]
-# **A fifth way, which breaks.** The linear system has a closed solution with cumulative
-# products, and dividing by them needs neither a loop nor a matrix. Then a game ends in the
-# middle of a dream, a continuation is 0, and so is every product after it:
+# It is right, and wasteful: one call gives one return, and the calls for $R_0$, $R_1$, ...
+# all do the same work again. What we want computes every return of a dream in a single
+# walk from its end to its beginning.
+#
+# ## Build it yourself
+
+# %% [markdown]
+# ### Exercise 7.0: Write the lambda-return
+#
+# *hard, about 40 minutes, 7 lines to write, 3 hints*
+#
+# This is the heart of the notebook, and you have everything you need. Write it before you
+# look at ours. The check goes through five stages: shapes, numbers by hand, ends inside a
+# dream, the authors' own numbers, and random dreams with their gradients. It tells you how
+# far you got.
+#
+# One thing is new: $\lambda$ may also be a tensor, one number for each state. What that is
+# good for becomes clear in "The same function on real rows".
+#
+# If you are stuck, `hint("7.0", 1)` nudges, `hint("7.0", 3)` outlines, and the solution is
+# there when you want to compare. If you would rather read on, do: the notebook
+# continues with our version and needs nothing of yours.
+
+# %% tags=["exercise-7.0"]
+def my_lambda_return(reward, value, cont, lam=0.95):
+    """Lambda-returns of the states s_0..s_{H-1} of some dreams.
+
+    R_H = value_H;
+    R_t = reward_{t+1} + cont_{t+1} * ((1 - lam) * value_{t+1} + lam * R_{t+1}).
+
+    Args:
+        reward, value, cont: [B, H+1], aligned with the states s_0..s_H.
+        lam: a number, or a tensor [B, H+1] with one number for each state.
+    Returns: [B, H].
+    """
+    raise NotImplementedError("exercise 7.0")
+
 
 # %%
-def by_division(reward, value, cont, lam):
-    """All returns, as long as nothing ends: [B, H]."""
-    known = reward + cont * (1 - lam) * value
-    carry = torch.cumprod(lam * cont[:, 1:], 1)
-    before = torch.cat([torch.ones_like(carry[:, :1]), carry[:, :-1]], 1)
-    tail = (known[:, 1:] * before).flip(1).cumsum(1).flip(1)
-    return (tail + carry[:, -1:] * value[:, -1:]) / before
+check("7.0", my_lambda_return)
 
 
-compare("toy", by_division(*toy, 0.5), by_reversed_list(*toy, 0.5))
-ending = torch.tensor([[1.0, 0.0, 0.5, 0.5]])
-print("an end at s_1:", by_division(toy_reward, toy_value, ending, 0.5))
-
+# %%
+# hint("7.0", 1)
+# solution("7.0")
 
 # %% [markdown]
-# We keep the second way. It needs no trick, it survives zeros, and its two lines are the
-# two halves of the equation. Fifteen small steps cost next to nothing beside the dream.
+# ## Our version
 #
-# One thing is added: $\lambda$ may be a tensor, one number for each state. What that is good
-# for becomes clear below, in "The same function on real rows".
+# A list that is filled backwards and then reversed. The two lines inside the loop are the
+# two halves of the equation. Fifteen small steps cost next to nothing beside the dream, so
+# there is no reason to be clever.
 
 # %%
 #| export
@@ -362,6 +335,16 @@ def lambda_return(
         ret = reward[:, t + 1] + cont[:, t + 1] * mixed
         returns.append(ret)
     return torch.stack(returns[::-1], 1)
+
+
+# %% [markdown]
+# Does it agree with the recursion? And with the numbers that you computed by hand?
+
+# %%
+for lam in (0.0, 0.5, 1.0):
+    name = f"lambda {lam}"
+    compare(name, lambda_return(*toy, lam)[:, 0], by_recursion(*toy, lam))
+print("lambda 0.5:", lambda_return(*toy, 0.5)[0].tolist())
 
 
 # %% [markdown]

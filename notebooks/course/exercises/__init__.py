@@ -62,6 +62,7 @@ class Exercise:
     draw: Callable
     random: bool
     bug: Edit | None
+    hints: Sequence[str]
     scope: dict = field(repr=False)
 
     @property
@@ -107,6 +108,7 @@ def exercise(
     kind: str = "write",
     random: bool = False,
     bug: Edit | None = None,
+    hints: Sequence[str] = (),
 ) -> Exercise:
     """Declare one exercise.
 
@@ -126,15 +128,34 @@ def exercise(
         random: True if right answers may draw different random numbers; then answer
             and solution are not compared on the drawn arguments.
         bug: the ``Edit`` that plants it.
+        hints: what ``hint(number, 1)``, ``hint(number, 2)``, ... print, from a nudge
+            to an outline.
     """
     if (kind == "bug") != (bug is not None):
         raise ValueError(f"Exercise {number}: kind='bug' goes with bug=Edit(...).")
     found = Exercise(
         number, title, difficulty, minutes, kind, tuple(solution), check, draw, random,
-        bug, check.__globals__,
+        bug, tuple(hints), solution[0].__globals__,
     )  # fmt: skip
     _REGISTRY[number] = found
     return found
+
+
+def in_stages(**stages: Callable) -> Callable:
+    """Make one check of several; a hint says which of them the answer has reached.
+
+    Args: stages, {name: check}, from shapes to the authors' numbers.
+    """
+
+    def check(*answers):
+        for place, (name, stage) in enumerate(stages.items(), 1):
+            try:
+                stage(*answers)
+            except NotYet as hint:
+                where = f"stage {place} of {len(stages)} ({name.replace('_', ' ')})"
+                raise NotYet(f"{where}: {hint}") from None
+
+    return check
 
 
 def find(number: str) -> Exercise:
@@ -185,6 +206,12 @@ def verdict(number: str, *answers) -> str:
         text = " ".join(str(error).split())
         return f"not yet - the code stopped with {type(error).__name__}: {text}"
     return "passed"
+
+
+def hint(number: str, level: int = 1) -> None:
+    """Print one of the hints of an exercise, 1 for the first."""
+    hints = find(number).hints
+    print(f"hint {level} of {len(hints)}: {hints[level - 1]}")
 
 
 def solution(number: str) -> None:
@@ -252,4 +279,7 @@ def heading(e: Exercise) -> str:
 def facts(e: Exercise) -> str:
     """Return the line below the heading: difficulty, minutes, kind."""
     kind = ", one planted bug" if e.kind == "bug" else ""
+    if e.hints:
+        gap = e.solution.count("\n") - e.stub.count("\n") + 1
+        kind = f", {gap} lines to write, {len(e.hints)} hints"
     return f"*{e.difficulty}, about {e.minutes} minutes{kind}*"

@@ -1,9 +1,131 @@
 """Exercises of notebook 07: lambda-returns."""
 
+import numpy as np
 import torch
 
-from course.exercises import Edit, exercise, require
+from course.exercises import Edit, exercise, in_stages, require
+from course.paths import ROOT
 from dreamer_lite.lambda_returns import lambda_return
+
+
+def my_lambda_return(reward, value, cont, lam=0.95):
+    """Lambda-returns of the states s_0..s_{H-1} of some dreams.
+
+    R_H = value_H;
+    R_t = reward_{t+1} + cont_{t+1} * ((1 - lam) * value_{t+1} + lam * R_{t+1}).
+
+    Args:
+        reward, value, cont: [B, H+1], aligned with the states s_0..s_H.
+        lam: a number, or a tensor [B, H+1] with one number for each state.
+    Returns: [B, H].
+    """
+    # solution
+    lam = lam if torch.is_tensor(lam) else torch.full_like(value, lam)
+    later, returns = value[:, -1], []
+    for t in reversed(range(value.shape[1] - 1)):
+        mixed = (1 - lam[:, t + 1]) * value[:, t + 1] + lam[:, t + 1] * later
+        later = reward[:, t + 1] + cont[:, t + 1] * mixed
+        returns.append(later)
+    return torch.stack(returns[::-1], 1)
+    # end of solution
+
+
+def check_shapes(my_lambda_return):
+    """One return for each state but the last, for any number of dreams."""
+    for dreams, states in ((1, 2), (3, 6)):
+        given = torch.ones(3, dreams, states)
+        found = my_lambda_return(*given)
+        require(torch.is_tensor(found), "return a tensor, for example by torch.stack")
+        require(
+            found.shape == (dreams, states - 1),
+            f"inputs of shape {[dreams, states]} have {states - 1} returns per dream, "
+            f"one for each state but the last; yours has the shape {list(found.shape)}",
+        )
+
+
+def check_by_hand(my_lambda_return):
+    """The toy of the notebook, and numbers that name their states."""
+    reward = torch.tensor([[7.0, 1.0, 2.0, 3.0]])
+    value = torch.tensor([[7000.0, 1000.0, 2000.0, 3000.0]])
+    one = my_lambda_return(reward, value, torch.ones(1, 4), 0.0)[0].tolist()
+    said = f"with lambda 0, R_0 is reward 1 plus value 1, 1001; yours is {one[0]:g}"
+    require(one[0] == 1001, said)
+    require(one[2] == 3003, f"R_2 is reward 3 plus value 3, 3003; not {one[2]:g}")
+    toy = torch.tensor([[[0.0, 1, 0, 2]], [[9.0, 4.5, 2, 4]], [[1.0, 0.5, 0.5, 0.5]]])
+    found = [round(x, 4) for x in my_lambda_return(*toy, 0.5)[0].tolist()]
+    require(
+        found == [2.5, 1.5, 4.0],
+        f"the toy that was computed by hand has R = [2.5, 1.5, 4], yours is {found}",
+    )
+
+
+def check_ends(my_lambda_return):
+    """An end inside a dream, and a lambda for each state."""
+    reward, value, cont = torch.ones(1, 4), torch.full((1, 4), 9.0), torch.ones(1, 4)
+    ended = my_lambda_return(reward, value, torch.tensor([[1.0, 1, 0, 1]]), 1.0)
+    found = ended[0, 1].item()
+    require(
+        found == 1,
+        f"the dream ends at s_2: R_1 is its reward, 1, and nothing more; not {found:g}",
+    )
+    found = my_lambda_return(reward, value, cont, torch.tensor([[1.0, 1, 0, 1]]))
+    require(
+        found[0].tolist() == [11.0, 10.0, 10.0],
+        "lambda may be a tensor: lam[:, t + 1] belongs to the state in which step t "
+        f"arrives; with lambda 0 at s_2 the returns are [11, 10, 10], not "
+        f"{found[0].tolist()}",
+    )
+
+
+def check_reference(my_lambda_return):
+    """What the authors' code computed for a small agent: tests/parity/README.md."""
+    with np.load(ROOT / "tests" / "parity" / "discrete.npz") as file:
+        names = ("rew", "val", "con", "ret")
+        arrays = [torch.tensor(file[f"imagine/{n}"]).float() for n in names]
+    gap = (my_lambda_return(*arrays[:3]) - arrays[3]).abs().max().item()
+    require(gap < 1e-4, f"you differ from the authors' numbers by up to {gap:.2g}")
+
+
+def draw_to_build(rng):
+    """Dreams of random size whose parts want gradients; lambda of either kind."""
+    *dream, _ = draw_dream(rng)[0]
+    lam = float(rng.random())
+    lam = torch.rand_like(dream[0]) if rng.random() < 0.5 else lam
+    return ((*[part.requires_grad_() for part in dream], lam),)
+
+
+def draw_dream(rng):
+    """A dream of random length, and how many steps to follow it."""
+    batch, length = (int(n) for n in rng.integers(2, 8, 2))
+    reward, value = torch.randn(2, batch, length) * 10.0 ** rng.integers(-1, 3)
+    cont = torch.rand(batch, length) * torch.tensor(rng.random((batch, length)) < 0.8)
+    return ((reward, value, cont.float(), int(rng.integers(1, length))),)
+
+
+exercise(
+    "7.0",
+    "Write the lambda-return",
+    difficulty="hard",
+    minutes=40,
+    solution=[my_lambda_return],
+    check=in_stages(
+        shapes=check_shapes,
+        by_hand=check_by_hand,
+        ends_and_lambdas=check_ends,
+        the_authors_numbers=check_reference,
+    ),
+    draw=draw_to_build,
+    hints=[
+        "R_t needs R_{t+1}, so begin at the end of the dream and walk backwards. What "
+        "is the very first `later`?",
+        "In step t everything belongs to the state in which it arrives: reward, cont, "
+        "value and lam all have the index t + 1.",
+        "later = value[:, -1]; for t in reversed(range(H)): mix value and later by "
+        "lam, put that into reward + cont * mixed, keep it in a list; at the end "
+        "reverse the list and stack it along dimension 1. For a lam that is a number, "
+        "torch.full_like(value, lam) makes the tensor.",
+    ],
+)
 
 
 def n_step_return(reward, value, cont, n):
@@ -44,14 +166,6 @@ def check_n_step_return(n_step_return):
         n_step_return(reward, value, ended, 3) == 2,
         "the game ends at s_2: nothing after its reward may count",
     )
-
-
-def draw_dream(rng):
-    """A dream of random length, and how many steps to follow it."""
-    batch, length = (int(n) for n in rng.integers(2, 8, 2))
-    reward, value = torch.randn(2, batch, length) * 10.0 ** rng.integers(-1, 3)
-    cont = torch.rand(batch, length) * torch.tensor(rng.random((batch, length)) < 0.8)
-    return ((reward, value, cont.float(), int(rng.integers(1, length))),)
 
 
 exercise(
