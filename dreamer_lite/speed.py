@@ -1,13 +1,15 @@
-"""How a step runs on a machine: device, precision, and one update as one CUDA graph.
+"""How an update runs on a machine: device, precision, torch.compile, CUDA graphs.
 
 Plumbing, nothing of DreamerV3 itself, hence written by hand and not exported from a
 notebook. Notebooks 09 and 10 use it.
 """
 
+import contextlib
 import ctypes
-import os
-import shutil
+import functools
 import sys
+import warnings
+from types import MethodType
 
 import numpy as np
 import torch
@@ -102,16 +104,14 @@ def pick_device(name="auto"):
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(name)
-    except RuntimeError as error:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(
-            f"device is auto, cpu or cuda, but the config says {name!r}; set one of "
-            "these."
+            f"device is auto, cpu, cuda or mps, but the config says {name!r}, which "
+            f"this machine does not have ({first_line(error)}); use 'auto'."
         ) from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "device='cuda' needs a CUDA GPU, but there is none; use 'auto'."
-        )
+    if device.type not in ("cpu", "cuda"):
+        warnings.warn(f"device {name!r} was never measured or tested.", stacklevel=3)
     return device
 
 
@@ -122,6 +122,11 @@ def pick_precision(device, name="auto"):
     native bf16 presets for images gain, and "1m" takes about as long as in fp32: see
     data/bench/cpu.json.
     """
+    if torch.get_default_dtype() != torch.float32:
+        raise ValueError(
+            f"Dreamer keeps its numbers in float32, but torch makes "
+            f"{torch.get_default_dtype()}; call torch.set_default_dtype(torch.float32)."
+        )
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if name in dtypes:
         return dtypes[name]
@@ -134,76 +139,44 @@ def pick_precision(device, name="auto"):
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if native else torch.float16
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if native and device.type == "cpu" else torch.float32
 
 
-def make_update(agent, speed):
-    """The agent's update in the form `speed`: called with a batch on the device."""
-    if speed not in ("eager", "compile", "graph"):
+def prepare(agent, speed):
+    """Put faster forms of an agent's methods in place, once.
+
+    "auto" is "graph" on a CUDA device and "compile" elsewhere. Where that fails, one
+    warning says why, and the updates run as they are written.
+    """
+    cuda = agent.device.type == "cuda"
+    if speed == "graph" and not cuda:
         raise ValueError(
-            f"speed is one of eager, compile, graph, but the config says {speed!r}; "
-            "set one of these."
+            f"speed='graph' needs a CUDA device, but this is {agent.device}; use "
+            "speed='eager' or 'compile'."
         )
-    if speed == "graph":
-        if agent.device.type != "cuda":
-            raise ValueError(
-                f"speed='graph' needs a CUDA device, but this is {agent.device}; use "
-                "speed='eager' or 'compile'."
-            )
-        return GraphedUpdate(agent)
-    return CompiledUpdate(agent) if speed == "compile" else Update(agent)
-
-
-class Update:
-    """One update as it is written. It follows an agent that is copied or pickled."""
-
-    def __init__(self, agent):
-        self.agent = agent
-
-    def __call__(self, batch):
-        metrics = self.agent.backward(batch)
-        self.agent.step()
-        return metrics
-
-
-class Bound:
-    """An update made for one agent: a copy of it would still train the original.
-
-    Raises: TypeError for a copy or a pickle of an agent that holds it.
-    """
-
-    def __reduce_ex__(self, protocol):
-        speed = self.agent.config.speed
-        raise TypeError(
-            "Only an agent with speed='eager' can be copied or pickled, but this one "
-            f"has {speed!r}; save it, then Dreamer.load(path, speed='eager')."
-        )
-
-
-class CompiledUpdate(Bound, Update):
-    """One update with compiled losses.
-
-    Acting, dreaming for a video and evaluating stay as they are written: their batches
-    have other sizes, each would take seconds of compiling, and none takes long.
-    """
-
-    def __init__(self, agent):
-        super().__init__(agent)
-        self.parts = compile_loss(agent)
-
-    def __call__(self, batch):
-        for module, name, part in self.parts:
-            setattr(module, name, part)
+    if speed == "graph" or (speed == "auto" and cuda):
+        # With fp16 the gradient scaler must read its flags between the two halves.
+        halves = ["backward"] if agent.scaler.is_enabled() else ["backward", "step"]
+        for name in halves:
+            setattr(agent, name, Graphed(agent, name, or_eager=speed == "auto"))
+    elif speed in ("compile", "auto"):
         try:
-            return super().__call__(batch)
-        finally:
-            for module, name, _ in self.parts:
-                delattr(module, name)  # the method of its class is back
+            compile_update(agent)
+        except ValueError as error:
+            if speed == "compile":
+                raise
+            warnings.warn(f"speed='auto' becomes 'eager': {error}", stacklevel=3)
+    elif speed != "eager":
+        raise ValueError(
+            "speed is one of eager, compile, graph, auto, but the config says "
+            f"{speed!r}; set one of these."
+        )
 
 
 # What torch.compile gains from on a CPU: long chains of element-wise work, each of
-# which is otherwise a pass through memory. Products and convolutions stay as they are.
-# Of the two loops a step is compiled, not the whole.
+# which is otherwise a pass through memory. Products and convolutions stay as they are,
+# and of the two loops a step is compiled, not the whole: as one graph a loop takes six
+# minutes to compile and is no faster. On a GPU the whole loss becomes one graph.
 COMPILED = (
     "world_model.encoder.forward",
     "world_model._losses",
@@ -219,82 +192,137 @@ COMPILED = (
     "actor_critic._critic_loss",
     "actor_critic.two_hot.mean",
 )
+AS_WRITTEN = ("act", "dream")  # other batch sizes: each would be compiled anew
 
 
-def compile_loss(agent):
-    """Let torch.compile write the code of the losses.
+def compile_update(agent):
+    """Let torch.compile write the code of the losses; see `COMPILED`.
 
-    On a GPU the whole loss becomes one graph. On a CPU its parts are compiled one by
-    one, a minute and a half in all: a whole scan as one graph takes six minutes and
-    is no faster. Which sizes gain stands in data/bench/cpu.json.
-    Returns: what to put in place, [(module, name of its method, compiled method)].
-    Raises: ValueError with an older torch, or on a CPU without a C++ compiler.
+    Raises: ValueError if torch is too old, or cannot compile.
     """
     # Tried on a CPU: the parts with 2.11 and 2.13, the one graph with 2.13 alone, for
     # 2.11 stops at torch.quantile. 2.4, 2.6 and 2.9 compiled neither.
-    minor = 13 if agent.device.type == "cuda" else 11
-    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, minor):
+    cuda = agent.device.type == "cuda"
+    oldest = "2.13" if cuda else "2.11"
+    if torch.__version__ < oldest:
         raise ValueError(
-            f"speed='compile' needs torch 2.{minor} or newer, but this is "
+            f"speed='compile' needs torch {oldest} or newer, but this is "
             f"{torch.__version__}; install a newer one or use speed='eager'."
         )
-    if agent.device.type == "cuda":
-        return [(agent, "loss", torch.compile(agent.loss, fullgraph=True))]
-    compilers = os.environ.get("CXX", "g++"), "clang++", "cl"
-    if not any(map(shutil.which, compilers)):
+    with one_sentence():
+        torch.compile(lambda x: x.exp() + 1)(torch.ones(64, device=agent.device))
+    # Code for each size: a batch is learnt from, and a dream begins in all of its
+    # states. One code for both took some 4 % longer.
+    compiled = functools.partial(torch.compile, dynamic=False, fullgraph=cuda)
+    for path in ("loss",) if cuda else COMPILED:
+        owner, _, name = path.rpartition(".")
+        replace(agent.get_submodule(owner), name, compiled)
+    for name in AS_WRITTEN:
+        replace(agent, name, torch.compiler.set_stance("force_eager"))
+    replace(agent, "backward", first_update)
+
+
+def replace(module, name, change):
+    """Put `change(method)` in place of a module's method, also in its copies.
+
+    Raises: AttributeError if its class has no such method.
+    """
+    setattr(module, name, MethodType(change(getattr(type(module), name)), module))
+
+
+def first_update(backward):
+    """`backward` for the first update, which compiles; then the original is back."""
+
+    @functools.wraps(backward)  # a pickle finds a method by its name
+    def first(agent, batch):
+        del agent.backward
+        note = "speed='compile': the first update is compiled, a minute or more ..."
+        print(note, file=sys.stderr, flush=True)
+        with one_sentence():
+            return backward(agent, batch)
+
+    return first
+
+
+@contextlib.contextmanager
+def one_sentence():
+    """Say in one sentence why torch.compile failed: ValueError."""
+    try:
+        yield
+    except torch._dynamo.exc.TorchDynamoException as error:
+        cache = torch._inductor.runtime.cache_dir_utils.cache_dir()
         raise ValueError(
-            "speed='compile' needs a C++ compiler on a CPU, but none of "
-            f"{', '.join(compilers)} was found; install one or use speed='eager'."
-        )
-    parts = []
-    for path in COMPILED:
-        owner, name = path.rsplit(".", 1)
-        module = agent.get_submodule(owner)
-        # Code for each size: a batch is learnt from, and a dream begins in all of its
-        # states. One code for both took some 4 % longer.
-        part = torch.compile(getattr(module, name), dynamic=False)
-        parts.append((module, name, part))
-    return parts
+            "speed='compile' needs a C++ compiler, Python's headers and a temporary "
+            f"folder without spaces, but torch could not compile: {first_line(error)}; "
+            f"mend that, delete {cache} if a killed run left a broken file there, or "
+            "use speed='eager'."
+        ) from error
 
 
-class GraphedUpdate(Bound):
-    """One update as one CUDA graph: no launch overhead, static shapes.
+def first_line(error):
+    """The line of a long message of torch that names the cause."""
+    lines, signs = str(error).splitlines() or [""], (" error: ", "Error: ", "")
+    return next(line for sign in signs for line in lines if sign in line)[:200]
 
-    Not measured yet: it was written without a GPU at hand. With fp16 the gradient
-    scaler must read its flags, so the second half of the update stays outside.
+
+class Graphed:
+    """A method of an agent as one CUDA graph: all its kernels in one launch.
+
+    The first calls are real ones on a side stream, as CUDA asks for. The next one
+    records the kernels, which from there on work on the same memory. Not measured yet:
+    it was written without a GPU at hand.
     """
 
-    def __init__(self, agent, warmup=3):
-        self.agent, self.left, self.graph = agent, warmup, None
-        self.whole = not agent.scaler.is_enabled()
-        self.stream = torch.cuda.Stream(agent.device)
+    def __init__(self, agent, name, or_eager, warmup=3):
+        self.agent, self.or_eager, self.left, self.graph = agent, or_eager, warmup, None
+        self.plain = MethodType(getattr(type(agent), name), agent)
 
-    def _run(self):
-        metrics = self.agent.backward(self.batch)
-        if self.whole:
-            self.agent.step()
-        return metrics
-
-    def __call__(self, batch):
-        if not hasattr(self, "batch"):
-            self.batch = {key: value.clone() for key, value in batch.items()}
-        for key, value in batch.items():
-            self.batch[key].copy_(value)
-        if self.left:  # real updates on a side stream, before anything is captured
-            self.left -= 1
-            self.stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self.stream):
-                self.metrics = self._run()
-            torch.cuda.current_stream().wait_stream(self.stream)
-        else:
+    def __call__(self, *batch):
+        with torch.cuda.device(self.agent.device):
+            if self.left:
+                return self.warm_up(*batch)
             if self.graph is None:
-                self.graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graph):  # records, computes nothing
-                    self.metrics = self._run()
+                try:
+                    self.record(*batch)
+                except RuntimeError as error:
+                    return self.give_up(error, *batch)
+            for kept, new in zip(self.batch, batch):
+                for key, value in new.items():
+                    kept[key].copy_(value)
             self.graph.replay()
-        if not self.whole:
-            self.agent.step()
-        return {key: value.clone() for key, value in self.metrics.items()}
+            return self.result and {key: x.clone() for key, x in self.result.items()}
+
+    def warm_up(self, *batch):
+        self.left -= 1
+        here, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            result = self.plain(*batch)
+        here.wait_stream(side)
+        return result
+
+    def record(self, *batch):
+        self.batch = [{key: x.clone() for key, x in one.items()} for one in batch]
+        here, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        before = generator.clone_state()
+        try:
+            with torch.cuda.graph(graph):  # records, computes nothing
+                self.result = self.plain(*self.batch)
+        except RuntimeError:  # what a broken recording leaves behind
+            torch.cuda.set_stream(here)
+            generator.graphsafe_set_state(before)
+            raise
+        self.graph = graph
+
+    def give_up(self, error, *batch):
+        if not self.or_eager:
+            raise error
+        reason = f"no CUDA graph could be recorded ({first_line(error)})"
+        warnings.warn(f"speed='auto' becomes 'eager': {reason}.", stacklevel=4)
+        for name in ("backward", "step"):  # the methods of the class are back
+            vars(self.agent).pop(name, None)
+        return self.plain(*batch)
 
 
 def reuse_memory():

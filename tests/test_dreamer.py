@@ -1,28 +1,19 @@
 """Notebook 09's module: configuration, agent, collector, evaluation, training."""
 
-import copy
 import dataclasses
 import functools
-import io
 import itertools
 import json
 import math
 import os
-import pickle
 import re
 import warnings
-from collections import Counter
-from contextlib import contextmanager
-from operator import attrgetter
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
-from torch.nn.utils import parameters_to_vector
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dreamer_lite import dreamer, runs, speed
 from dreamer_lite.dreamer import AgentPolicy, Collector, Config, Dreamer
@@ -355,102 +346,6 @@ def test_spaces_that_do_not_fit_are_refused(obs_space, action_space, error):
 # Learning
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("action_space", [Discrete(3), Box(-1, 1, (2,), np.float32)])
-def test_train_step_changes_every_part(precision, action_space):
-    agent = agent_for(MIXED, action_space, precision=precision, warmup=0)
-    before = {name: p.clone() for name, p in agent.named_parameters()}
-    for seed in range(3):
-        metrics = agent.train_step(batch_for(agent, seed=seed))
-    assert all(torch.isfinite(value) for value in metrics.values())
-    changed = {
-        ".".join(name.split(".")[:2])
-        for name, p in agent.named_parameters()
-        if not torch.equal(p, before[name])
-    }
-    assert len(changed) == 8
-    assert all(p.dtype == torch.float32 for p in agent.parameters())
-
-
-def test_losses_in_fp16_are_scaled_and_an_overflow_changes_nothing():
-    """LaProp hides a factor in the gradients, so the gradients themselves are read."""
-    gradients = {}
-    for precision in ("fp32", "fp16"):
-        agent = agent_for(MIXED, precision=precision, warmup=0)
-        torch.manual_seed(0)
-        agent.backward(agent._on_device(batch_for(agent)))
-        scale = agent.scaler.get_scale()
-        assert scale == (1.0 if precision == "fp32" else 2.0**16)
-        head = agent.world_model.cont[-1].weight
-        gradients[precision] = head.grad / scale
-    fp32, fp16 = gradients["fp32"], gradients["fp16"]
-    assert (fp16 - fp32).norm() < 0.1 * fp32.norm()
-    before = parameters_to_vector(agent.parameters())
-    head.grad[0, 0] = torch.inf
-    agent.step()
-    assert agent.scaler.get_scale() == 2.0**15
-    assert torch.equal(parameters_to_vector(agent.parameters()), before)
-
-
-@pytest.mark.parametrize(
-    "device, capability, expected",
-    [
-        ("cuda", (7, 5), torch.float16),  # a T4, which only emulates bf16
-        ("cuda", (8, 0), torch.bfloat16),
-        ("cuda", (9, 0), torch.bfloat16),
-        ("cpu", True, torch.bfloat16),
-        ("cpu", False, torch.float32),
-    ],
-)
-def test_precision_is_what_the_device_really_has(
-    monkeypatch, device, capability, expected
-):
-    def answer(*_):
-        return capability
-
-    monkeypatch.setattr(torch.cuda, "get_device_capability", answer)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", answer)
-    assert speed.pick_precision(torch.device(device)) == expected
-    assert speed.pick_precision(torch.device(device), "fp32") == torch.float32
-
-
-def torch_copy(agent):
-    buffer = io.BytesIO()
-    torch.save(agent, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=False)
-
-
-@pytest.mark.parametrize(
-    "copied",
-    [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent)), torch_copy],
-    ids=["deepcopy", "pickle", "torch"],
-)
-def test_a_copy_of_an_agent_trains_itself(copied):
-    agent = agent_for(warmup=0)
-    before = {key: w.clone() for key, w in agent.state_dict().items()}
-    twin = copied(agent)
-    torch.manual_seed(1)
-    twin.train_step(batch_for(agent))
-    for key, weight in agent.state_dict().items():
-        assert torch.equal(weight, before[key]), key
-    torch.manual_seed(1)
-    agent.train_step(batch_for(agent))
-    for key, weight in agent.state_dict().items():
-        assert torch.equal(weight, twin.state_dict()[key]), key
-    changed = [not torch.equal(w, before[k]) for k, w in twin.state_dict().items()]
-    assert any(changed)
-
-
-def test_a_compiled_agent_is_not_copied_silently(monkeypatch):
-    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    monkeypatch.setattr(speed.shutil, "which", lambda name: name)
-    agent = agent_for(speed="compile")
-    for copied in (copy.deepcopy, pickle.dumps):
-        with pytest.raises(TypeError, match="but this one has 'compile'; save it"):
-            copied(agent)
-
-
 def test_slow_critic_follows_after_the_update():
     agent = agent_for(warmup=0, slow_rate=0.5)
     fast, slow = agent.actor_critic.critic, agent.actor_critic.slow_critic
@@ -465,197 +360,6 @@ def test_train_step_names_what_is_missing():
     del batch["reward"]
     with pytest.raises(ValueError, match="reward"):
         agent.train_step(batch)
-
-
-WAITS = """_local_scalar_dense nonzero masked_select _unique _unique2 unique_dim
-unique_consecutive equal allclose bincount""".split()
-BY_INDEX = "index index_put index_put_ _index_put_impl_".split()
-READS = "tolist numpy cpu __array__".split()  # on a CPU they reach no operation
-
-
-class NoWaiting(TorchDispatchMode):
-    """Refuses every operation that makes the host wait for a number or a size."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        by_mask = name in BY_INDEX and any(
-            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
-        )
-        if by_mask or name in WAITS:
-            raise AssertionError(f"{func} waits for the device")
-        return func(*args, **(kwargs or {}))
-
-
-class NoReading(TorchFunctionMode):
-    """Refuses what copies numbers to the host."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") in READS:
-            raise AssertionError(f"{func} waits for the device")
-        return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def no_sync():
-    with NoWaiting(), NoReading():
-        yield
-
-
-WAITING = {
-    "item": lambda x: x[0, 0].item(),
-    "bool": lambda x: bool(x.sum()),
-    "mask": lambda x: x[x > 0],
-    "mask of a part": lambda x: x[:, x[0] > 0],
-    "assignment": lambda x: x.__setitem__(x > 0, x[x.argmax()]),
-    "constant": lambda x: x.__setitem__(x > 0, 1.0),
-    "masked_select": lambda x: x.masked_select(x > 0),
-    "nonzero": lambda x: x.nonzero(),
-    "where": lambda x: torch.where(x > 0),
-    "unique": lambda x: x.unique(),
-    "unique of rows": lambda x: x.unique(dim=0),
-    "tolist": lambda x: x.tolist(),
-    "numpy": lambda x: x.detach().numpy(),
-    "array": lambda x: np.asarray(x),
-    "cpu": lambda x: x.cpu(),
-    "equal": lambda x: torch.equal(x, x + 1),
-    "allclose": lambda x: torch.allclose(x, x + 1),
-}
-
-
-@pytest.mark.parametrize("wait", WAITING.values(), ids=WAITING)
-def test_what_waits_for_the_device_is_noticed(wait):
-    with no_sync(), pytest.raises(AssertionError, match="waits for the device"):
-        wait(torch.randn(3, 3))
-
-
-def test_train_step_never_waits_for_the_device(monkeypatch):
-    def one_hot(index, classes):
-        return (index[..., None] == torch.arange(classes)).long()
-
-    # On a CPU, and only there, torch's own looks at the numbers to check their range.
-    monkeypatch.setattr(torch.nn.functional, "one_hot", one_hot)
-    agent = agent_for(MIXED)
-    batch = batch_for(agent)
-    agent.train_step(batch)
-    with no_sync():
-        metrics = agent.train_step(batch)
-        with pytest.raises(AssertionError, match="waits"):
-            metrics["loss/reward"].item()
-        x = torch.randn(3)
-        with pytest.raises(AssertionError, match="waits"):
-            x[x > 0]
-
-
-@pytest.mark.parametrize(
-    "obs_space, precision, rtol",
-    [
-        (None, "fp32", 1e-4),
-        (None, "bf16", 0.02),
-        (Dict(camera=IMAGE, speed=MIXED["speed"]), "fp32", 1e-4),
-    ],
-)
-def test_loss_compiles_as_one_graph(obs_space, precision, rtol):
-    agent = agent_for(obs_space, precision=precision)
-    batch = agent._on_device(batch_for(agent, length=3))
-    torch.manual_seed(5)
-    expected, _ = agent.loss(batch)
-    compiled = torch.compile(agent.loss, fullgraph=True, backend="aot_eager")
-    agent.actor_critic.normalizer.range.zero_()
-    torch.manual_seed(5)
-    loss, metrics = compiled(batch)
-    loss.backward()
-    assert torch.allclose(loss, expected, rtol=rtol)
-    assert agent.world_model.reward[-1].weight.grad.abs().sum() > 0
-    assert all(p.grad is not None for p in agent.actor_critic.actor.parameters())
-
-
-def test_compiled_parts_change_no_update(monkeypatch):
-    # Only the tracing is tested: writing and compiling C++ would take a minute.
-    compiled = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
-    used = Counter()
-
-    def counted(function, **_):
-        traced = compiled(function)
-        return lambda *args: (used.update([function]), traced(*args))[1]
-
-    monkeypatch.setattr(torch, "compile", counted)
-    monkeypatch.setattr(speed.shutil, "which", lambda name: name)
-    agents = [agent_for(MIXED, speed=how, device="cpu") for how in ("eager", "compile")]
-    for agent in agents:
-        torch.manual_seed(3)
-        agent.train_step(batch_for(agent))
-    eager, compiled = (agent.state_dict() for agent in agents)
-    assert list(eager) == list(compiled)  # a saved agent stays readable
-    for name in eager:
-        assert torch.allclose(eager[name], compiled[name], atol=1e-5), name
-    assert set(used) == {attrgetter(path)(agents[1]) for path in speed.COMPILED}
-
-
-def test_only_updates_use_compiled_parts(monkeypatch):
-    def refuse(*args):
-        raise RuntimeError("compiled")
-
-    monkeypatch.setattr(torch, "compile", lambda function, **_: refuse)
-    monkeypatch.setattr(speed.shutil, "which", lambda name: name)
-    agent = agent_for(speed="compile", device="cpu")
-    for _ in range(2):  # the second update as the first, although that one failed
-        agent.act(observations(agent))
-        with pytest.raises(RuntimeError, match="compiled"):
-            agent.train_step(batch_for(agent))
-    agent.act(observations(agent))
-
-
-def test_speed_compile_needs_a_compiler(monkeypatch):
-    monkeypatch.setattr(speed.shutil, "which", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler .* speed='eager'"):
-        agent_for(speed="compile", device="cpu")
-
-
-@pytest.mark.parametrize("version", ["2.6.0", "2.10.0+cu128"])
-def test_speed_compile_needs_a_newer_torch(monkeypatch, version):
-    monkeypatch.setattr(speed.torch, "__version__", version)
-    with pytest.raises(ValueError, match=r"torch 2\.11 or newer, but this is 2\.\d+"):
-        agent_for(speed="compile", device="cpu")
-
-
-def test_speed_graph_needs_cuda():
-    if torch.cuda.is_available():
-        pytest.skip("CUDA is there")
-    with pytest.raises(ValueError, match="needs a CUDA device"):
-        agent_for(speed="graph")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_graphed_update_equals_eager():
-    eager, graphed = (
-        agent_for(MIXED, device="cuda", speed=s, warmup=0) for s in ("eager", "graph")
-    )
-    start = parameters_to_vector(graphed.parameters()).detach()
-    moved = []
-    for seed in range(6):  # the graph is recorded in the fourth
-        before = parameters_to_vector(graphed.parameters()).detach()
-        for agent in (eager, graphed):
-            torch.manual_seed(seed)
-            metrics = agent.train_step(batch_for(agent, seed=seed))
-            assert all(torch.isfinite(v) for v in metrics.values())
-        after = parameters_to_vector(graphed.parameters()).detach()
-        moved.append((after - before).norm().item())
-    expected = parameters_to_vector(eager.parameters()).detach()
-    assert min(moved) > 0 and graphed._update.graph is not None
-    assert (after - expected).norm() < 0.1 * (expected - start).norm()
-
-
-@pytest.mark.parametrize(
-    "field, value, words",
-    [
-        ("speed", "fast", "eager, compile, graph, .* 'fast'; set one"),
-        ("precision", "fp8", "auto, fp32, bf16, fp16, .* 'fp8'; set one"),
-        ("device", "abacus", "auto, cpu or cuda, .* 'abacus'; set one"),
-    ],
-)
-def test_machine_settings_are_refused_by_name(field, value, words):
-    with pytest.raises(ValueError, match=words):
-        agent_for(**{field: value})
 
 
 def test_a_run_without_updates_or_warm_up(tmp_path):

@@ -295,7 +295,7 @@ class Dreamer(nn.Module):
         self.optimizer = LaProp(groups, clip=c.clip, warmup=c.warmup)
         fp16 = self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
-        self._update = speed.make_update(self, c.speed)
+        speed.prepare(self, c.speed)
 
     @torch.no_grad()
     def act(
@@ -362,13 +362,16 @@ class Dreamer(nn.Module):
         with self._autocast():
             return self.world_model.dream(self._on_device(batch), context)
 
+    @torch.enable_grad()
     def train_step(self, batch: dict) -> dict[str, Tensor]:
         """One update of everything from a batch as `Replay.sample` gives it.
 
         Returns: metrics {name: tensor}; none is fetched from the device.
         Raises: ValueError for a missing key or a wrong shape.
         """
-        return self._update(self._on_device(batch))
+        metrics = self.backward(self._on_device(batch))
+        self.step()
+        return metrics
 
     def backward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """First half of an update: losses and gradients. Returns the metrics."""
