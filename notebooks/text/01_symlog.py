@@ -55,7 +55,7 @@ use_style()
 # bars below the columns hold what all three share; symlog, the subject of this notebook, is
 # the first of them. The numbers in circles say which notebook builds a part.
 
-# %%
+# %% tags=["hide-input"]
 show(*dreamer_map("symlog"))
 
 # %% [markdown]
@@ -75,7 +75,7 @@ zoom = film.shape[1] // 64  # the film shows every pixel that often
 film = film[:, zoom // 2 :: zoom, zoom // 2 :: zoom]  # [frames, 64, 3 * 64 + gaps, 3]
 thin = math.ceil(len(film) / 40)
 
-# %%
+# %% tags=["hide-input"]
 show_gif(
     film[::thin],
     alt="The agent plays Mario; beside it what its world model dreams, and the error.",
@@ -91,7 +91,7 @@ show_gif(
 # the last that a world model learns, and Mario is small. Notebook 06 measures it. (The
 # numbers say which frame of the film it is, about four to a second.)
 
-# %%
+# %% tags=["hide-input"]
 gap = (film.shape[2] - 3 * 64) // 2  # white columns between two pictures
 real, dreamed, error = (film[:, :, x : x + 64] for x in (0, 64 + gap, 128 + 2 * gap))
 order = ((real.astype(float) - dreamed) ** 2).sum((1, 2, 3)).argsort()
@@ -318,7 +318,7 @@ for x, y in zip(by_hand.tolist(), symlog_literal(by_hand).tolist()):
 # is the logarithm: a million becomes 13.8. The menu also offers the cube root. It squashes
 # too, but it blows up what is small: its slope at 0 is infinite.
 
-# %%
+# %% tags=["hide-input"]
 CURVES = {
     "raw": lambda x: x,
     "cube root": lambda x: torch.sign(x) * x.abs() ** (1 / 3),
@@ -354,7 +354,7 @@ def three_zooms():
     return fig
 
 
-# %%
+# %% tags=["hide-input"]
 _ = explore(
     one_zoom,
     alt="symlog follows the straight line near zero and flattens to a logarithm.",
@@ -520,7 +520,7 @@ symlog_cost = (symlog(1.1 * targets) - symlog(targets)) ** 2
 for y, a, b in zip(targets.tolist(), raw_cost.tolist(), symlog_cost.tolist()):
     print(f"target {y:>9g}   raw {a:>9.2g}   symlog {b:.2g}")
 
-# %%
+# %% tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(6.4, 3.2))
 y = torch.logspace(-3, 6, 200)
 ax.loglog(y, (0.1 * y) ** 2, **line("naive"), label="raw squared error")

@@ -66,7 +66,7 @@ for _ in range(400):
 
 belief, answer = torch.softmax(logits.detach(), -1), finished.mean(logits.detach())
 
-# %%
+# %% tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(7.0, 2.8))
 ax.bar(symlog(finished.bins), belief, 0.13, color=COLORS["ours"], label="probability")
 ax.axvline(symlog(answer), **line("target"), label=f"mean: {answer:.0f}")
@@ -80,7 +80,7 @@ show(fig, alt="The bars stand at nothing and around 1,000 points, the mean in be
 # %% [markdown]
 # One number could not say that. And this is the part of Dreamer that says it:
 
-# %%
+# %% tags=["hide-input"]
 show(*dreamer_map("two_hot"))
 
 # %% [markdown]
@@ -192,7 +192,7 @@ for number, row in zip(numbers.tolist(), toy.tolist()):
     print(f"{number:5.1f}  ->", [round(w, 3) for w in row])
 compare("mean of the bins", toy @ toy_bins, numbers.clamp(max=toy_bins[-1].item()))
 
-# %%
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(7.4, 2.7), sharey=True)
 for ax, number, row in zip(axes, (1.0, -3.0), (toy[0], toy[3])):
     ax.bar(symlog(toy_bins), row, 0.3, color=COLORS["ours"], label="weight")
@@ -235,7 +235,7 @@ print(f"equally spaced bins needed: {equal:.1e}")
 # symlog again.) Between two bins the weight is shared; when the number hits a bin, that bin
 # has all of it.
 
-# %%
+# %% tags=["hide-input"]
 def draw_bins(y):
     """Draw the two-hot vector of a number over the nearest bins."""
     weights = two_hot_slow(torch.tensor([y]), real_bins)[0]
@@ -355,7 +355,7 @@ floor = torch.special.entr(weights).sum(-1)  # entr(w) is -w ln w, and 0 at w = 
 for reward, nats in zip(rewards.tolist(), floor.tolist()):
     print(f"reward {reward:6.1f}   lowest loss {abs(nats):.3f}")
 
-# %%
+# %% tags=["hide-input"]
 y = torch.linspace(-0.2, 3.0, 641)
 curve = torch.special.entr(two_hot_slow(y, real_bins)).sum(-1)
 fig, ax = plt.subplots(figsize=(6.8, 2.8))
@@ -597,7 +597,7 @@ print(f"new form  : {(mixture * head.bins).sum().item():.0f}")
 # Move the chance of reaching the flag, and what it pays. The bars are what a perfect
 # head would predict; the lines are what is read out of it.
 
-# %%
+# %% tags=["hide-input"]
 def draw_read_out(chance, flag):
     """Draw the perfect prediction for flag or pit, and both ways to read it out."""
     outcomes, chances = torch.tensor([flag, 0.0]), torch.tensor([chance, 1 - chance])

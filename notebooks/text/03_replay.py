@@ -80,7 +80,7 @@ for key, column in recorded.items():
 # A frame of 64 x 64 pixels in three colours, an action, a reward and three flags: that is
 # all the agent remembers of a moment. Played one after the other:
 
-# %%
+# %% tags=["hide-input"]
 stream = 2  # the best of the three players
 end = np.flatnonzero(recorded["is_last"][stream])[4]
 show_gif(
@@ -98,7 +98,7 @@ show_gif(
 # to the right and costs 0.02; losing Mario, or 120 steps without progress, costs 2; the
 # flag pays 5.)
 
-# %%
+# %% tags=["hide-input"]
 NAMES = ["wait", "right", "right+jump", "right+run", "run+jump"]
 last_six = range(end - 5, end + 1)
 
@@ -248,7 +248,7 @@ for row in episode:
 # *reads* it. (The shapes at the left are those of a batch: $B$ windows of $T$ rows, and $A$
 # numbers for an action.)
 
-# %%
+# %% tags=["hide-input"]
 drawn = []
 for row in episode:
     action = "none" if row["is_last"] else ("walk", "jump")[row["action"]]
@@ -496,7 +496,7 @@ claim("each window has its share within 10 %", (abs(counts / 2500 - 1) < 0.1).al
 # Move the sliders: more rows written, longer windows, another start. Above you see the
 # places in memory, below the same rows in the order in which they were lived.
 
-# %%
+# %% tags=["hide-input"]
 def draw_ring(written, length, start):
     """A ring of 12 places after `written` rows, with one window, above and below."""
     places, size = np.arange(12), min(written, 12)
@@ -525,7 +525,7 @@ def draw_ring(written, length, start):
     return fig
 
 
-# %%
+# %% tags=["hide-input"]
 explore(
     draw_ring,
     alt="A ring of 12 places: a window may wrap around the end, never over the head.",
@@ -967,7 +967,7 @@ for key, column in batch.items():
 held = sum(column.nbytes for column in mario.data.values())
 compare("memory", held, replay_bytes(mario.rows * 3, screen, buttons), tolerance=0)
 
-# %%
+# %% tags=["hide-input"]
 few = batch["obs"][:4, ::8].reshape(-1, 64, 64, 3)
 labels = [f"window {i}, t = {t}" for i in range(4) for t in range(0, 64, 8)]
 fig = frames_grid(few, labels)
@@ -977,7 +977,7 @@ show(fig, alt="Four sampled windows, eight frames each: Mario at different place
 # The frames show what the model will see. The flags show what it must not get wrong: where
 # a window runs on from one episode into the next.
 
-# %%
+# %% tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(7.2, 3.2))
 marks = {"is_first": ">", "is_last": "s", "is_terminal": "x"}
 for flag, marker in marks.items():

@@ -273,7 +273,7 @@ claim("the weights have variance 1 / fan-in within 1 %", abs(weights.var() - 1) 
 claim("no weight lies beyond 2 x 1.1368 of its unit", weights.abs().max() <= 2.2737)
 claim("with the norm, more than a fifth is left", normed_sizes[-1] > 0.2)
 
-# %%
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.0))
 look = {"bins": np.linspace(-4, 4, 81), "density": True, "histtype": "step"}
 axes[0].hist(torch.randn(100_000).numpy(), label="normal", **look, **line("naive"))
@@ -756,7 +756,7 @@ print("embedding:", list(encoder(example).shape), "size:", encoder.size)
 # size of the channels after each convolution with its norm and SiLU. Edges are already
 # visible: where the picture changes, the answers of the kernels change.
 
-# %%
+# %% tags=["hide-input"]
 x = (frames[0, 100] / 255 - 0.5).permute(2, 0, 1)[None]
 fig, axes = plt.subplots(1, 5, figsize=(8, 2.1))
 axes[0].imshow(frames[0, 100])

@@ -72,7 +72,7 @@ show(fig, alt="A trained model's surprise over time, and the frames of four peak
 # (The model of the picture above is the same machine with a memory of 512 and inner layers
 # of 96.) Every box will be built below.
 
-# %%
+# %% tags=["hide-input"]
 show(*rssm_cell(embed_size=2048))
 
 # %% [markdown]
@@ -870,7 +870,7 @@ def descend(free_nats, dyn, rep, updates=120, rate=0.02):
     return np.array(path), np.array(kls)
 
 
-# %%
+# %% tags=["hide-input"]
 def draw(free_nats, dyn, rep):
     path, kls = descend(free_nats, dyn, rep)
     fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.0))
@@ -942,7 +942,7 @@ claim(
     unsure[begins].min() > 1.5 * unsure.median(),
 )
 
-# %%
+# %% tags=["hide-input"]
 stream = 1
 times = surprise[stream, 1:].topk(6).indices.sort().values + 1
 fig, axis = plt.subplots(figsize=(8, 2.8))
@@ -961,7 +961,7 @@ show(
     alt="The KL is low most of the time, with peaks; letters mark the six highest.",
 )
 
-# %%
+# %% tags=["hide-input"]
 before, now = unseen["obs"][stream, times - 1], unseen["obs"][stream, times]
 labels = [f"before {x}" for x in "PQRSTU"] + list("PQRSTU")
 show(
@@ -1011,7 +1011,7 @@ with torch.no_grad():
         cuts.append(kl_divergence(posterior, prior)[0])
 cuts = torch.stack(cuts)
 
-# %%
+# %% tags=["hide-input"]
 fig, axis = plt.subplots(figsize=(7.2, 2.8))
 for film in cuts:
     axis.plot(np.arange(-39, 40), film[1:], color=COLORS["kl"], alpha=0.35, linewidth=1)

@@ -174,7 +174,7 @@ claim(
 # wants the action that *led to* the frame. So the action column moves down by one row,
 # once, in one place of the program.
 
-# %%
+# %% tags=["hide-input"]
 show(*alignment())
 
 
@@ -240,7 +240,7 @@ compare("rows 1 to 3", read[1:], one_hot[0, :-1], tolerance=0)
 # shapes in the figure are those of the model above on the held-out rows: for each of
 # 3 x 160 rows, $h_t$ has 512 numbers and $z_t$ is 32 one-hots of 8 classes.
 
-# %%
+# %% tags=["hide-input"]
 states, _, _ = longer.observe(held)
 show(*world_model_phase(states.h.shape, states.z.shape))
 
@@ -339,7 +339,7 @@ compare("perfect head", F.binary_cross_entropy_with_logits(logit, target), entro
 # %% [markdown]
 # The same for every prediction, for a live row and for a terminal one:
 
-# %%
+# %% tags=["hide-input"]
 p = torch.linspace(0.002, 0.9999, 2000)
 fig, ax = plt.subplots(figsize=(7.2, 2.7))
 for goal, style, name in ((gamma, "continue", "alive"), (0.0, "error", "dead")):
@@ -1462,7 +1462,7 @@ def toy(shifts):
 # %%
 results = {shifts: toy(shifts) for shifts in (0, 1, 2)}
 
-# %%
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(1, 3, figsize=(8, 2.5))
 looks = {0: line("naive"), 1: line("ours"), 2: line("error")}
 for shifts, (curves, error) in results.items():

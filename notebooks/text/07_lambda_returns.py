@@ -213,7 +213,7 @@ print("R_0, R_1, R_2 =", [R0.item(), R1.item(), R2.item()])
 for name, numbers in {"reward": r, "value": v, "continuation": c}.items():
     print(f"{name:12} used at s_0 .. s_3:", (numbers.grad != 0).tolist())
 
-# %%
+# %% tags=["hide-input"]
 show(*lambda_recursion(toy_reward[0], toy_value[0], toy_cont[0], lam=0.5))
 
 
@@ -449,7 +449,7 @@ for lam in (0.0, 0.5, 0.95, 1.0):
 # Move lambda and the horizon: with lambda 0 all weight is on one step, with lambda 1 all of
 # it is on the last one. The dashed line shows how far the return looks on average.
 
-# %%
+# %% tags=["hide-input"]
 def draw_weights(lam, horizon):
     """The weights of the n-step returns in one lambda-return."""
     n = torch.arange(1, horizon + 1)
@@ -619,7 +619,7 @@ gap = (young - formula).abs() / formula.abs()
 claim("experiment and formula differ by less than 5 %", (gap < 0.05).all())
 
 
-# %%
+# %% tags=["hide-input"]
 def draw_errors(ax, measured, title):
     """Bias, variance and their sum over lambda."""
     bias, variance = measured[:, 0] ** 2, measured[:, 1]

@@ -1089,7 +1089,7 @@ claim(
     after.mean() > 3 * chance,
 )
 
-# %%
+# %% tags=["hide-input"]
 films = [
     standing([draw_cart(o[0], o[2]) for o in observations])
     for observations in (film_before, film_after)
@@ -1266,7 +1266,7 @@ curves = {
     for name, pay in STAKES.items()
 }
 
-# %%
+# %% tags=["hide-input"]
 fig, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True)
 for ax, name in zip(axes, STAKES):
     for mistake, look in looks.items():

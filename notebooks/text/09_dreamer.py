@@ -95,7 +95,7 @@ def stored_runs(name):
     return list(zip(abouts, tables))
 
 
-# %%
+# %% tags=["hide-input"]
 def draw(ax, name, goal):
     """Mean and range of the stored runs, between chance and the goal."""
     found = stored_runs(name)
@@ -173,7 +173,7 @@ claim("no random episode sees the outer quarter of the track", max(places) < 1.8
 # for one term: the critic also learns from the replayed rows (notebook 08), and that
 # gradient does reach the world model. The loop around it is short.
 
-# %%
+# %% tags=["hide-input"]
 show(*two_phases())
 
 # %% [markdown]
@@ -624,7 +624,7 @@ print("ended:", ended)
 # The same six rows, drawn. Four of them are one episode, and no action leads from its last
 # row to the first one of the next:
 
-# %%
+# %% tags=["hide-input"]
 cards = []
 for i in range(6):
     o, _, r, *flags = (column[0, i] for column in stored.data.values())
@@ -938,7 +938,7 @@ after = evaluate(live, "CartPole-v1", 20, envs=10, seed=1)
 live_return = np.mean([e["return"] for e in after])
 claim("the return is more than twice that of random", live_return > 2 * random_return)
 
-# %%
+# %% tags=["hide-input"]
 episodes = read(runs_here / "live" / "episodes.csv")
 metrics = read(runs_here / "live" / "metrics.csv")
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3))
@@ -999,7 +999,7 @@ for name in GOALS:
 # %% [markdown]
 # Each run by itself. The band now reaches from the worst of the 20 episodes to the best.
 
-# %%
+# %% tags=["hide-input"]
 columns = max(1, *(len(stored_runs(name)) for name in GOALS))
 shape = dict(nrows=2, ncols=columns, sharex=True, sharey="row", squeeze=False)
 fig, axes = plt.subplots(**shape, figsize=(8, 4.4))

@@ -632,7 +632,7 @@ for action in actions:
 print("steps:", len(rewards) - 1, "x:", info["x_pos"], "flag:", info["flag_get"])
 print("return:", round(sum(rewards), 4))
 
-# %%
+# %% tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(7.2, 2.4))
 ax.plot(rewards, **line("reward"))
 ax.set(xlabel="step [1]", ylabel="reward [1]")
@@ -945,7 +945,7 @@ claim("row by row, the agent saw these screens", np.array_equal(small, rows["obs
 # is always the same, and the model knows it by heart. What it gets wrong are small things,
 # such as when the question blocks blink.
 
-# %%
+# %% tags=["hide-input"]
 clip = slice(0, 32)
 alt = "Two seconds of the game, its dream, and the error."
 scrub(real[clip], dreamed[clip], alt=alt, context=5, columns=8)
@@ -1043,7 +1043,7 @@ for flags, episodes in ((4, 4), (97, 100)):
     print(f"{flags}/{episodes}: {low:.2f} to {high:.2f}")
 
 
-# %%
+# %% tags=["hide-input"]
 def draw_interval(rate, episodes):
     fig, ax = plt.subplots(figsize=(7.2, 1.6))
     flags = round(rate * episodes)
