@@ -10,7 +10,6 @@ was run, and on what.
 """
 
 import argparse
-import csv
 import dataclasses
 import json
 import os
@@ -27,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from dreamer_lite.dreamer import Config, evaluate, train  # noqa: E402
 from dreamer_lite.envs import build_env, random_policy  # noqa: E402
+from dreamer_lite.runs import Table, read_table  # noqa: E402
 from machine import machine  # noqa: E402
 
 TASKS = {"cartpole": ("CartPole-v1", 475), "pendulum": ("Pendulum-v1", -200)}
@@ -36,39 +36,32 @@ FIELDS = "step updates minutes cpu_minutes return lowest highest".split()
 
 
 class Evaluations:
-    """A callback of `train`: 20 episodes every 1,000 steps, as rows of a CSV file."""
+    """A callback of `train`: 20 episodes every 1,000 steps, as rows of a table."""
 
     def __init__(self, env, seed, path):
-        self.env, self.seed, self.path = env, seed, path
-        self.rows, self.before, self.begun = [], 0.0, False
+        self.env, self.seed, self.table, self.before = env, seed, Table(path), None
 
-    def begin(self, step):
-        """Read the rows up to the step at which the run continues."""
-        self.begun = True
-        if self.path.is_file():
-            with open(self.path, newline="", encoding="utf-8") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) < step]
-            self.rows = rows
-            self.before = float(rows[-1]["cpu_minutes"]) if rows else 0.0
+    def rows(self):
+        """Return the rows so far."""
+        return read_table(self.table.path)
 
     def __call__(self, agent, run):
-        if not self.begun:
-            self.begin(run.step)
-        last = int(self.rows[-1]["step"]) if self.rows else 0
-        if run.step // EVERY <= last // EVERY:
+        if self.before is None:  # the first call: drop what an interrupted run added
+            self.table.begin(run.step - 1, FIELDS)
+            rows = self.rows()
+            self.before = float(rows[-1]["cpu_minutes"]) if rows else 0.0
+            self.done = int(rows[-1]["step"]) // EVERY if rows else 0
+        if run.step // EVERY <= self.done:
             return
+        self.done = run.step // EVERY
         seed = 1_000_000 + self.seed
         found = evaluate(agent, self.env, EPISODES, envs=10, seed=seed)
         returns = [episode["return"] for episode in found]
         cpu = self.before + time.process_time() / 60
-        values = (run.step, run.updates, run.minutes, cpu)
-        values += (sum(returns) / len(returns), min(returns), max(returns))
-        self.rows.append({k: f"{v:.6g}" for k, v in zip(FIELDS, values)})
-        with open(self.path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(self.rows)
-        print(json.dumps(self.rows[-1]), flush=True)
+        values = [run.step, run.updates, run.minutes, cpu]
+        values += [sum(returns) / len(returns), min(returns), max(returns)]
+        self.table.add(dict(zip(FIELDS, values)))
+        print(*values, flush=True)
 
 
 def describe(task, config, rows, here):
@@ -109,7 +102,7 @@ def main():
     train(env, config, folder, callback=watch, progress=False)
     for table in ("episodes", "metrics", "evaluations"):
         shutil.copy(folder / f"{table}.csv", target / f"{name}_{table}.csv")
-    about = json.dumps(describe(options.task, config, watch.rows, here), indent=1)
+    about = json.dumps(describe(options.task, config, watch.rows(), here), indent=1)
     (target / f"{name}.json").write_text(about + "\n", encoding="utf-8")
 
 

@@ -29,51 +29,28 @@ RUNS = {  # what is changed
     "slow": {"lr": 1e-5},
 }
 LABELS = {  # of a run, and the quantity whose colour it has
-    "reference_healthy": ("as it should be", "ours"),
-    "reference_actor": ("actor's rate times 100", "error"),
-    "reference_collapse": ("weight of rep times 1000", "error"),
-    "reference_slow": ("model's rate divided by 100", "error"),
+    "healthy": ("as it should be", "ours"),
+    "actor": ("actor's rate times 100", "error"),
+    "collapse": ("weight of rep times 1000", "error"),
+    "slow": ("model's rate divided by 100", "error"),
     "mario_seed0": ("Mario, seed 0", "ours"),
     "mario_seed1": ("Mario, seed 1", "neutral"),
 }
-# What each picture shows: columns on a grid, and the runs drawn in each.
-PICTURES = {
-    "world_model": (
-        ["loss/obs", "loss/reward", "loss/continue", "loss/dyn"],
-        ["reference_healthy", "reference_slow"],
-    ),
-    "latent": (
-        ["loss/dyn", "entropy/posterior", "entropy/prior", "loss/obs"],
-        ["reference_healthy", "reference_collapse"],
-    ),
-    "actor": (
-        ["actor/entropy", "actor/advantage", "imagined/continue", "return"],
-        ["reference_healthy", "reference_actor"],
-    ),
-    "critic": (
-        ["loss/critic", "loss/replay_critic", "return/mean", "value/mean"],
-        ["reference_healthy", "reference_slow"],
-    ),
-    "others": (
-        ["loss/rep", "loss/actor", "return/scale", "imagined/reward"],
-        ["reference_healthy"],
-    ),
-    "counters": (["minutes", "updates", "speed/replayed", "length"], ["mario_seed0"]),
-    "ends": (  # seed 0 is older than the columns dead and stuck
-        ["flag_get", "dead", "stuck", "time"],
-        ["mario_seed0", "mario_seed1"],
-    ),
-    "mario": (
-        ["loss/obs", "loss/dyn", "actor/entropy", "return/scale", "return", "x_pos"],
-        ["mario_seed0"],
-    ),
-}
-MORE = {  # one more run in a panel of "others"
-    "loss/rep": "reference_collapse",
-    "loss/actor": "reference_actor",
-    "return/scale": "reference_slow",
-    "imagined/reward": "reference_slow",
-}
+# Each picture: the runs in every panel, then the column of each panel; a column may add
+# one more run with a plus. Mario's seed 0 is older than the columns dead and stuck.
+LINES = """
+world_model: healthy slow: loss/obs loss/reward loss/continue loss/dyn
+latent: healthy collapse: loss/dyn entropy/posterior entropy/prior loss/obs
+actor: healthy actor: actor/entropy actor/advantage imagined/continue return
+critic: healthy slow: loss/critic loss/replay_critic return/mean value/mean
+others: healthy: loss/rep+collapse loss/actor+actor return/scale+slow \
+imagined/reward+slow
+counters: mario_seed0: minutes updates speed/replayed length
+ends: mario_seed0 mario_seed1: flag_get dead stuck time
+mario: mario_seed0: loss/obs loss/dyn actor/entropy return/scale return x_pos
+"""
+SPLIT = [line.split(": ") for line in LINES.strip().splitlines()]
+PICTURES = {name: (columns.split(), runs.split()) for name, runs, columns in SPLIT}
 NATS = set("loss/reward loss/continue loss/dyn loss/rep entropy/prior".split())
 NATS |= set("entropy/posterior actor/entropy loss/critic loss/replay_critic".split())
 UNITS = dict.fromkeys(NATS, "nats") | {"minutes": "min", "speed/replayed": "rows/s"}
@@ -104,24 +81,22 @@ def train(names):
         print(f"trained {name}", flush=True)
 
 
-def drawn_in(name, metric):
-    """Return the runs that a panel of a picture shows."""
-    runs = PICTURES[name][1]
-    return [*runs, MORE[metric]] if name == "others" else runs
+def panels(name):
+    """Return [(column, runs)] of a picture."""
+    columns, runs = PICTURES[name]
+    parts = [column.split("+") for column in columns]
+    return [(column, runs + more) for column, *more in parts]
 
 
-def table_of(run, metric):
+def table_of(run, column):
     """Return the path of the table that has a column of a run."""
-    return CURVES / f"{run}_{'episodes' if metric in IN_EPISODES else 'metrics'}.csv"
+    run = f"reference_{run}" if run in RUNS else run
+    return CURVES / f"{run}_{'episodes' if column in IN_EPISODES else 'metrics'}.csv"
 
 
 def source(name):
     """Return one digest of all tables that a picture shows; its file has it, too."""
-    paths = {
-        table_of(run, metric)
-        for metric in PICTURES[name][0]
-        for run in drawn_in(name, metric)
-    }
+    paths = {table_of(run, column) for column, runs in panels(name) for run in runs}
     tables = b"".join(path.read_bytes() for path in sorted(paths))
     return hashlib.sha256(tables).hexdigest()
 
@@ -156,11 +131,10 @@ def picture(name):
 
     from course import line
 
-    metrics, _ = PICTURES[name]
-    rows = len(metrics) // 2
+    rows = len(panels(name)) // 2
     fig, axes = plt.subplots(rows, 2, figsize=(7.2, 2.2 * rows), sharex=True)
-    for ax, metric in zip(axes.flat, metrics):
-        for run in drawn_in(name, metric):
+    for ax, (metric, runs) in zip(axes.flat, panels(name)):
+        for run in runs:
             steps, values = read(table_of(run, metric), "step", metric)
             width = 50 if metric in SHARES else 10
             if metric in IN_EPISODES:  # the first means would be of fewer

@@ -1,8 +1,6 @@
 """Write the tables of data/README.md from the stored results, and data/SHA256SUMS.
 
-    python tools/tables.py            rewrite every table
-    python tools/tables.py results    only those of the results
-    python tools/tables.py files      only the list of files, and SHA256SUMS
+    python tools/tables.py            rewrite them
     python tools/tables.py --check    write nothing; exit 1 if something is out of date
 
 A table lies between `<!-- begin:NAME -->` and `<!-- end:NAME -->`; the function of that
@@ -75,19 +73,18 @@ def mario(data):
             read_json(path.with_name(f"{name}_seed{seed}.json")),
         )
         flags = [float(row["minutes"]) for row in episodes if float(row["flag_get"])]
+        first, early = f"{flags[0]:.0f}" if flags else "", sum(m <= 60 for m in flags)
         late = episodes[-50:]
-        rows.append(
-            [
-                f"{RUNS.get(name, name.removeprefix('mario_'))}, seed {seed}",
-                f"{run['steps']:,}",
-                f"{run['updates']:,}",
-                f"{run['minutes']:.0f}",
-                f"{flags[0]:.0f}" if flags else "",
-                sum(minutes <= 60 for minutes in flags),
-                sum(float(row["flag_get"]) > 0 for row in late),
-                f"{sum(float(row['x_pos']) for row in late) / len(late):,.0f}",
-            ]
-        )
+        won = sum(float(row["flag_get"]) > 0 for row in late)
+        far = sum(float(row["x_pos"]) for row in late) / len(late)
+        label = f"{RUNS.get(name, name.removeprefix('mario_'))}, seed {seed}"
+        row = [
+            label,
+            f"{run['steps']:,}",
+            f"{run['updates']:,}",
+            f"{run['minutes']:.0f}",
+        ]
+        rows.append([*row, first, early, won, f"{far:,.0f}"])
     head = ["run", "agent steps", "updates", "minutes", "first flag [min]"]
     head += ["flags in the first hour", "flags in the last 50", "mean x of these"]
     return markdown(head, rows)
@@ -122,15 +119,11 @@ def bench(data):
     rows = []
     for path in sorted((data / "bench").glob("*.json")):
         for case in read_json(path)["cases"]:
-            rows.append(
-                [
-                    f"{case['case']}, {case['precision']}, {case['speed']}",
-                    f"{case['parameters'] / 1e6:.1f}",
-                    f"{case['step']['median']:.3f}",
-                    f"{case['frames_per_second']:,.0f}",
-                    f"{case['peak_mb']:,.0f}",
-                ]
-            )
+            name = f"{case['case']}, {case['precision']}, {case['speed']}"
+            size, time = case["parameters"] / 1e6, case["step"]["median"]
+            speed = f"{case['frames_per_second']:,.0f}"
+            memory = f"{case['peak_mb']:,.0f}"
+            rows.append([name, f"{size:.1f}", f"{time:.3f}", speed, memory])
     head = ["model", "M parameters", "seconds per update", "rows per second", "peak MB"]
     return markdown(head, rows)
 
@@ -182,39 +175,25 @@ def checksums(data):
     )
 
 
-RESULTS = {table.__name__: table for table in (evaluation, mario, learning, bench)}
-FILES = {"files": files}
-
-
-def wanted(data, tables):
-    """Return {path: text} as it should be, with these tables written anew."""
-    path = data / "README.md"
-    text = path.read_text(encoding="utf-8")
-    new = TABLE.sub(
-        lambda m: m[1] + tables[m[2]](data) + m[3] if m[2] in tables else m[0], text
-    )
-    found = {path: new}
-    if "files" in tables:
-        found[data / "SHA256SUMS"] = checksums(data)
-    return found
+TABLES = {f.__name__: f for f in (evaluation, mario, learning, bench, files)}
 
 
 def main(argv=None):
     """Run the command; return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", nargs="?", choices=["results", "files"])
     parser.add_argument("--check", action="store_true", help="compare, write nothing")
     parser.add_argument("--data", type=Path, default=DATA, help="the folder of data")
     options = parser.parse_args(argv)
-    parts = {"results": RESULTS, "files": FILES, None: RESULTS | FILES}
-    found = undescribed(options.data) if options.part != "results" else []
-    for path, text in wanted(options.data, parts[options.part]).items():
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    data, found = options.data, undescribed(options.data)
+    text = (data / "README.md").read_text(encoding="utf-8")
+    text = TABLE.sub(lambda m: m[1] + TABLES[m[2]](data) + m[3], text)
+    for name, new in {"README.md": text, "SHA256SUMS": checksums(data)}.items():
+        path = data / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != new:
             if options.check:
-                found.append(f"{path.name} is out of date: make tables")
+                found.append(f"{name} is out of date: make tables")
             else:
-                path.write_bytes(text.encode())
-                print(f"written: {path.name}")
+                path.write_bytes(new.encode())
     print("".join(f"data: {line}\n" for line in found), end="")
     return 1 if found else 0
 
