@@ -43,7 +43,8 @@ class Actor(nn.Module):
         super().__init__()
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
         self.actions, self.unimix = action_size(action_space), unimix
-        outputs = self.actions if self.discrete else 2 * self.actions
+        self.heads = 1 if self.discrete else 2  # in the last layer: mean, deviation
+        outputs = self.heads * self.actions
         self.mlp = MLP(feature_size, units, 3, outputs, outscale=0.01)
 
     def _normal(self, raw: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,12 +52,14 @@ class Dreamer(nn.Module):
         self.device = speed.pick_device(c.device)
         self.dtype = speed.pick_precision(self.device, c.precision)
         self.to(self.device)
-        rates = {
-            self.world_model: c.lr,
-            self.actor_critic.critic: c.critic_lr,
-            self.actor_critic.actor: c.actor_lr,
-        }
-        groups = [dict(params=list(m.parameters()), lr=lr) for m, lr in rates.items()]
+        actor, critic = self.actor_critic.actor, self.actor_critic.critic
+        *body, weight, bias = actor.parameters()
+        groups = [
+            dict(params=list(self.world_model.parameters()), lr=c.lr),
+            dict(params=list(critic.parameters()), lr=c.critic_lr),
+            dict(params=body, lr=c.actor_lr),
+            dict(params=[weight, bias], lr=c.actor_lr, parts=actor.heads),
+        ]
         self.optimizer = LaProp(groups, clip=c.clip, warmup=c.warmup)
         fp16 = self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)

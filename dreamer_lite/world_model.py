@@ -5,7 +5,7 @@
 Built in notebook 06. Source: DreamerV3, section "World model learning", equations 2, 3.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import gymnasium as gym
 import torch
@@ -201,7 +201,8 @@ class LaProp(torch.optim.Optimizer):
     the step count too, is a tensor: nothing waits, so a CUDA graph can hold it.
     Args: params, tensors or groups with their own `lr`; lr; betas (momentum, square);
     eps; clip, of the adaptive gradient clipping, 0 for none; warmup, updates in which
-    the learning rate rises linearly from 0.
+    the learning rate rises linearly from 0; parts, of equal size, into which a tensor
+    is cut for clipping (for a group whose tensors hold several layers).
     Source: DreamerV3, Methods, "Optimizer".
     """
 
@@ -214,9 +215,10 @@ class LaProp(torch.optim.Optimizer):
         eps: float = 1e-20,
         clip: float = 0.3,
         warmup: int = 0,
+        parts: int = 1,
     ):
-        defaults = dict(lr=lr, betas=betas, eps=eps, clip=clip, warmup=warmup)
-        super().__init__(params, defaults)
+        rates = dict(lr=lr, betas=betas, eps=eps, clip=clip, warmup=warmup)
+        super().__init__(params, rates | {"parts": parts})
         for group in self.param_groups:
             for p in group["params"]:
                 self.state[p] = {
@@ -238,7 +240,8 @@ class LaProp(torch.optim.Optimizer):
         states = [self.state[p] for p in params]
         momentum = [s["momentum"] for s in states]
         square = [s["square"] for s in states]
-        grads = self._clip([p.grad for p in params], params, group["clip"])
+        grads = [p.grad for p in params]
+        grads = self._clip(grads, params, group["clip"], group["parts"])
         step = states[0]["step"]  # all parameters of a group step together
         lr = group["lr"] * (step / max(group["warmup"], 1)).clamp(max=1.0)
         if not group["warmup"]:
@@ -256,9 +259,16 @@ class LaProp(torch.optim.Optimizer):
 
     @staticmethod
     def _clip(
-        grads: list[Tensor], params: list[Tensor], clip: float
-    ) -> tuple[Tensor, ...]:
+        grads: Sequence[Tensor], params: Sequence[Tensor], clip: float, parts: int = 1
+    ) -> Sequence[Tensor]:
         """Adaptive gradient clipping: no gradient above `clip` times its tensor."""
+        if parts > 1:
+            cut = [
+                [half for t in ts for half in t.chunk(parts)] for ts in (grads, params)
+            ]
+            done = LaProp._clip(*cut, clip)
+            starts = range(0, len(done), parts)
+            return [torch.cat(done[i : i + parts]) for i in starts]
         limit = torch._foreach_norm(params)
         torch._foreach_clamp_min_(limit, 1e-3)
         torch._foreach_mul_(limit, clip or float("inf"))

@@ -124,7 +124,16 @@ def test_every_setting_reaches_its_part():
     assert agent.world_model.scales == {"dyn": 0.8, "rep": 0.2}
     assert agent.actor_critic.actor.unimix == agent.world_model.rssm.unimix == 0.05
     groups = agent.optimizer.param_groups
-    assert [(g["clip"], g["warmup"]) for g in groups] == [(0.6, 11)] * 3
+    assert [(g["clip"], g["warmup"]) for g in groups] == [(0.6, 11)] * 4
+
+
+@pytest.mark.parametrize(("space", "parts"), [(Discrete(3), 1), (Box(-1, 1, (2,)), 2)])
+def test_mean_and_deviation_of_a_joystick_are_clipped_apart(space, parts):
+    agent = agent_for(action_space=space)
+    *others, last = agent.optimizer.param_groups
+    layer = agent.actor_critic.actor.mlp[-1]
+    assert last["params"] == [layer.weight, layer.bias] and last["parts"] == parts
+    assert all(group["parts"] == 1 for group in others)
 
 
 def test_unimix_is_the_floor_of_every_probability():

@@ -461,6 +461,28 @@ def test_clipping_by_hand():
     assert torch.equal(fine, grads[2])
 
 
+def test_two_layers_in_one_tensor_are_clipped_apart():
+    """The halves have the sizes 5 and 0; as one tensor both would shrink by 6.7."""
+    weights = [torch.tensor([[3.0, 4.0], [0.0, 0.0]])]
+    grads = [torch.tensor([[6.0, 8.0], [3e-3, 4e-3]])]
+    (apart,) = LaProp._clip(grads, weights, 0.3, parts=2)
+    assert torch.allclose(apart, torch.tensor([[0.9, 1.2], [1.8e-4, 2.4e-4]]))
+    (whole,) = LaProp._clip(grads, weights, 0.3)
+    assert torch.allclose(whole, grads[0] * 0.15)
+
+
+def test_parts_learn_like_tensors_of_their_own():
+    start = [torch.randn(3, 4), 0.01 * torch.randn(3, 4)]
+    updates = [[10 * torch.randn(3, 4), torch.randn(3, 4)] for _ in range(10)]
+    p = torch.nn.Parameter(torch.cat(start))
+    optimizer = LaProp([p], lr=3e-3, betas=(0.9, 0.99), parts=2)
+    for update in updates:
+        p.grad = torch.cat(update)
+        optimizer.step()
+    truth = torch.cat(slow_laprop(start, updates, 3e-3, (0.9, 0.99), 0.3, 0))
+    assert torch.allclose(p.double(), truth, atol=1e-5)
+
+
 def test_a_clip_of_zero_clips_nothing():
     weights = [torch.tensor([3.0, 4.0]), torch.zeros(2), torch.ones(2)]
     grads = [torch.tensor([6e3, 8e3]), torch.ones(2), torch.zeros(2)]
