@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from dreamer_lite.config import Config
-from dreamer_lite.emulator import BUTTONS, check_display, load_emulator
+from dreamer_lite.emulator import BUTTONS, load_emulator
 
 
 @functools.cache
@@ -118,7 +118,6 @@ class MarioEnv(gym.Env):
     """One stage of Super Mario Bros.; use `make_mario`, which adds the wrappers."""
 
     def __init__(self, options: MarioOptions):
-        check_display(options.render_mode)
         self.options, self.running = options, False
         emulator, action_sets = load_emulator()
         self.action_names = getattr(action_sets, options.actions)

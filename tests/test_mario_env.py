@@ -1,13 +1,11 @@
 """The Mario environment, on whichever emulator generation this Python has.
 
-Needs no torch: `test_other_generation` runs this very file on Python 3.13.
+Needs no torch: CI runs this file on Python 3.13, too, with the other generation.
 """
 
-import functools
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import warnings
@@ -65,7 +63,12 @@ def area_average(picture, size):
     return wide.mean(2)
 
 
-def test_checker_accepts_it_without_a_warning():
+def test_the_generation_fits_the_python():
+    native = issubclass(emulator.load_emulator()[0], gym.Env)
+    assert native == (sys.version_info >= (3, 13))
+
+
+def test_gymnasiums_checker_accepts_it_without_a_warning():
     spec = EnvSpec("DreamerLiteMario-v0", entry_point=make_mario)
     env = gym.make(spec, render_mode="rgb_array", disable_env_checker=True).unwrapped
     with warnings.catch_warnings():
@@ -74,42 +77,30 @@ def test_checker_accepts_it_without_a_warning():
     env.close()
 
 
-@pytest.mark.filterwarnings("ignore:.*different from the unwrapped:UserWarning")
-def test_checker_accepts_it_with_every_option(make):
-    env = make(actions="SIMPLE_MOVEMENT", grayscale=True, noops=30, sticky=0.25)
-    check_env(env, skip_render_check=True)
-
-
 @pytest.mark.parametrize("size", [64, 48])
 def test_observation_is_the_screen_without_score_board(make, size):
     env = make(render_mode="rgb_array", size=size)
-    for obs, *_ in play(env, [WALK] * 12)[::4]:
-        assert obs.shape == (size, size, 3) and obs.dtype == np.uint8
-        assert env.observation_space.contains(obs)
+    obs = play(env, [WALK] * 12)[-1][0]
+    assert obs.shape == (size, size, 3) and env.observation_space.contains(obs)
     screen = env.render()
-    assert screen.shape == (240, 256, 3)
-    expected = area_average(screen[32:], size)
-    assert np.abs(play(env, [WALK] * 12)[-1][0] - expected).max() <= 0.501
-    score = area_average(screen[:32], size)
-    assert np.abs(obs[:8] - score[:8]).max() > 50  # the score board looks different
+    assert screen.shape == (240, 256, 3) and env.metadata["render_fps"] == 15
+    assert np.abs(obs - area_average(screen[32:], size)).max() <= 0.501
+    play(env, [WALK] * 20)
+    assert not np.array_equal(screen, env.render())  # the first one was a copy
 
 
-def test_observation_is_in_colour_and_mario_can_be_told_from_the_sky(make):
-    env = make()
+def test_mario_is_where_info_says_and_can_be_told_from_the_sky(make):
     red_at_mario = []
-    for obs, _, _, _, info in play(env, known_run()[:250]):
+    for obs, _, _, _, info in play(make(), known_run()[:250]):
         row, column = info["mario_pixel"]
         patch = obs[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
         red_at_mario.append((patch[..., 0] - patch[..., 1].astype(int)).max())
-    sky = obs[10, 32].astype(int)
-    assert sky[2] > sky[0] + 100
     assert min(red_at_mario) >= 60
 
 
 def test_walking_right_earns_its_pixels(make):
     env = make()
-    _, info = env.reset()
-    x = info["x_pos"]
+    x = env.reset()[1]["x_pos"]
     for action in [NOOP] * 3 + [WALK] * 20:
         _, reward, _, _, info = env.step(action)
         assert reward == pytest.approx((info["x_pos"] - x) / 16 - 0.02)
@@ -117,33 +108,20 @@ def test_walking_right_earns_its_pixels(make):
     assert x > 80 and reward > 0.2
 
 
-def test_walking_left_costs_what_right_had_earned(make):
-    env = make(actions="SIMPLE_MOVEMENT")
-    left = env.action_names.index(["left"])
-    steps = play(env, [WALK] * 30 + [NOOP] * 10 + [left] * 25)
-    moved = steps[-1][4]["x_pos"] - 40
-    assert min(step[1] for step in steps) < -0.2
-    assert sum(step[1] for step in steps) == pytest.approx(moved / 16 - 0.02 * 65)
-
-
-def test_first_goomba_kills(make):
+@pytest.mark.parametrize(
+    "actions, place",
+    [
+        ([WALK] * 100, (290, 330)),  # the first Goomba
+        (known_run()[:100] + [WALK] * 60, (1100, 1150)),  # the first pit
+    ],
+)
+def test_death_ends_the_episode_and_costs_2(make, actions, place):
     env = make()
-    steps = play(env, [WALK] * 100)
+    steps = play(env, actions)
     _, reward, terminated, truncated, info = steps[-1]
-    assert terminated is True and truncated is False and len(steps) < 100
+    assert terminated is True and truncated is False and len(steps) < len(actions)
     assert info["dead"] and not info["flag_get"] and not info["stuck"]
-    assert 290 < info["x_pos"] < 330
-    progress = info["x_pos"] - steps[-2][4]["x_pos"]
-    assert reward == pytest.approx(progress / 16 - 0.02 - 2)
-    with pytest.raises(ValueError, match="reset"):
-        env.step(WALK)
-
-
-def test_first_pit_kills_at_the_bottom_of_the_picture(make):
-    steps = play(make(), known_run()[:100] + [WALK] * 60)
-    _, reward, terminated, _, info = steps[-1]
-    assert terminated and info["dead"]
-    assert 1100 < info["x_pos"] < 1150 and info["mario_pixel"][0] == 63
+    assert place[0] < info["x_pos"] < place[1]
     progress = info["x_pos"] - steps[-2][4]["x_pos"]
     assert reward == pytest.approx(progress / 16 - 0.02 - 2)
 
@@ -165,14 +143,8 @@ def test_stuck_after_exactly_120_steps_without_progress(make):
     _, reward, terminated, truncated, info = steps[-1]
     assert terminated and not truncated and info["stuck"] and not info["dead"]
     assert reward == pytest.approx(-2.02)
-
-
-def test_progress_resets_the_patience(make):
-    env = make(patience=10)
-    assert len(play(env, [NOOP] * 8 + [WALK] * 4 + [NOOP] * 99)) > 20
-    assert len(play(env, [NOOP] * 99)) == 10
-    with pytest.raises(ValueError, match="reset"):  # the end holds, though Mario lives
-        env.step(NOOP)
+    progress = [NOOP] * 8 + [WALK] * 4 + [NOOP] * 99
+    assert len(play(make(patience=10), progress)) > 20  # progress begins it anew
 
 
 def test_pipe_is_no_progress(make):
@@ -192,20 +164,11 @@ def test_unshaped_reward_is_the_emulators_own(make):
     nes = emulator.load_emulator()[0](target=(1, 1))
     nes.reset()
     for _, reward, terminated, _, info in steps:
-        expected = 0.0
-        for _ in range(4):
-            if not nes.done:
-                expected += nes.step(env.buttons[WALK])[1]
-        assert reward == expected == info["emulator_reward"]
+        frames = [nes.step(env.buttons[WALK])[1] for _ in range(4) if not nes.done]
+        assert reward == sum(frames) == info["emulator_reward"]
         assert terminated == nes.done
     assert reward < -5
     nes.close()
-
-
-def test_without_noops_and_stickiness_the_game_is_deterministic(make):
-    runs = [play(make(), known_run()[:60], seed) for seed in (1, 2)]
-    for one, two in zip(*runs, strict=True):
-        assert np.array_equal(one[0], two[0]) and one[1] == two[1]
 
 
 def test_seed_decides_noops_and_sticky_actions(make):
@@ -232,22 +195,14 @@ def test_noop_starts_cover_0_to_30_frames(make):
     assert min(counts) <= 2 and 28 <= max(counts) <= 30 and len(set(counts)) > 15
 
 
-def test_sticky_repeats_what_was_done_in_a_quarter_of_the_steps(make):
+def test_sticky_repeats_a_quarter_of_the_actions(make):
     env = make(sticky=0.25)
     obs, _ = env.reset(seed=0)
-    sent, done = [i % 5 for i in range(2000)], []
-    env.unwrapped.step = lambda action: (
-        done.append(action) or (obs, 0.0, False, False, {})
-    )
-    for action in sent:
-        env.step(action)
-    repeated = [now != want for now, want in zip(done, sent, strict=True)]
-    assert not repeated[0] and 0.22 < np.mean(repeated) < 0.28
-    for i in np.flatnonzero(repeated):
-        assert done[i] == done[i - 1]
-    env.reset(seed=1)
-    env.step(3)
-    assert done[-1] == 3  # nothing is carried over from the episode before
+    done, result = [], (obs, 0.0, False, False, {})
+    env.unwrapped.step = lambda action: done.append(action) or result
+    for i in range(2000):
+        env.step(i % 5)
+    assert 0.22 < np.mean([now != i % 5 for i, now in enumerate(done)]) < 0.28
 
 
 @pytest.mark.parametrize(
@@ -269,8 +224,7 @@ def test_grayscale_has_one_channel_of_the_same_picture(make):
 
 
 def test_max_frames_takes_the_maximum_of_the_last_two(make):
-    env = make(max_frames=True, render_mode="rgb_array", skip=4)
-    obs = play(env, [WALK] * 20)[-1][0]
+    obs = play(make(max_frames=True), [WALK] * 20)[-1][0]
     single = make(skip=1, render_mode="rgb_array")
     single.reset()
     screens = []
@@ -283,8 +237,7 @@ def test_max_frames_takes_the_maximum_of_the_last_two(make):
 
 
 def test_info_names_and_types(make):
-    env = make()
-    info = play(env, [WALK] * 5)[-1][4]
+    info = play(make(), [WALK] * 5)[-1][4]
     kinds = {"x_pos": int, "y_pos": int, "time": int, "flag_get": bool, "dead": bool}
     kinds |= {"stuck": bool, "mario_pixel": np.ndarray, "emulator_reward": float}
     assert {name: type(value) for name, value in info.items()} == kinds
@@ -295,53 +248,58 @@ def test_reset_restores_and_does_not_replay_the_title_screen(make):
     env = make()
     first, _ = env.reset()
     play(env, [WALK] * 100)
-
-    def refuse(*_):
-        raise AssertionError("the title screen was replayed")
-
-    env.nes._skip_start_screen = env.nes._frame_advance = refuse
+    # Without these the title screen cannot be passed.
+    env.nes._skip_start_screen = env.nes._frame_advance = None
     again, info = env.reset()
     assert np.array_equal(first, again) and info["x_pos"] == 40
 
 
-def test_rendering(make):
-    env = make(render_mode="rgb_array")
-    env.reset()
-    before = env.render()
-    kept = before.copy()
-    play(env, [WALK] * 20)
-    assert np.array_equal(before, kept) and not np.array_equal(before, env.render())
-    assert env.metadata["render_fps"] == 15
-    silent = make()
-    silent.reset()
-    assert silent.render() is None
-
-
-def test_human_rendering_shows_every_frame(make):
+def test_a_window_shows_every_frame(make):
     env = make(render_mode="human")
     shown = []
     env.nes.render = lambda: shown.append(1)
     play(env, [WALK] * 3)
-    assert len(shown) == 12
+    assert len(shown) == 12 and env.render() is None
 
 
-def test_closing_twice_is_harmless():
-    env = make_mario()
+# Mistakes
+
+
+def test_a_window_without_a_display_is_refused(make, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    env = make(render_mode="human")
+    env.reset()
+    with pytest.raises(ValueError, match="DISPLAY is not set; use rgb_array"):
+        env.step(NOOP)
+
+
+@pytest.mark.parametrize("options", [{}, {"sticky": 0.25}, {"grayscale": True}])
+def test_steps_outside_of_an_episode_are_refused(options):
+    env = make_mario(**options, patience=3)
+    with pytest.raises(ValueError, match="running episode, .*; call reset first"):
+        env.step(NOOP)
+    play(env, [NOOP] * 3)
+    with pytest.raises(ValueError, match="running episode"):
+        env.step(NOOP)  # the end holds, though Mario lives
+    env.reset()
     env.close()
-    env.close()
+    env.close()  # twice is harmless
+    with pytest.raises(ValueError, match="running episode"):
+        env.step(NOOP)
+    with pytest.raises(ValueError, match="was closed; make another one"):
+        env.reset()
+    assert env.render() is None
 
 
 @pytest.mark.parametrize(
     "options, words",
     [
         ({"world": 9}, "world: 1 to 8, but got 9"),
-        ({"stage": 0}, "stage: 1 to 4, but got 0"),
-        ({"world": "1"}, "world: 1 to 8, but got '1'"),
         ({"stage": 1.5}, "stage: 1 to 4, but got 1.5"),
         ({"actions": "LEFT"}, "actions: one of .*RIGHT_ONLY.* but got 'LEFT'"),
         ({"reward": "score"}, "reward: one of .*unshaped.* but got 'score'"),
         ({"size": 60}, "size: a multiple of 16 up to 208, but got 60"),
-        ({"skip": 0}, "skip: 1 to 60, but got 0"),
         ({"noops": -1}, "noops: 0 to 1000, but got -1"),
         ({"sticky": 1.0}, "sticky: a probability below 1, but got 1.0"),
         ({"patience": None}, "patience: 1 to 100000, but got None"),
@@ -354,7 +312,7 @@ def test_bad_options_are_refused_in_one_sentence(options, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("action", [5, -1, 1.5, np.array([1]), None])
+@pytest.mark.parametrize("action", [5, -1, 1.5, None])
 def test_bad_actions_are_refused(make, action):
     env = make()
     env.reset()
@@ -372,107 +330,14 @@ def test_missing_emulator_names_the_command(monkeypatch):
         emulator.load_emulator.cache_clear()
 
 
-def test_two_processes_reset_on_the_step_after_the_end():
-    factories = [functools.partial(make_mario, skip=4, patience=n) for n in (6, 50)]
-    envs = gym.vector.AsyncVectorEnv(
-        factories, context="spawn", autoreset_mode=gym.vector.AutoresetMode.NEXT_STEP
-    )
-    first, _ = envs.reset(seed=0)
-    for step in range(1, 8):
-        obs, reward, terminated, _, info = envs.step(np.array([NOOP, WALK]))
-        assert terminated.tolist() == [step == 6, False]
-        assert info["x_pos"][1] >= 40 and info["mario_pixel"].shape == (2, 2)
-    # The seventh step ignored the action of the first environment and began anew.
-    assert np.array_equal(obs[0], first[0]) and reward[0] == 0
-    assert not np.array_equal(obs[1], first[1]) and reward[1] > 0
-    envs.close()
-
-
-def run_python(code, *flags):
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(
-        [sys.executable, *flags, "-c", code],
-        env=env, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-
-
 def test_a_worker_never_imports_torch_and_says_nothing():
     code = (
         "import sys; from dreamer_lite.mario import make_mario\n"
         "env = make_mario(noops=3, sticky=0.25, grayscale=True); env.reset(seed=0)\n"
         "env.step(1); env.close(); print('torch' in sys.modules)"
     )
-    done = run_python(code, "-W", "error")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
-
-
-def find_python_3_13():
-    """A Python with the other generation of the emulator: 3.13, on PATH or in pyenv."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    found = sorted(pyenv.glob("versions/3.13.*/bin/python3.13"))
-    for python in [*found, shutil.which("python3.13")]:
-        test = [python, "-c", "import venv, ensurepip"]
-        if python and subprocess.run(test, capture_output=True).returncode == 0:
-            return python
-    return None
-
-
-def venv_with_emulator(python, root=ROOT):
-    """A virtual environment without torch, kept in build/ until versions change."""
-    folder = root / "build" / "mario-python-3.13"
-    inside = folder / ("Scripts" if os.name == "nt" else "bin") / "python"
-    ready = folder / "ready"
-    exact = root / "constraints.txt"
-    versions = hashlib.sha256(exact.read_bytes()).hexdigest()
-    if not ready.exists() or ready.read_text() != versions:
-        subprocess.run([python, "-m", "venv", "--clear", folder], check=True)
-        needs = ["gymnasium", "numpy", "gym-super-mario-bros>=9", "nes-py>=9", "pytest"]
-        pip = [inside, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-c", exact, *needs], check=True)
-        ready.write_text(versions)
-    return inside
-
-
-def test_the_other_environment_is_built_anew_for_other_versions(tmp_path, monkeypatch):
-    built = []
-
-    def build(command, **options):
-        if "venv" in command:
-            built.append(command)
-            command[-1].mkdir(parents=True, exist_ok=True)
-
-    monkeypatch.setattr(subprocess, "run", build)
-    for versions, count in [("numpy==1\n", 1), ("numpy==1\n", 1), ("numpy==2\n", 2)]:
-        (tmp_path / "constraints.txt").write_text(versions)
-        inside = venv_with_emulator("python3.13", tmp_path)
-        assert len(built) == count and tmp_path in inside.parents
-
-
-def test_other_generation_passes_the_same_tests():
-    native = issubclass(emulator.load_emulator()[0], gym.Env)
-    assert native == (sys.version_info >= (3, 13))
-    if native:
-        return  # this very run tested the generation with wheels
-    python = find_python_3_13()
-    if python is None:  # no skip: with CI set, those fail a run
-        warnings.warn(
-            "No Python 3.13 found: the newer emulator was not tested.", stacklevel=1
-        )
-        return
-    inside = venv_with_emulator(python)
-    command = [inside, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, "-W", "error", __file__],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""},
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "passed" in done.stdout and "skipped" not in done.stdout
-
-
-def test_without_the_other_python_a_run_passes_with_a_warning(monkeypatch):
-    if sys.version_info >= (3, 13):
-        return  # which needs no other Python
-    monkeypatch.setitem(globals(), "find_python_3_13", lambda: None)
-    with pytest.warns(UserWarning, match="newer emulator was not tested"):
-        test_other_generation_passes_the_same_tests()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "False\n", "")
