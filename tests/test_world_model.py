@@ -536,7 +536,7 @@ def test_groups_keep_their_own_rate_and_a_state_survives_its_dict():
 # The model that ships
 
 
-def test_shipped_world_model_loads_and_damaged_files_are_refused(tmp_path):
+def test_shipped_world_model_loads_and_predicts_held_out_rows():
     from course import data_path
     from course.train_world_model import hold_out, load_world_model
 
@@ -550,11 +550,3 @@ def test_shipped_world_model_loads_and_damaged_files_are_refused(tmp_path):
         _, metrics, _ = model.loss({k: v[:, :32] for k, v in held.items()})
     assert metrics["loss/obs"] < 150, "untrained it is about 1,200"
     assert data_path("world_model.safetensors").stat().st_size < 8 * 2**20
-    with pytest.raises(FileNotFoundError, match="train_world_model"):
-        load_world_model(tmp_path / "none.safetensors")
-    torn = tmp_path / "torn.safetensors"
-    torn.write_bytes(data_path("world_model.safetensors").read_bytes()[:1000])
-    with pytest.raises(ValueError, match="damaged or foreign"):
-        load_world_model(torn)
-    with pytest.raises(ValueError, match="hold out fewer"):
-        hold_out(replay, 1500)

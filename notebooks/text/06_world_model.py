@@ -1098,8 +1098,8 @@ scrub(
 
 # %% [markdown]
 # > **The command.** `python -m course.train_world_model` made that model from
-# > the same recording, without the held-out rows, on one core. It goes on where it was
-# > stopped, and it wrote `data/world_model.safetensors`.
+# > the same recording, without the held-out rows, in 20 minutes of one core. It wrote
+# > `data/world_model.safetensors`.
 #
 # Do not be too impressed. This run begins at the start of the level, which the recording
 # holds dozens of times. Further to the right it has fewer examples. Here Mario runs
