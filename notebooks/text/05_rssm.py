@@ -32,7 +32,8 @@ import numpy as np
 import torch
 
 from course import COLORS, Slider, check, claim, compare, data_path
-from course import dreamer_map, explore, frames_grid, line, rssm_cell, show
+from course import dreamer_map, explore, frames_grid, hint, line, rssm_cell
+from course import show
 from course import solution, use_style, what_we_built
 from course.train_world_model import hold_out, load_world_model
 from dreamer_lite.replay import Replay
@@ -545,22 +546,97 @@ for classes in (4, 8, 16):
 # %% [markdown]
 # ## The RSSM
 #
-# Now everything together: the gated memory, a prior and a posterior. Three things
-# in `observe` deserve a second look.
+# You have met all the parts: a memory that takes one step (`advance`), a guess before
+# looking (the prior), a better guess after looking (the posterior), and a die that a gradient
+# can pass (`sample_one_hot`). Now they are put together. There are two ways to walk through
+# time with them.
 #
-# * **Resets.** A window from the replay may contain the end of one episode and the start
-#   of the next. On a first row three things are set to zero *before* the step: memory,
-#   latent, and previous action. (Zero, not the one-hot of action 0. Version 1 of the
-#   paper learnt an initial state; zeros turned out to do.)
+# `observe` walks along a stored window. In every row it takes one step with the memory, looks
+# at the frame, and draws $z$ from the posterior. `imagine` walks on alone: there is no
+# frame, so $z$ comes from the prior, and a policy says which action comes next.
+#
+# Be careful at the borders of episodes. A window from the replay may contain the end of one
+# episode and the start of the next. On a first row three things are set to zero *before* the
+# step: memory, latent, and previous action. (Zero, not the one-hot of action 0. Version 1 of
+# the paper learnt an initial state; zeros turned out to do.)
+#
+# ## Build it yourself
+
+# %% [markdown]
+# ### Exercise 5.0: Write observe and imagine
+#
+# *hard, about 60 minutes, 17 lines to write, 3 hints*
+#
+# These two loops are the heart of the world model. Write them before you look at ours. The
+# model that the check hands to you has all the parts:
+#
+# | part | what it does |
+# |---|---|
+# | `model.initial(B)` | the state before anything was seen: zeros |
+# | `model.embed_action(a)` | actions [B, A] as the memory wants them |
+# | `model.advance(state, embedded)` | one step of the memory: h [B, D] |
+# | `model.prior(h)` | logits of the guess before looking |
+# | `posterior_of(model, h, embed)` | logits after looking; given below |
+# | `sample_one_hot(logits, noise)` | a throw of all dice |
+#
+# The check goes through shapes, resets, the dream, and our own version, which agrees with the
+# authors' code; at the end it compares gradients. As always, `hint("5.0", 1)` helps, and
+# the notebook continues with our version below.
+
+# %% tags=["exercise-5.0"]
+def posterior_of(model, h, embed):
+    """What z should be after looking: memory [B, D] and embedding [B, E] -> logits."""
+    return model._logits(
+        model.posterior_out(model.posterior_in(torch.cat([h, embed], -1)))
+    )
+
+
+def my_observe(model, embed, prev_action, is_first, noise):
+    """Filter a window of experience.
+
+    Args:
+        embed [B, T, E]; prev_action [B, T, A], the action that led to each row;
+        is_first [B, T], rows that begin an episode; noise [T, B, latents, classes],
+        which `sample_one_hot` takes.
+    Returns: h [B, T, D] and z [B, T, latents, classes] of every row, and the
+        posterior's and the prior's logits [B, T, latents, classes].
+    """
+    raise NotImplementedError("exercise 5.0")
+
+
+def my_imagine(model, state, policy, noise):
+    """Dream on from a state, without seeing anything.
+
+    Args:
+        state, a `State` of B dreams; policy, a callable State -> actions [B, A];
+        noise [H, B, latents, classes].
+    Returns: h [B, H+1, D] and z [B, H+1, latents, classes], the first being `state`,
+        and the actions [B, H, A].
+    """
+    raise NotImplementedError("exercise 5.0")
+
+
+# %%
+check("5.0", posterior_of, my_observe, my_imagine)
+
+
+# %%
+# hint("5.0", 1)
+# solution("5.0")
+
+# %% [markdown]
+# ## Our version
+#
+# Ours does the same, a little faster. Two things deserve a second look.
+#
 # * **The embedding's half.** The posterior reads memory and embedding side by side. A
 #   linear layer on two parts is a sum of two linear layers, and the embedding's part
 #   needs no memory. So it is computed for all rows in one product before the loop.
 # * **Noise** is drawn once for all steps.
 #
-# `imagine` is the same loop without frames: the latent comes from the prior, and a
-# policy says which action comes next. What each loop does in one row is a method of its own,
-# `_observe_step` and `_imagine_step`, so that torch can compile it (`speed.py`). The last
-# method, `kl_loss`, is explained below, in "One number, two gradients".
+# What each loop does in one row is a method of its own, `_observe_step` and
+# `_imagine_step`, so that torch can compile it (`speed.py`). The last method, `kl_loss`, is
+# explained below, in "One number, two gradients".
 
 # %%
 #| export

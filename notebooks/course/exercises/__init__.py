@@ -280,6 +280,7 @@ def facts(e: Exercise) -> str:
     """Return the line below the heading: difficulty, minutes, kind."""
     kind = ", one planted bug" if e.kind == "bug" else ""
     if e.hints:
-        gap = e.solution.count("\n") - e.stub.count("\n") + 1
+        gaps = e.stub.count("NotImplementedError")
+        gap = e.solution.count("\n") - e.stub.count("\n") + gaps
         kind = f", {gap} lines to write, {len(e.hints)} hints"
     return f"*{e.difficulty}, about {e.minutes} minutes{kind}*"

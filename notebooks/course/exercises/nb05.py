@@ -2,10 +2,206 @@
 
 import torch
 
-from course.exercises import Edit, exercise, require
-from dreamer_lite.rssm import RSSM, State
+from course.exercises import Edit, exercise, in_stages, require
+from dreamer_lite.rssm import RSSM, State, sample_one_hot
 
 SIZES = dict(deter=16, units=8, latents=2, classes=4, blocks=2, unimix=0.01)
+
+
+def posterior_of(model, h, embed):
+    """What z should be after looking: memory [B, D] and embedding [B, E] -> logits."""
+    return model._logits(
+        model.posterior_out(model.posterior_in(torch.cat([h, embed], -1)))
+    )
+
+
+def my_observe(model, embed, prev_action, is_first, noise):
+    """Filter a window of experience.
+
+    Args:
+        embed [B, T, E]; prev_action [B, T, A], the action that led to each row;
+        is_first [B, T], rows that begin an episode; noise [T, B, latents, classes],
+        which `sample_one_hot` takes.
+    Returns: h [B, T, D] and z [B, T, latents, classes] of every row, and the
+        posterior's and the prior's logits [B, T, latents, classes].
+    """
+    # solution
+    state, rows = model.initial(len(embed)), []
+    for t in range(embed.shape[1]):
+        keep = (~is_first[:, t].bool()).float()[:, None]
+        state = State(state.h * keep, state.z * keep[..., None])
+        h = model.advance(state, model.embed_action(prev_action[:, t] * keep))
+        posterior = posterior_of(model, h, embed[:, t])
+        state = State(h, sample_one_hot(posterior, noise[t]))
+        rows.append((state.h, state.z, posterior, model.prior(h)))
+    return tuple(torch.stack(column, 1) for column in zip(*rows))
+    # end of solution
+
+
+def my_imagine(model, state, policy, noise):
+    """Dream on from a state, without seeing anything.
+
+    Args:
+        state, a `State` of B dreams; policy, a callable State -> actions [B, A];
+        noise [H, B, latents, classes].
+    Returns: h [B, H+1, D] and z [B, H+1, latents, classes], the first being `state`,
+        and the actions [B, H, A].
+    """
+    # solution
+    states, actions = [state], []
+    for step_noise in noise:
+        actions.append(policy(state))
+        h = model.advance(state, model.embed_action(actions[-1]))
+        state = State(h, sample_one_hot(model.prior(h), step_noise))
+        states.append(state)
+    h, z = (torch.stack(part, 1) for part in zip(*states))
+    return h, z, torch.stack(actions, 1)
+    # end of solution
+
+
+def small_rssm(seed=0):
+    """A small RSSM as after training: its biases are not zero."""
+    torch.manual_seed(seed)
+    model = RSSM(6, 3, **SIZES).requires_grad_(False)
+    for name, weight in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(weight)
+    return model
+
+
+def window_of(batch, length):
+    """Random inputs of `my_observe`: embedding, actions, no resets, noise."""
+    embed, action = torch.randn(batch, length, 6), torch.randn(batch, length, 3)
+    noise = torch.empty(length, batch, 2, 4).exponential_()
+    return embed, action, torch.zeros(batch, length, dtype=torch.bool), noise
+
+
+def policy_of(state):
+    """A policy whose actions depend on the whole state."""
+    return torch.stack([state.h.mean(-1), state.z[:, 0, 0], state.z[:, 1, 1]], -1)
+
+
+def check_shapes(posterior_of, my_observe, my_imagine):
+    """Sizes of everything that comes back."""
+    model = small_rssm()
+    found = [list(x.shape) for x in my_observe(model, *window_of(3, 5))]
+    right = [[3, 5, 16], [3, 5, 2, 4], [3, 5, 2, 4], [3, 5, 2, 4]]
+    require(found == right, f"my_observe returns the shapes {found}, {right} are right")
+    noise = torch.empty(4, 3, 2, 4).exponential_()
+    dream = my_imagine(model, model.initial(3), policy_of, noise)
+    found, right = [list(x.shape) for x in dream], [[3, 5, 16], [3, 5, 2, 4], [3, 4, 3]]
+    require(found == right, f"my_imagine returns the shapes {found}, {right} are right")
+
+
+def check_resets(posterior_of, my_observe, my_imagine):
+    """An episode in the middle of a window must not know what was before it."""
+    model = small_rssm()
+    embed, action, first, noise = window_of(2, 8)
+    first[:, 5] = True
+    whole = my_observe(model, embed, action, first, noise)
+    alone = my_observe(model, embed[:, 5:], 0 * action[:, 5:], first[:, 5:], noise[5:])
+    require(
+        torch.allclose(whole[0][:, 5], alone[0][:, 0], atol=1e-5),
+        "row 5 begins an episode, but its memory differs from that of the same episode "
+        "alone: before the step clear h, z and the previous action",
+    )
+    free = my_observe(model, embed, action, torch.zeros_like(first), noise)
+    require(
+        not torch.allclose(free[0][:, 5], whole[0][:, 5], atol=1e-5),
+        "without a first row the memory of row 5 must come from the rows before it",
+    )
+    changed = action.clone()
+    changed[:, 3] += 1
+    other = my_observe(model, embed, changed, torch.zeros_like(first), noise)
+    same = [torch.equal(a, b) for a, b in zip(free[0].unbind(1), other[0].unbind(1))]
+    require(
+        same.index(False) == 3 if False in same else False,
+        "prev_action[:, t] is the action that led to row t: changing the one of row 3 "
+        f"must change the memory of row 3 first; yours changes row "
+        f"{same.index(False) if False in same else 'none'}",
+    )
+
+
+def check_dream(posterior_of, my_observe, my_imagine):
+    """A dream starts where it is told, obeys its policy, and never looks."""
+    model, noise = small_rssm(), torch.empty(3, 2, 2, 4).exponential_()
+    start = State(torch.randn(2, 16), torch.rand(2, 2, 4))
+    h, z, action = my_imagine(model, start, policy_of, noise)
+    require(torch.equal(h[:, 0], start.h), "the first state of the dream is `state`")
+    own = policy_of(State(h[:, 1], z[:, 1]))
+    require(
+        torch.allclose(action[:, 1], own, atol=1e-6),
+        "the second action must be chosen in the second state of the dream",
+    )
+    right = model.advance(start, model.embed_action(action[:, 0]))
+    require(
+        torch.allclose(h[:, 1], right, atol=1e-5),
+        "the second memory is one step of the model from the first state and action",
+    )
+    guess = sample_one_hot(model.prior(h[:, 1]), noise[0])
+    require(
+        torch.equal(z[:, 1].argmax(-1), guess.argmax(-1)),
+        "in a dream z is drawn from the prior of the new memory, with noise[0] first",
+    )
+
+
+def check_ours(posterior_of, my_observe, my_imagine):
+    """The package's version, which agrees with the authors' code to six digits."""
+    model = small_rssm(1)
+    embed, action, first, noise = window_of(3, 9)
+    first[0, 4] = first[2, 7] = True
+    model._noise = lambda like, *lead: noise
+    states, posterior, prior = model.observe(embed, action, first)
+    mine = my_observe(model, embed, action, first, noise)
+    names = ("h", "z", "posterior", "prior")
+    for name, a, b in zip(names, mine, (*states, posterior, prior)):
+        gap = (a - b).abs().max().item()
+        require(gap < 1e-4, f"my_observe: {name} differs by up to {gap:.2g}")
+    dream, actions = model.imagine(states.map(lambda x: x[:, -1]), policy_of, 9)
+    mine = my_imagine(model, states.map(lambda x: x[:, -1]), policy_of, noise)
+    for name, a, b in zip(("h", "z", "actions"), mine, (*dream, actions)):
+        gap = (a - b).abs().max().item()
+        require(gap < 1e-4, f"my_imagine: {name} differs by up to {gap:.2g}")
+
+
+def draw_window(rng):
+    """Random windows and dreams; embedding, actions and memory want gradients."""
+    batch, length = (int(n) for n in rng.integers(2, 6, 2))
+    model = small_rssm(int(rng.integers(100)))
+    embed, action, first, noise = window_of(batch, length)
+    first[:, 0] = torch.tensor(rng.random(batch) < 0.5)
+    first[:, -1] = torch.tensor(rng.random(batch) < 0.5)
+    h = torch.randn(batch, 16, requires_grad=True)
+    window = embed.requires_grad_(), action.requires_grad_(), first, noise
+    dream = State(h, torch.rand(batch, 2, 4)), policy_of, noise
+    return (model, h, embed[:, 0]), (model, *window), (model, *dream)
+
+
+exercise(
+    "5.0",
+    "Write observe and imagine",
+    difficulty="hard",
+    minutes=60,
+    solution=[posterior_of, my_observe, my_imagine],
+    check=in_stages(
+        shapes=check_shapes,
+        resets_and_actions=check_resets,
+        the_dream=check_dream,
+        our_version=check_ours,
+    ),
+    draw=draw_window,
+    hints=[
+        "Both are a loop over time that carries a State. In `my_observe` z comes from "
+        "the posterior, in `my_imagine` from the prior. Nothing else differs much.",
+        "A row of `my_observe`: clear where is_first; advance the memory with the "
+        "cleared state and the embedding of the cleared action; posterior from memory "
+        "and frame; draw z; keep h, z, posterior and prior.",
+        "keep = (~is_first[:, t].bool()).float()[:, None] multiplies h and the action, "
+        "keep[..., None] multiplies z. model.advance(state, model.embed_action(a)) "
+        "gives h; sample_one_hot(logits, noise[t]) gives z. Collect tuples in a list; "
+        "zip(*rows) and torch.stack(..., 1) make the columns.",
+    ],
+)
 
 
 def step(model, state, prev_action, is_first):
