@@ -66,7 +66,7 @@ check: .venv/test
 
 style: .venv/test
 	@status=0; for command in "format --check" "check"; do \
-	    echo "ruff $$command"; "$(BIN)/ruff" $$command . || status=1; \
+	    echo "ruff $$command"; "$(BIN)/python" -m ruff $$command . || status=1; \
 	done; exit $$status
 
 unit: .venv/test

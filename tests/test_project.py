@@ -118,7 +118,7 @@ def test_ci_runs_make_test():
 
 
 def test_make_works_in_a_folder_with_a_space(tmp_path):
-    """Every path with the folder's own name is quoted, or relative."""
+    """Each path that names the folder is quoted."""
     folder = tmp_path / "my clone"
     folder.mkdir()
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
@@ -205,6 +205,10 @@ def pages(tmp_path):
     python = {"language_info": {"name": "python"}}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=python)
     nbformat.write(notebook, tmp_path / "notebooks/01_tiny.ipynb")
+    cells = [nbformat.v4.new_markdown_cell("# More\n\n[tiny](../01_tiny.ipynb)")]
+    (tmp_path / "notebooks/beyond").mkdir()
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=python)
+    nbformat.write(notebook, tmp_path / "notebooks/beyond/more.ipynb")
     notes = "# Notation\n\nSee [tiny](../01_tiny.ipynb).\n"
     (tmp_path / "notebooks/reference/notation.md").write_text(notes)
     home = "# Home\n\n[notes](notebooks/reference/notation.md), [law](LICENSE)\n"
@@ -219,7 +223,8 @@ def test_site_shows_pages_links_and_alt_text(pages):
     tiny = (html / "notebooks/01_tiny.html").read_text()
     assert 'alt="A curve that rises."' in tiny and 'href="../index.html"' in tiny
     home = (html / "index.html").read_text()
-    assert "notebooks/01_tiny.html" in home and "notebooks/reference/notation" in home
+    for page in ("01_tiny", "beyond/more", "reference/notation"):
+        assert f"notebooks/{page}.html" in home
     assert (html / "searchindex.js").is_file()
 
 
