@@ -1220,7 +1220,7 @@ for name, found in (("with unimix", watched), ("without", without)):
 # These are the stored curves of the run that made the shipped agent, and of every other
 # seed that is stored: the x that was reached, and the share of flags, as means over the
 # last 50 episodes. The vertical lines, in the style of their seed, stand where an hour of
-# training was over (under loads that differ, see the README); the dotted horizontal one
+# training was over (under loads that differ, see `data/README.md`); the dotted horizontal one
 # is how far a random policy gets, if it was measured. Seeds 1 and 2 end after 26,000 steps,
 # before their first flag: in the right panel they lie on the zero line of seed 0, and in the
 # left one their vertical lines fall together.
