@@ -53,9 +53,9 @@ class Config:
     checkpoint_minutes: float = 5.0  # minutes between two checkpoints
     video_minutes: float = 10.0  # minutes between two videos
     # The machine
-    device: str = "auto"  # auto, cpu, cuda
+    device: str = "auto"  # auto, cpu, cuda (mps is taken, but was never tried)
     precision: str = "auto"  # auto, fp32, bf16, fp16
-    speed: str = "eager"  # eager, compile (torch.compile), graph (one CUDA graph)
+    speed: str = "eager"  # eager, compile (torch.compile), graph (CUDA graph), auto
 
     def __post_init__(self):
         for field in fields(self):

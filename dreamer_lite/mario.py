@@ -260,7 +260,7 @@ PROFILES = {
     # checkpoints are rarer, for they grow to almost 4 GB, most of it replay.
     "gpu": Config.preset(
         "12m", envs=8, parallel=True, prefill=5_000, length=64, steps=1_000_000,
-        capacity=300_000, checkpoint_minutes=15.0, speed="graph",
+        capacity=300_000, checkpoint_minutes=15.0, speed="auto",
     ),
 }  # fmt: skip
 

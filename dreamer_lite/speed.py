@@ -155,10 +155,7 @@ def prepare(agent, speed):
             "speed='eager' or 'compile'."
         )
     if speed == "graph" or (speed == "auto" and cuda):
-        # With fp16 the gradient scaler must read its flags between the two halves.
-        halves = ["backward"] if agent.scaler.is_enabled() else ["backward", "step"]
-        for name in halves:
-            setattr(agent, name, Graphed(agent, name, or_eager=speed == "auto"))
+        agent.backward = Graphed(agent, or_eager=speed == "auto")
     elif speed in ("compile", "auto"):
         try:
             compile_update(agent)
@@ -266,63 +263,64 @@ def first_line(error):
 
 
 class Graphed:
-    """A method of an agent as one CUDA graph: all its kernels in one launch.
+    """`backward` of an agent as one CUDA graph: all its kernels in one launch.
 
     The first calls are real ones on a side stream, as CUDA asks for. The next one
-    records the kernels, which from there on work on the same memory. Not measured yet:
-    it was written without a GPU at hand.
+    records the kernels, which from there on work on the same memory. The optimizer
+    stays outside, so that its rates may change. Not measured yet: this was written
+    without a GPU at hand.
     """
 
-    def __init__(self, agent, name, or_eager, warmup=3):
+    def __init__(self, agent, or_eager, warmup=3):
         self.agent, self.or_eager, self.left, self.graph = agent, or_eager, warmup, None
-        self.plain = MethodType(getattr(type(agent), name), agent)
 
-    def __call__(self, *batch):
+    def __call__(self, batch):
         with torch.cuda.device(self.agent.device):
             if self.left:
-                return self.warm_up(*batch)
+                return self.warm_up(batch)
             if self.graph is None:
                 try:
-                    self.record(*batch)
+                    self.record(batch)
                 except RuntimeError as error:
-                    return self.give_up(error, *batch)
-            for kept, new in zip(self.batch, batch):
-                for key, value in new.items():
-                    kept[key].copy_(value)
+                    return self.give_up(error, batch)
+            for key, value in batch.items():
+                self.batch[key].copy_(value)
             self.graph.replay()
-            return self.result and {key: x.clone() for key, x in self.result.items()}
+            return {key: value.clone() for key, value in self.metrics.items()}
 
-    def warm_up(self, *batch):
+    def plain(self, batch):
+        return type(self.agent).backward(self.agent, batch)
+
+    def warm_up(self, batch):
         self.left -= 1
         here, side = torch.cuda.current_stream(), torch.cuda.Stream()
         side.wait_stream(here)
         with torch.cuda.stream(side):
-            result = self.plain(*batch)
+            metrics = self.plain(batch)
         here.wait_stream(side)
-        return result
+        return metrics
 
-    def record(self, *batch):
-        self.batch = [{key: x.clone() for key, x in one.items()} for one in batch]
+    def record(self, batch):
+        self.batch = {key: value.clone() for key, value in batch.items()}
         here, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
         before = generator.clone_state()
         try:
             with torch.cuda.graph(graph):  # records, computes nothing
-                self.result = self.plain(*self.batch)
+                self.metrics = self.plain(self.batch)
         except RuntimeError:  # what a broken recording leaves behind
             torch.cuda.set_stream(here)
             generator.graphsafe_set_state(before)
             raise
         self.graph = graph
 
-    def give_up(self, error, *batch):
+    def give_up(self, error, batch):
         if not self.or_eager:
             raise error
         reason = f"no CUDA graph could be recorded ({first_line(error)})"
         warnings.warn(f"speed='auto' becomes 'eager': {reason}.", stacklevel=4)
-        for name in ("backward", "step"):  # the methods of the class are back
-            vars(self.agent).pop(name, None)
-        return self.plain(*batch)
+        del self.agent.backward  # the method of the class is back
+        return self.plain(batch)
 
 
 def reuse_memory():

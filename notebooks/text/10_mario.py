@@ -692,7 +692,7 @@ PROFILES = {
     # checkpoints are rarer, for they grow to almost 4 GB, most of it replay.
     "gpu": Config.preset(
         "12m", envs=8, parallel=True, prefill=5_000, length=64, steps=1_000_000,
-        capacity=300_000, checkpoint_minutes=15.0, speed="graph",
+        capacity=300_000, checkpoint_minutes=15.0, speed="auto",
     ),
 }  # fmt: skip
 
@@ -1427,17 +1427,17 @@ claim("with more entropy x varies at least twice as much", wider)
 # * **As we did.** The last parts of our run had sticky actions in a share of the episodes, and
 #   learning rates that fall at the end. That takes two things beside `train`: a wrapper of the
 #   game (Gymnasium's `StickyAction`, switched at each reset), and a `callback(agent, run)`, called
-#   every `video_minutes`, which sets the `lr` of `agent.optimizer.param_groups`. (Not with
-#   `speed="graph"`: a recorded optimizer keeps its rates.)
+#   every `video_minutes`, which sets the `lr` of `agent.optimizer.param_groups`.
 # * **Another level.** `play_episode(shipped, functools.partial(game, stage=2))` plays one that
 #   the agent has never seen. To train there: `python -m dreamer_lite.mario train --stage 2
 #   --logdir runs/stage2`.
 # * **More buttons.** The same with `--actions SIMPLE_MOVEMENT`, seven choices with a way
 #   back left. Such a run begins from nothing: the shipped agent knows five.
-# * **On a GPU.** `"gpu"` trains a larger agent and computes an update as one CUDA graph: a
-#   recording of all its work, started at once (in half precision, as on Colab's T4, all but
-#   the optimizer's part). Without CUDA it says so in one sentence. Where the graph makes
-#   trouble, set `speed="eager"`.
+# * **On a GPU.** `"gpu"` trains a larger agent. With `speed="auto"` losses and gradients of an
+#   update are one CUDA graph: a recording of all that work, started at once. Where it cannot
+#   be recorded, the agent says so and computes as on a CPU. No GPU was at hand when this was
+#   written, so nothing about it has been measured; `python tools/gpu.py` does that in ten
+#   minutes.
 
 # %% [markdown]
 # ## Exercises
