@@ -16,14 +16,13 @@ from course.modules import reexport, what_we_built
 from course.paths import data_path
 from course.phases import behaviour_phase, two_phases, world_model_phase
 from course.sliders import Choice, Slider, explore
-from course.style import COLORS, LINESTYLES, MARKERS, line, use_style
+from course.style import COLORS, LINESTYLES, line, use_style
 from course.timelines import alignment, lambda_recursion
 
 __all__ = [
     "COLORS",
     "Choice",
     "LINESTYLES",
-    "MARKERS",
     "Slider",
     "action_pad",
     "alignment",

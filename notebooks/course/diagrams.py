@@ -86,7 +86,7 @@ class _Map(Sheet):
     def node(self, x, y, w, h, text, owner, note=None):
         """Draw one part of Dreamer with the number of the notebook that builds it."""
         look, badge = LOOKS[self.state(owner)]
-        self.box(x, y, w, h, text, note=note, size=10.5, **look)
+        self.box(x, y, w, h, text, note, size=10.5, **look)
         self.badge(x + w - 3, y + 3, f"{PARTS.index(owner) + 1:02d}", **badge)
 
     def panel(self, x, w, title, lit=False):
@@ -124,9 +124,9 @@ class _Map(Sheet):
     def arrows(self):
         """Draw what flows between the parts."""
         self.arrow((599, 76), (599, 50), (108, 50), (108, 76))
-        self.text(365, 42, "action", size=8.5, color=QUIET)
+        self.note(365, 42, "action", size=8.5)
         self.arrow((108, 132), (108, 230))
-        self.text(118, 181, "frame, reward\nand end", size=8.5, ha="left", color=QUIET)
+        self.note(118, 181, "frame, reward\nand end", size=8.5, ha="left")
         self.arrow((182, 258), (240, 258))
         self.arrow((300, 230), (300, 210))
         self.arrow((300, 154), (300, 132))
@@ -156,6 +156,4 @@ class _Map(Sheet):
             self.box(x, 416, 26, 16, round=4, **LOOKS[name][0])
             self.text(x + 34, 424, text, size=8.5, ha="left")
             x += 150
-        self.text(
-            790, 424, "the number is the notebook", size=8.5, ha="right", color=QUIET
-        )
+        self.note(790, 424, "the number is the notebook", size=8.5, ha="right")

@@ -62,11 +62,7 @@ def _rows(rows: dict, times: list[int], title: str | None, context: int, unit: s
     height = cell * first.shape[1] / first.shape[2] * len(rows)
     size = (cell * len(times) + 0.9, height + 0.24 + (0.28 if title else 0))
     fig, axes = plt.subplots(
-        len(rows),
-        len(times),
-        figsize=size,
-        squeeze=False,
-        layout="constrained",
+        len(rows), len(times), figsize=size, squeeze=False, layout="constrained"
     )
     fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     for row, (name, clip) in enumerate(rows.items()):

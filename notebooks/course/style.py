@@ -62,30 +62,6 @@ LINESTYLES = {
     "neutral": "-",
 }
 
-MARKERS = {
-    "real": "o",
-    "dreamed": "s",
-    "error": "x",
-    "prior": "v",
-    "posterior": "^",
-    "kl": "d",
-    "reward": "P",
-    "value": "s",
-    "return": "o",
-    "advantage": "x",
-    "continue": "D",
-    "actor": "^",
-    "critic": "v",
-    "action": ">",
-    "entropy": "*",
-    "target": "D",
-    "naive": "x",
-    "ours": "o",
-    "random": ".",
-    "threshold": "_",
-    "neutral": ".",
-}
-
 
 def line(quantity: str) -> dict:
     """Return the look of a quantity's line: ``ax.plot(x, y, **line("kl"))``."""

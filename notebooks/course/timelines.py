@@ -2,20 +2,18 @@
 
 from collections.abc import Sequence
 
+import torch
+
 from course.drawing import INK, QUIET, Sheet
 from course.style import COLORS
+from dreamer_lite.lambda_returns import lambda_return
 
 EPISODE = (
     {"obs": "x0", "action": "right", "reward": 0.0, "is_first": True},
     {"obs": "x1", "action": "right", "reward": 1.0},
     {"obs": "x2", "action": "jump", "reward": 1.0},
-    {
-        "obs": "x3",
-        "action": "right",
-        "reward": -2.0,
-        "is_last": True,
-        "is_terminal": True,
-    },
+    {"obs": "x3", "action": "right", "reward": -2.0}
+    | dict.fromkeys(("is_last", "is_terminal"), True),
     {"obs": "x0", "action": "right", "reward": 0.0, "is_first": True},
     {"obs": "x1", "action": "jump", "reward": 1.0},
 )
@@ -38,16 +36,13 @@ def alignment(rows: Sequence[dict] | None = None):
             short Mario episode that ends in a pit and the beginning of the next one.
     """
     rows = list(EPISODE if rows is None else rows)
-    if not 2 <= len(rows) <= 8:
-        raise ValueError(f"The drawing holds 2 to 8 rows, got {len(rows)}.")
     sheet = Sheet(800, 376)
     wide = (800 - 128) / len(rows)
     for level, (name, quantity) in enumerate(ROWS):
         y = 74 + 56 * level
-        sheet.text(
-            112, y, name, size=9.5, ha="right", weight="bold", color=COLORS[quantity]
-        )
-        sheet.text(112, y + 16, SHAPES[level], size=7.8, ha="right", color=QUIET)
+        look = {"size": 9.5, "weight": "bold", "color": COLORS[quantity]}
+        sheet.text(112, y, name, ha="right", **look)
+        sheet.note(112, y + 16, SHAPES[level], size=7.8, ha="right")
     for index in range(len(rows)):
         _column(sheet, rows, index, 124 + wide * index, wide)
     sheet.text(126, 348, _EXPLAINED, size=8.5, color=QUIET, ha="left", linespacing=1.5)
@@ -71,12 +66,9 @@ def _column(sheet, rows, index, x, wide):
     row, middle, half = rows[index], x + wide / 2, min(wide / 2 - 10, 46)
     first, last = row.get("is_first", False), row.get("is_last", False)
     if first:
-        sheet.box(
-            x + 2, 26, wide - 4, 300, face="#F0F4F8", edge="none", round=8, layer=0
-        )
-        sheet.text(middle, 38, f"row {index}: reset", size=8.5, color=QUIET)
-    else:
-        sheet.text(middle, 38, f"row {index}", size=8.5, color=QUIET)
+        look = {"face": "#F0F4F8", "edge": "none", "round": 8, "layer": 0}
+        sheet.box(x + 2, 26, wide - 4, 300, **look)
+    sheet.note(middle, 38, f"row {index}{': reset' if first else ''}", size=8.5)
     previous = "0" if first or index == 0 else rows[index - 1]["action"]
     action = "0" if last else row["action"]
     texts = (row["obs"], f"{row['reward']:g}", action, previous, _flags(row))
@@ -101,9 +93,8 @@ def _onward(sheet, middle, half, wide):
     """Draw that an action leads to the next row and is read there."""
     start, edge = middle + half, middle + wide - half
     joint = (start + edge) / 2
-    sheet.arrow(
-        (start, 186), (joint, 186), (joint, 74), (edge, 74), color=COLORS["action"]
-    )
+    color = COLORS["action"]
+    sheet.arrow((start, 186), (joint, 186), (joint, 74), (edge, 74), color=color)
     sheet.arrow((joint, 130), (edge, 130), color=COLORS["reward"])
     sheet.arrow((joint, 186), (joint, 242), (edge, 242), color=COLORS["memory"])
 
@@ -118,12 +109,8 @@ def lambda_recursion(reward, value, cont, lam: float = 0.95):
     """
     reward, value, cont = ([float(v) for v in seq] for seq in (reward, value, cont))
     horizon = len(value) - 1
-    if not len(reward) == len(value) == len(cont) or not 1 <= horizon <= 5:
-        sizes = [len(reward), len(value), len(cont)]
-        raise ValueError(
-            f"Expected three lists of H+1 numbers with H from 1 to 5, got {sizes}."
-        )
-    returns = _backwards(reward, value, cont, lam)
+    returns = lambda_return(*(torch.tensor([x]) for x in (reward, value, cont)), lam)
+    returns = [*returns[0].tolist(), value[-1]]
     sheet = Sheet(800, 344)
     wide = (800 - 90) / (horizon + 1)
     rows = (
@@ -137,28 +124,14 @@ def lambda_recursion(reward, value, cont, lam: float = 0.95):
     for t in range(horizon + 1):
         _step(sheet, rows, t, horizon, 86 + wide * (t + 0.5), wide)
     text = r"$R_t = r_{t+1} + c_{t+1}\,((1-\lambda)\,v_{t+1} + \lambda R_{t+1})$"
-    sheet.text(
-        90,
-        322,
-        text + rf"     with $\lambda = {lam:g}$, from right to left",
-        size=10.5,
-        ha="left",
-    )
+    text += rf"     with $\lambda = {lam:g}$, from right to left"
+    sheet.text(90, 322, text, size=10.5, ha="left")
     alt = (
         f"The lambda-return over {horizon} steps, computed from right to left: it "
         f"starts as the last value, {value[-1]:.2f}, and ends as {returns[0]:.2f} at "
         "the first state."
     )
     return sheet.fig, alt
-
-
-def _backwards(reward, value, cont, lam) -> list[float]:
-    """Compute the returns from the last state to the first."""
-    returns = [value[-1]]
-    for t in reversed(range(len(value) - 1)):
-        mixed = (1 - lam) * value[t + 1] + lam * returns[0]
-        returns.insert(0, reward[t + 1] + cont[t + 1] * mixed)
-    return returns
 
 
 def _step(sheet, rows, t, horizon, middle, wide):
@@ -169,26 +142,17 @@ def _step(sheet, rows, t, horizon, middle, wide):
         used = t > 0 or name == "return"
         look = {"edge": COLORS[name], "width": 1.8} if used else {"edge": "#CBD2D9"}
         look["face"] = "#EAF4EC" if name == "return" else "white"
-        color = INK if used else QUIET
-        weight = "bold" if name == "return" else "normal"
-        sheet.box(
-            middle - half,
-            y - 17,
-            2 * half,
-            34,
-            f"{numbers[t]:.2f}",
-            color=color,
-            weight=weight,
-            size=9.5,
-            **look,
-        )
+        look["color"] = INK if used else QUIET
+        look["weight"] = "bold" if name == "return" else "normal"
+        words = f"{numbers[t]:.2f}"
+        sheet.box(middle - half, y - 17, 2 * half, 34, words, size=9.5, **look)
     if t == horizon:
         sheet.arrow((middle, 201), (middle, 247), color=COLORS["value"])
-        sheet.text(middle + 6, 225, "bootstrap", size=8, ha="left", color=QUIET)
+        sheet.note(middle + 6, 225, "bootstrap", size=8, ha="left")
     if t:
         left = middle - wide / 2
         for _, _, y in rows[:3]:
-            sheet.line((middle - half, y), (left, y), color=INK, width=1.2)
-        sheet.line((left, 84), (left, 264), color=INK, width=1.2)
-        sheet.line((middle - half, 264), (left, 264), color=INK, width=1.2)
+            sheet.line((middle - half, y), (left, y), width=1.2)
+        sheet.line((left, 84), (left, 264), width=1.2)
+        sheet.line((middle - half, 264), (left, 264), width=1.2)
         sheet.arrow((left, 264), (left - wide / 2 + half, 264))

@@ -26,10 +26,7 @@ def check_inverse(my_symlog, my_symexp):
         isinstance(y, torch.Tensor) and y.shape == x.shape,
         "return a tensor shaped like x",
     )
-    require(
-        not (y[3].isnan() and abs(y[5] - 0.6931) < 1e-3),
-        DIVIDED,
-    )
+    require(not (y[3].isnan() and abs(y[5] - 0.6931) < 1e-3), DIVIDED)
     require(
         torch.isfinite(y).all(),
         "the logarithm must see 1 + |x|: |x| alone fails at 0, 1 + x from -1 down",
@@ -58,10 +55,7 @@ def check_way_back(my_symexp, x, y):
         abs(back[-1] - 1001) > 0.5,
         "1,000 comes back as 1,001: subtract the 1 that symlog added",
     )
-    require(
-        not back[3].isnan(),
-        DIVIDED,
-    )
+    require(not back[3].isnan(), DIVIDED)
     require(
         abs(back[3]) < 1e-6,
         "symexp(0) must be 0: subtract the 1 that symlog added, then give the sign",
@@ -161,8 +155,7 @@ def check_both_means(both_means):
         "the true mean of 0 and 1000, half and half, is 500: weigh, then add up",
     )
     require(
-        abs(read_out - 3.454) > 0.1,
-        "3.454 is still squashed: read it out with symexp",
+        abs(read_out - 3.454) > 0.1, "3.454 is still squashed: read it out with symexp"
     )
     require(
         abs(read_out - 500) > 1,

@@ -178,8 +178,7 @@ def check_lowest_loss(lowest_loss):
     same = torch.as_tensor(lowest_loss(torch.ones(3), head))
     require(same >= 0, "an entropy is never negative: mind the sign")
     require(
-        same > 0.4,
-        "a reward that is always 1 lies between two bins: 0.665 nats remain",
+        same > 0.4, "a reward that is always 1 lies between two bins: 0.665 nats remain"
     )
     require(
         abs(same - 0.9594) > 1e-2,
@@ -188,8 +187,7 @@ def check_lowest_loss(lowest_loss):
     require(same < 0.68, "three sure rewards of 1 leave 0.665 nats: a mean, not a sum")
     two = torch.as_tensor(lowest_loss(torch.tensor([0.0, 1.0]), head))
     require(
-        two > 0.5,
-        "0 or 1 at random: first average the targets, then take the entropy",
+        two > 0.5, "0 or 1 at random: first average the targets, then take the entropy"
     )
     require(
         abs(two - 1.0257) < 1e-2,

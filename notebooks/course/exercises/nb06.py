@@ -30,8 +30,7 @@ def check_dream_actions(dream_actions):
         "the first dreamed frame is x_3; the action that led to it stands in row 2",
     )
     require(
-        found != [1, 2, 3, 4, 5],
-        "a row too early: row 1 led to x_2, which was seen",
+        found != [1, 2, 3, 4, 5], "a row too early: row 1 led to x_2, which was seen"
     )
     require(found == sorted(found), "keep the order of time")
     require(
