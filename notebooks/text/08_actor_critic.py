@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from course import COLORS, Slider, behaviour_phase, check, claim, compare
-from course import dreamer_map, explore, line, show, show_gif
+from course import dreamer_map, explore, hint, line, show, show_gif
 from course import side_by_side, solution, use_style, what_we_built
 from dreamer_lite.replay import Replay
 from dreamer_lite.speed import reuse_memory
@@ -584,15 +584,62 @@ check("8.1", actor_loss)
 # solution("8.1")
 
 # %% [markdown]
-# ## Everything together
+# ## Build it yourself
+
+# %% [markdown]
+# ### Exercise 8.0: Write the losses of actor and critic
+#
+# *hard, about 60 minutes, 13 lines to write, 3 hints*
+#
+# Now put the pieces together: this is the heart of the notebook. The dreams are given, with
+# everything that the world model predicts about them. You write what the actor and the critic
+# learn from them.
+#
+# The agent that you get has these parts, and some of them you have just met:
+#
+# | part | what it does |
+# |---|---|
+# | `agent.critic(feature)`, `agent.slow_critic(feature)` | logits of the value, now and as the slow copy sees it |
+# | `agent.two_hot.mean(logits)`, `.loss(logits, numbers)` | read a value; cross entropy to numbers (02) |
+# | `agent.normalizer.update(returns)`, `.scale` | take in a batch of returns; the divisor (07) |
+# | `agent.actor.evaluate(feature, action)` | log-probability and entropy of every step |
+# | `agent.config.lam`, `agent.config.entropy` | lambda; the weight of the entropy |
+#
+# Think first about what must *not* have a gradient. The check begins with the form of your
+# answer, continues with the losses of a new agent, which you can predict, then to the normaliser
+# and to our own version, and ends with gradients on random dreams.
+
+# %% tags=["exercise-8.0"]
+def my_losses(agent, feature, action, reward, cont):
+    """What actor and critic learn from B dreams of H steps: equations 4 to 7.
+
+    Args:
+        agent: an `ActorCritic`, of which you may use everything but `loss`.
+        feature [B, H+1, F] of the states s_0..s_H; action [B, H, A];
+        reward, cont [B, H+1], predicted for the states; nothing here has a gradient.
+    Returns: the actor's loss and the critic's loss, two tensors without dimensions.
+    """
+    raise NotImplementedError("exercise 8.0")
+
+
+# %%
+check("8.0", my_losses)
+
+
+# %%
+# hint("8.0", 1)
+# solution("8.0")
+
+# %% [markdown]
+# ## Our version
 #
 # One method, `loss`, holds the whole behaviour phase. `_imagine` rolls all B x T replayed
 # states forward without a graph; then actor and critic are evaluated once on all of them.
 #
-# The last term is the *replay critic*. Real rows have real rewards and real ends. In the
-# lambda-return over real rows, each row's imagined return takes the place of the value (as
-# in notebook 07). And here, and only here, the gradient goes into the world model: states
-# that help to foresee the return are good states.
+# One term is new. The *replay critic* looks at real rows, which have real rewards and real
+# ends. In the lambda-return over real rows, each row's imagined return takes the place of the
+# value, as in notebook 07. And here, and only here, the gradient goes into the world model:
+# states that help to predict the return are good states.
 
 # %%
 #| export

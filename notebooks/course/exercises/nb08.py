@@ -1,8 +1,197 @@
 """Exercises of notebook 08: actor and critic."""
 
+import types
+
+import gymnasium as gym
+import numpy as np
 import torch
 
-from course.exercises import Edit, exercise, require
+from course.exercises import Edit, exercise, in_stages, require
+from dreamer_lite.actor_critic import ActorCritic
+from dreamer_lite.config import Config
+from dreamer_lite.lambda_returns import lambda_return
+
+
+def my_losses(agent, feature, action, reward, cont):
+    """What actor and critic learn from B dreams of H steps: equations 4 to 7.
+
+    Args:
+        agent: an `ActorCritic`, of which you may use everything but `loss`.
+        feature [B, H+1, F] of the states s_0..s_H; action [B, H, A];
+        reward, cont [B, H+1], predicted for the states; nothing here has a gradient.
+    Returns: the actor's loss and the critic's loss, two tensors without dimensions.
+    """
+    # solution
+    seen, logits = feature[:, :-1], agent.critic(feature)
+    with torch.no_grad():
+        value = agent.two_hot.mean(logits)
+        returns = lambda_return(reward, value, cont, agent.config.lam)
+        agent.normalizer.update(returns)
+        advantage = (returns - value[:, :-1]) / agent.normalizer.scale
+        weight = torch.cumprod(cont, 1)[:, :-1]
+        slow = agent.two_hot.mean(agent.slow_critic(seen))
+    log_prob, entropy = agent.actor.evaluate(seen, action)
+    gain = log_prob * advantage + agent.config.entropy * entropy
+    logits = logits[:, :-1]
+    error = agent.two_hot.loss(logits, returns) + agent.two_hot.loss(logits, slow)
+    return -(weight * gain).mean(), (weight * error).mean()
+    # end of solution
+
+
+def small_agent(seed=0, learnt=True):
+    """An actor-critic of 6 features and 3 buttons, whose critics have opinions."""
+    torch.manual_seed(seed)
+    config = Config(units=8, entropy=0.1)
+    agent = ActorCritic(6, gym.spaces.Discrete(3), config)
+    if learnt:
+        for critic in (agent.critic, agent.slow_critic):
+            torch.nn.init.normal_(critic[-1].weight, std=0.3)
+            bins = torch.arange(255.0) - 127  # values of a few units, not of millions
+            critic[-1].bias.data.copy_(-0.01 * bins.square())
+        torch.nn.init.normal_(agent.actor.mlp[-1].weight)
+        agent.normalizer.range.copy_(torch.tensor([-1.0, 4.0]))
+    return agent
+
+
+def dreams(batch=4, length=5):
+    """Random dreams: feature, action, reward, cont."""
+    feature, reward = torch.randn(batch, length + 1, 6), torch.randn(batch, length + 1)
+    action = torch.eye(3)[torch.randint(3, (batch, length))]
+    cont = 0.5 + 0.5 * torch.rand(batch, length + 1)
+    cont[0, 1] = 0.0
+    return feature, action, reward, cont
+
+
+def check_form(my_losses):
+    """Two numbers with gradients, for sizes of any kind."""
+    for batch, length in ((1, 1), (4, 5)):
+        found = my_losses(small_agent(), *dreams(batch, length))
+        require(
+            isinstance(found, tuple) and len(found) == 2,
+            "return two losses: the actor's and the critic's",
+        )
+        for name, loss in zip(("actor", "critic"), found):
+            require(
+                torch.is_tensor(loss) and loss.dim() == 0,
+                f"the {name}'s loss is one number: weigh every step, take the mean",
+            )
+            require(loss.requires_grad, f"the {name}'s loss has no gradient")
+
+
+def check_first_losses(my_losses):
+    """A new agent: value 0, a critic without opinion, nearly equal buttons."""
+    agent = small_agent(learnt=False)
+    feature, action, reward, _ = dreams()
+    one = torch.ones(4, 6)
+    actor, critic = my_losses(agent, feature, action, 0 * reward, one)
+    right = -0.1 * np.log(3)
+    require(
+        abs(actor.item() - right) < 1e-3,
+        "a new agent that is never rewarded has only the entropy bonus: its actor's "
+        f"loss is -0.1 * ln 3 = {right:.4f}, yours is {actor.item():.4f}",
+    )
+    right = 2 * np.log(255)
+    require(
+        abs(critic.item() - right) < 1e-3,
+        "a new critic pays ln 255 twice, for the return and for its slow copy: "
+        f"{right:.3f}, yours is {critic.item():.3f}",
+    )
+    half = my_losses(agent, feature, action, 0 * reward, one / 2)[1].item()
+    expected = right * np.mean(0.5 ** np.arange(1, 6))
+    require(
+        abs(half - expected) < 1e-3,
+        "with cont = 0.5 everywhere the weights are 0.5, 0.25, ...: the state in which "
+        f"the dream began counts, too; the loss is {expected:.3f}, not {half:.3f}",
+    )
+
+
+def check_normaliser(my_losses):
+    """The normaliser takes in the returns once, and divides the advantage."""
+    agent, given = small_agent(), dreams()
+    before = agent.normalizer.range.clone()
+    my_losses(agent, *given)
+    with torch.no_grad():
+        value = agent.two_hot.mean(agent.critic(given[0]))
+    returns = lambda_return(given[2], value, given[3], agent.config.lam)
+    after = torch.quantile(returns.flatten(), torch.tensor([0.05, 0.95]))
+    require(
+        torch.allclose(agent.normalizer.range, before.lerp(after, 0.01), atol=1e-5),
+        "the normaliser must be updated once, with the lambda-returns of this batch",
+    )
+
+
+def check_ours(my_losses):
+    """Values and gradients of our version, which agrees with the authors' code."""
+    for seed in range(3):
+        results = []
+        for loss in (ours, my_losses):
+            agent = small_agent(seed)
+            found = loss(agent, *dreams())
+            names = [name for name, p in agent.named_parameters() if p.requires_grad]
+            weights = [p for p in agent.parameters() if p.requires_grad]
+            grads = torch.autograd.grad(sum(found), weights, allow_unused=True)
+            results.append(([x.item() for x in found], dict(zip(names, grads))))
+        (right, true_grads), (mine, grads) = results
+        for name, a, b in zip(("actor", "critic"), right, mine):
+            require(
+                abs(a - b) < 1e-4,
+                f"the {name}'s loss of some dreams is {a:.4f}, yours is {b:.4f}",
+            )
+        for name, a in true_grads.items():
+            b = grads[name]
+            require(b is not None, f"no gradient reaches {name}")
+            gap = (a - b).abs().max().item()
+            require(gap < 1e-4, f"the gradient of {name} differs by up to {gap:.2g}")
+
+
+def ours(agent, feature, action, reward, cont):
+    """The two losses of `ActorCritic.loss`, made to look at these dreams."""
+    agent._imagine = lambda states, world_model: (feature, action, reward, cont)
+    critic = agent._critic_loss
+    kept = {}
+
+    def watch(*given):
+        kept["critic"] = critic(*given)
+        return kept["critic"]
+
+    agent._critic_loss = watch
+    total, _ = agent.loss(None, types.SimpleNamespace())
+    loss = (torch.cumprod(cont, 1)[:, :-1] * kept["critic"]).mean()
+    return total - loss, loss
+
+
+def draw_dreams(rng):
+    """Random agents and dreams of random size."""
+    batch, length = (int(n) for n in rng.integers(1, 7, 2))
+    agent = small_agent(int(rng.integers(100)))
+    feature, action, reward, cont = dreams(batch, length)
+    return ((agent, feature, action, reward * 10.0 ** int(rng.integers(3)), cont),)
+
+
+exercise(
+    "8.0",
+    "Write the losses of actor and critic",
+    difficulty="hard",
+    minutes=60,
+    solution=[my_losses],
+    check=in_stages(
+        form=check_form,
+        first_losses=check_first_losses,
+        the_normaliser=check_normaliser,
+        our_version=check_ours,
+    ),
+    draw=draw_dreams,
+    hints=[
+        "In this order: values of all states, lambda-returns, normaliser, advantage, "
+        "weights; all of that without gradients. Then the two losses.",
+        "The critic is asked about all H + 1 states, but only the first H have a "
+        "return: cut values, logits and weights with [:, :-1]. The weights are a "
+        "cumulative product of cont that includes cont of s_0.",
+        "actor: minus the mean of weight * (log_prob * advantage + the entropy's "
+        "weight * entropy). critic: the mean of weight * (two_hot.loss(logits, "
+        "returns) + two_hot.loss(logits, what the slow critic says)).",
+    ],
+)
 
 
 def actor_loss(log_prob, entropy, returns, value, weight, scale, eta):
