@@ -70,3 +70,23 @@ def compare_frames(real, dreamed, axis=1):
     real, dreamed = np.asarray(real), np.asarray(dreamed)
     error = error_frames(real, dreamed)
     return np.concatenate([in_colour(real), in_colour(dreamed), error], axis)
+
+
+def dream_videos(agent, replay, seed, context=5, length=40):
+    """Open-loop videos of stored rows, real / dreamed / error: (key, frames) for each.
+
+    Without pictures, or rows enough, there are none.
+    """
+    images = agent.world_model.encoder.images
+    if not images or replay.size.max() < length:
+        return
+    batch = replay.sample(32, length, np.random.default_rng(seed))
+    # A dream knows of no reset: better windows that dream of one episode only.
+    broken = batch["is_first"][:, context:].any(1)
+    chosen = np.argsort(broken, kind="stable")[:4]
+    batch = {key: rows[chosen] for key, rows in batch.items()}
+    dream = agent.dream(batch, context)
+    for key in images:
+        frames = (dream[key].clamp(0, 1) * 255).round().byte().cpu().numpy()
+        pairs = zip(batch[key], frames)
+        yield key, np.concatenate([compare_frames(*pair) for pair in pairs], 2)

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from dreamer_lite.dreamer import Config, evaluate, train  # noqa: E402
 from dreamer_lite.envs import build_env, random_policy  # noqa: E402
-from dreamer_lite.runs import Table, read_table  # noqa: E402
+from dreamer_lite.runs import add_row, begin_table, read_table  # noqa: E402
 from machine import machine  # noqa: E402
 
 TASKS = {"cartpole": ("CartPole-v1", 475), "pendulum": ("Pendulum-v1", -200)}
@@ -39,15 +39,15 @@ class Evaluations:
     """A callback of `train`: 20 episodes every 1,000 steps, as rows of a table."""
 
     def __init__(self, env, seed, path):
-        self.env, self.seed, self.table, self.before = env, seed, Table(path), None
+        self.env, self.seed, self.path, self.before = env, seed, path, None
 
     def rows(self):
         """Return the rows so far."""
-        return read_table(self.table.path)
+        return read_table(self.path)
 
     def __call__(self, agent, run):
         if self.before is None:  # the first call: drop what an interrupted run added
-            self.table.begin(run.step - 1, FIELDS)
+            begin_table(self.path, run.step - 1, FIELDS)
             rows = self.rows()
             self.before = float(rows[-1]["cpu_minutes"]) if rows else 0.0
             self.done = int(rows[-1]["step"]) // EVERY if rows else 0
@@ -60,7 +60,7 @@ class Evaluations:
         cpu = self.before + time.process_time() / 60
         values = [run.step, run.updates, run.minutes, cpu]
         values += [sum(returns) / len(returns), min(returns), max(returns)]
-        self.table.add(dict(zip(FIELDS, values)))
+        add_row(self.path, dict(zip(FIELDS, values)))
         print(*values, flush=True)
 
 

@@ -788,7 +788,7 @@ def train(
         torch.manual_seed(config.seed)
         agent = Dreamer(*spaces, config)
         replay = Replay(config.capacity, *spaces, config.envs, config.seed)
-        if start_from and not run.continued:
+        if start_from and not run.state:
             agent.load_state_dict(runs.load_agent(start_from)[-1])
         run.restore(agent, replay)
         collector = Collector(envs, replay, track)
