@@ -235,8 +235,13 @@ def run(words, prog, profiles, options, given):
         plain = re.compile(f"--(?=(no-)?({plain}|{plain.replace('_', '-')})(=|$))")
         words = [plain.sub("--config.", word) for word in words]
         given["config"] = first_config(words, profiles, given.get("profile"))
+    about = commands[name].__doc__.splitlines()[0]
+    if options:
+        about += (
+            f" Options of the environment are flags, too: --{', --'.join(options)}."
+        )
     command = functools.partial(commands[name], **given)
-    tyro.cli(command, prog=f"{prog} {name}", args=words)
+    tyro.cli(command, prog=f"{prog} {name}", description=about, args=words)
 
 
 def ours(error):
@@ -262,7 +267,8 @@ def main(words=None, prog="python -m dreamer_lite", profiles=None, options=(), *
     try:
         run(words, prog, profiles or {}, options, given)
     except KeyboardInterrupt as stop:
-        print(*getattr(stop, "__notes__", ["Stopped."]), file=sys.stderr)
+        notes = getattr(stop, "__notes__", ["Stopped."])
+        print(f"{words[0]}:", *notes, file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if not ours(error):

@@ -3,9 +3,13 @@
 import dataclasses
 import functools
 import json
+import os
+import re
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import gymnasium as gym
@@ -220,6 +224,31 @@ def test_train_continue_evaluate_and_play(tmp_path, monkeypatch, capsys):
         assert (image.size, image.n_frames) == ((40, 30), 11)
     with Image.open("new/dream.gif") as image:
         assert image.size == (3 * (3 * 16 + 2 * playing.GAP), 3 * 16)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_with_a_checkpoint_and_one_line(number, tmp_path):
+    """Ctrl-C reaches the workers, too; none of them prints how it died."""
+    words = ["--env", "CartPole-v1", "--logdir", tmp_path / "run", "--quiet"]
+    words += flags(**TINY, **FAST | dict(envs=2, log_every=1)) + ["--config.parallel"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dreamer_lite", "train", *words],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    end = time.monotonic() + 300
+    metrics = tmp_path / "run" / "metrics.csv"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 2:
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+    whom = os.killpg if number == signal.SIGINT else os.kill
+    whom(process.pid, number)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert re.match(
+        r"train: Stopped at step \d+; .* of step \d+", said.splitlines()[-1]
+    )
+    assert (tmp_path / "run" / "checkpoint.zip").is_file()
 
 
 def test_results_are_printed_even_if_the_file_cannot_be_written(
