@@ -136,6 +136,47 @@ def test_mean_and_deviation_of_a_joystick_are_clipped_apart(space, parts):
     assert all(group["parts"] == 1 for group in others)
 
 
+class OwnEncoder(torch.nn.Module):
+    """An encoder that somebody wrote: as wide as ours, made otherwise."""
+
+    def __init__(self, ours):
+        super().__init__()
+        self.size, self.layer = ours.size, torch.nn.Linear(3, ours.size)
+
+    def forward(self, obs):
+        return torch.tanh(self.layer(obs["obs"]))
+
+
+class OwnDreamer(Dreamer):
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.world_model.encoder = OwnEncoder(self.world_model.encoder)
+
+
+def test_a_part_of_ones_own_is_trained_saved_and_loaded(tmp_path):
+    config = dataclasses.replace(SMALL, warmup=0)
+    agent = OwnDreamer(Box(-1, 1, (3,), np.float32), Discrete(2), config)
+    before = agent.world_model.encoder.layer.weight.clone()
+    agent.train_step(batch_for(agent))
+    after = agent.world_model.encoder.layer.weight
+    assert not torch.equal(after, before)
+    agent.save(tmp_path / "own.safetensors")
+    again = OwnDreamer.load(tmp_path / "own.safetensors", device="cpu")
+    assert torch.equal(again.world_model.encoder.layer.weight, after)
+
+
+def test_train_makes_the_agent_that_it_is_given(tmp_path):
+    spaces = Box(-1, 1, (3,), np.float32)
+    env = functools.partial(Steps, spaces)
+    trained = dreamer.train(
+        env, run_config(), tmp_path, progress=False, agent=OwnDreamer
+    )
+    encoder = trained.world_model.encoder
+    assert isinstance(encoder, OwnEncoder)
+    known = {id(p) for g in trained.optimizer.param_groups for p in g["params"]}
+    assert all(id(p) in known for p in encoder.parameters())
+
+
 def test_unimix_is_the_floor_of_every_probability():
     """Also where a head is certain of its choice."""
     agent = agent_for(action_space=Discrete(4), unimix=0.5)

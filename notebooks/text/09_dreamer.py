@@ -50,6 +50,7 @@ show(*dreamer_map("dreamer"))
 Built in notebook 09. Source: DreamerV3, section "Learning algorithm".
 """
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -261,6 +262,11 @@ class ActState(NamedTuple):
 #
 # What remains is bookkeeping: which device, which files. It is in `speed.py` and
 # `runs.py`.
+#
+# A part of your own takes the place of ours if you assign it, for example to
+# `agent.world_model.encoder`, before the first update: the optimizer is made only then, of
+# the modules that are there. So that `load` and `train(..., agent=MyDreamer)` know about it,
+# do it in the `__init__` of a subclass.
 
 # %%
 #| export
@@ -286,18 +292,23 @@ class Dreamer(nn.Module):
         self.device = speed.pick_device(c.device)
         self.dtype = speed.pick_precision(self.device, c.precision)
         self.to(self.device)
-        actor, critic = self.actor_critic.actor, self.actor_critic.critic
-        *body, weight, bias = actor.parameters()
-        groups = [
-            dict(params=list(self.world_model.parameters()), lr=c.lr),
-            dict(params=list(critic.parameters()), lr=c.critic_lr),
-            dict(params=body, lr=c.actor_lr),
-            dict(params=[weight, bias], lr=c.actor_lr, parts=actor.heads),
-        ]
-        self.optimizer = LaProp(groups, clip=c.clip, warmup=c.warmup)
         fp16 = self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=fp16)
         speed.prepare(self, c.speed)
+
+    @functools.cached_property
+    def optimizer(self) -> LaProp:
+        """Made when it is first used, of the modules that the agent has by then."""
+        c, actor = self.config, self.actor_critic.actor
+        *body, weight, bias = actor.parameters()
+        heads = getattr(actor, "heads", 1)
+        groups = [
+            dict(params=list(self.world_model.parameters()), lr=c.lr),
+            dict(params=list(self.actor_critic.critic.parameters()), lr=c.critic_lr),
+            dict(params=body, lr=c.actor_lr),
+            dict(params=[weight, bias], lr=c.actor_lr, parts=heads),
+        ]
+        return LaProp(groups, clip=c.clip, warmup=c.warmup)
 
     @torch.no_grad()
     def act(
@@ -758,6 +769,7 @@ def train(
     start_from: str | os.PathLike | None = None,
     callback: Callable | None = None,
     progress: bool = True,
+    agent: Callable = Dreamer,
 ) -> Dreamer:
     """The loop: collect experience, learn the model from it, learn to act in dreams.
 
@@ -770,7 +782,9 @@ def train(
     this call, which ends with the next episode, at most a minute later; track, names in
     `info` to record at the end of an episode; start_from, an agent file whose weights a
     new run begins with; callback(agent, run), called with every video; progress, show a
-    bar. Ctrl-C and SIGTERM end it with a checkpoint.
+    bar; agent, what makes the agent: a subclass of `Dreamer`, or any function of
+    observation space, action space and config. Ctrl-C and SIGTERM end it with a
+    checkpoint.
     Returns: the agent. Raises: TypeError or ValueError for arguments, spaces or a
     folder that do not fit; OSError for a folder that cannot be written or that another
     run holds; FloatingPointError if weights or losses are no numbers any more.
@@ -786,7 +800,7 @@ def train(
         envs = run.make_envs(make_env)
         spaces = envs.single_observation_space, envs.single_action_space
         torch.manual_seed(config.seed)
-        agent = Dreamer(*spaces, config)
+        agent = agent(*spaces, config)
         replay = Replay(config.capacity, *spaces, config.envs, config.seed)
         if start_from and not run.state:
             agent.load_state_dict(runs.load_agent(start_from)[-1])
