@@ -36,7 +36,7 @@ from collections import Counter
 import matplotlib.pyplot as plt
 
 from course import COLORS, alignment, check, claim, compare, data_path
-from course import dreamer_map, line, show, solution, two_phases, use_style
+from course import dreamer_map, hint, line, show, solution, two_phases, use_style
 from course import what_we_built
 from dreamer_lite.envs import make_vector
 
@@ -755,8 +755,59 @@ print("updates:", updates)
 
 
 # %% [markdown]
-# Now the loop. What `runs.Run` does is bookkeeping: it counts, writes and saves. What is
-# left is the algorithm, the seven lines from `while` on.
+# ### Exercise 9.0: Write the training loop
+#
+# *hard, about 30 minutes, 11 lines to write, 3 hints*
+#
+# All parts exist, so now you can write the loop that turns them into an agent. The check
+# hands you parts that only write down what you ask of them: who plays, when the first update
+# comes, how many there are, and that every update gets a batch of its own.
+#
+# Two rules come from the text above. Nothing is learnt before the prefill is over and one
+# batch of rows exists. And the replay ratio is kept exactly: what a tick pays for beyond whole
+# updates is not lost.
+
+# %% tags=["exercise-9.0"]
+def my_train(collect, replay, agent, config):
+    """Collect, learn the model, learn to act, until `config.steps` steps are played.
+
+    Args:
+        collect: function (random) -> the number of agent steps that were played; each
+            call plays one tick and stores it; random, whether to act at random.
+        replay: its `sample(batch, length)` gives a batch.
+        agent: its `train_step(batch)` makes one update.
+        config: `steps` in total; `prefill`, steps with random actions; `batch` and
+            `length` of a batch; `ratio`, rows to replay for each step that is played.
+    Returns: the numbers of steps and of updates.
+    """
+    raise NotImplementedError("exercise 9.0")
+
+
+# %%
+check("9.0", my_train)
+
+# %%
+# hint("9.0", 1)
+# solution("9.0")
+
+# %% [markdown]
+# Did your code pass in an earlier notebook? Then let it train something. The five *probes* are
+# tiny worlds whose exact values are known, and each needs one more part than the one before
+# it. Here the agent of the package takes the first one; a probe needs about ten seconds. Try
+# the others, `"seen"`, `"delayed"`, `"action"` and `"both"`, or give `make_agent` a function
+# that puts your own loss into the agent.
+
+# %%
+from course.probes import probe
+
+passed = probe("constant", updates=100)
+
+
+# %% [markdown]
+# ## Our version
+#
+# What `runs.Run` does is bookkeeping: it counts, writes and saves. What is left is the
+# algorithm, the seven lines from `while` on.
 
 # %%
 #| export

@@ -1,8 +1,159 @@
 """Exercises of notebook 09: the loop."""
 
+import types
+
 import torch
 
-from course.exercises import Edit, exercise, require
+from course.exercises import Edit, exercise, in_stages, require
+
+
+def my_train(collect, replay, agent, config):
+    """Collect, learn the model, learn to act, until `config.steps` steps are played.
+
+    Args:
+        collect: function (random) -> the number of agent steps that were played; each
+            call plays one tick and stores it; random, whether to act at random.
+        replay: its `sample(batch, length)` gives a batch.
+        agent: its `train_step(batch)` makes one update.
+        config: `steps` in total; `prefill`, steps with random actions; `batch` and
+            `length` of a batch; `ratio`, rows to replay for each step that is played.
+    Returns: the numbers of steps and of updates.
+    """
+    # solution
+    step, updates, credit = 0, 0, 0.0
+    rows = config.batch * config.length
+    while step < config.steps:
+        played = collect(step < config.prefill)
+        step += played
+        if step >= max(config.prefill, rows):
+            credit += played * config.ratio / rows
+        while credit >= 1:
+            agent.train_step(replay.sample(config.batch, config.length))
+            updates, credit = updates + 1, credit - 1
+    return step, updates
+    # end of solution
+
+
+def watched(my_train, played=1, **settings):
+    """Let the loop run with parts that only write down what is asked of them."""
+    values = dict(steps=100, prefill=20, batch=2, length=8, ratio=4.0) | settings
+    events = []
+
+    def collect(random):
+        events.append("random" if random else "agent")
+        require(len(events) < 5000, "the loop does not end: count the steps")
+        return played
+
+    def sample(batch, length):
+        events.append(f"sample {batch} x {length}")
+        return object()
+
+    replay = types.SimpleNamespace(sample=sample)
+    agent = types.SimpleNamespace(train_step=lambda batch: events.append("update"))
+    found = my_train(collect, replay, agent, types.SimpleNamespace(**values))
+    return found, events
+
+
+def check_playing(my_train):
+    """How many ticks are played, and by whom."""
+    for played in (1, 4):
+        found, events = watched(my_train, played)
+        ticks = [e for e in events if e in ("random", "agent")]
+        require(
+            isinstance(found, tuple) and len(found) == 2,
+            "return two numbers: the steps and the updates",
+        )
+        require(
+            len(ticks) == 100 // played,
+            f"100 steps with {played} per tick are {100 // played} ticks, not "
+            f"{len(ticks)}",
+        )
+        require(
+            ticks.count("random") == 20 // played and ticks[0] == "random",
+            f"the first 20 steps are random, {20 // played} ticks; yours plays "
+            f"{ticks.count('random')} at random",
+        )
+
+
+def check_updates(my_train):
+    """How many updates are made, and when they begin."""
+    (_, updates), events = watched(my_train)
+    require("update" in events, "nothing was learnt: call agent.train_step")
+    require(
+        events.count("update") == updates,
+        f"{events.count('update')} updates were made, but {updates} are returned",
+    )
+    before = events[: events.index("update")]
+    ticks = sum(e in ("random", "agent") for e in before)
+    require(
+        ticks >= 20, f"the first update comes after {ticks} steps, before the prefill"
+    )
+    require(
+        "sample 2 x 8" in events,
+        "a batch is replay.sample(config.batch, config.length)",
+    )
+    require(
+        events.count("sample 2 x 8") == updates, "every update needs a batch of its own"
+    )
+    right = int(81 * 4 / 16)
+    require(
+        updates == right,
+        "each step from the prefill's last one on pays ratio / (batch * length) = 0.25 "
+        f"of an update: {right} in total, not {updates}",
+    )
+    _, events = watched(my_train, prefill=4)
+    ticks = events[: events.index("update")].count("agent") + 4
+    require(
+        ticks >= 16,
+        f"the first update comes after {ticks} steps: a batch has 16 rows, wait for "
+        "them",
+    )
+
+
+def check_ratio(my_train):
+    """High ratios make several updates in one tick, low ones carry a remainder."""
+    for ratio, played, right in ((64.0, 4, 336), (0.5, 1, 2), (12.0, 4, 63)):
+        (_, updates), _ = watched(my_train, played, ratio=ratio)
+        require(
+            updates == right,
+            f"with ratio {ratio:g} and {played} steps per tick {right} updates are "
+            f"paid for; yours makes {updates}",
+        )
+
+
+def draw_run(rng):
+    """A run with settings of its own, whose parts count."""
+    settings = dict(
+        steps=int(rng.integers(50, 200)),
+        prefill=int(rng.integers(0, 50)),
+        batch=int(rng.integers(1, 4)),
+        length=int(rng.integers(2, 9)),
+        ratio=float(rng.uniform(0.1, 50)),
+    )
+    played = int(rng.integers(1, 6))
+    replay = types.SimpleNamespace(sample=lambda batch, length: torch.zeros(batch))
+    agent = types.SimpleNamespace(train_step=lambda batch: {})
+    return ((lambda random: played, replay, agent, types.SimpleNamespace(**settings)),)
+
+
+exercise(
+    "9.0",
+    "Write the training loop",
+    difficulty="hard",
+    minutes=30,
+    solution=[my_train],
+    check=in_stages(playing=check_playing, updates=check_updates, ratio=check_ratio),
+    draw=draw_run,
+    hints=[
+        "One tick: play, then make as many updates as are paid for. Three numbers "
+        "survive from tick to tick: steps, updates, credit.",
+        "A step pays ratio / (batch * length) of an update, once the prefill is over "
+        "and a batch's rows exist. What is not a whole update stays as credit.",
+        "while step < steps: played = collect(step < prefill); add it to step; if "
+        "step >= max(prefill, rows), add played * ratio / rows to the credit; while "
+        "credit >= 1: sample, train_step, take 1 off the credit.",
+    ],
+)
 
 
 def updates_due(credit, steps, ratio, rows):
