@@ -124,19 +124,7 @@ def test_notebook_has_two_exercises_and_a_bug(path):
 
 def compared(solution, answer, *given):
     """Return what the comparison says about an answer, None if it passes."""
-    e = exercises.Exercise(
-        "0.0",
-        "",
-        "easy",
-        1,
-        "write",
-        (solution,),
-        len,
-        lambda rng: given,
-        False,
-        None,
-        {},
-    )
+    e = exercises.Exercise("0.0", "", "easy", 1, (solution,), len, lambda rng: given)
     try:
         exercises.compare(e, [exercises.on_its_own_copy(answer)])
     except NotYet as hint:

@@ -1,8 +1,8 @@
 """Exercises with one source for stub, solution and check.
 
 ``nb01.py`` holds the exercises of notebook 01, ``nb02.py`` those of 02, and so on. Each
-is declared once, with ``exercise(...)``, from real Python functions that are the
-solution. The stub that the notebook shows is made from them: lines that end in
+is declared once, with ``@exercise(...)`` on its check, from real Python functions that
+are the solution. The stub that the notebook shows is made from them: lines that end in
 ``# solution`` become ``raise NotImplementedError``, or one edit plants a bug.
 
 An answer passes in two stages. The exercise's own check tells typical mistakes apart
@@ -18,7 +18,7 @@ import re
 import textwrap
 import types
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from course.checks import same_random_numbers
@@ -56,14 +56,17 @@ class Exercise:
     title: str
     difficulty: str
     minutes: int
-    kind: str
     parts: Sequence[Callable]
     check: Callable
     draw: Callable
-    random: bool
-    bug: Edit | None
-    hints: Sequence[str]
-    scope: dict = field(repr=False)
+    bug: Edit | None = None
+    random: bool = False
+    hints: Sequence[str] = ()
+
+    @property
+    def kind(self) -> str:
+        """Say whether the reader writes lines or finds a bug."""
+        return "bug" if self.bug else "write"
 
     @property
     def names(self) -> list[str]:
@@ -85,13 +88,13 @@ class Exercise:
     @property
     def stub(self) -> str:
         """The code cell of the notebook before the reader fills it."""
-        if self.kind == "bug":
+        if self.bug:
             return self.bug.apply(self.solution)
         return with_gaps(self.marked, self.number)
 
     def build(self, source: str) -> list:
         """Run source code beside the solution's imports and return its functions."""
-        scope = dict(self.scope)
+        scope = dict(self.parts[0].__globals__)
         exec(compile(source, f"<exercise {self.number}>", "exec"), scope)
         return [scope[name] for name in self.names]
 
@@ -99,18 +102,17 @@ class Exercise:
 def exercise(
     number: str,
     title: str,
-    *,
     difficulty: str,
     minutes: int,
     solution: Sequence[Callable],
-    check: Callable,
     draw: Callable,
-    kind: str = "write",
-    random: bool = False,
     bug: Edit | None = None,
+    random: bool = False,
     hints: Sequence[str] = (),
-) -> Exercise:
-    """Declare one exercise.
+) -> Callable:
+    """Declare one exercise; this decorates its check.
+
+    The check takes the reader's functions, in order, and calls ``require``.
 
     Args:
         number: notebook and place, e.g. "5.1".
@@ -118,27 +120,24 @@ def exercise(
         difficulty: "easy", "medium" or "hard".
         minutes: how long it should take.
         solution: the functions that the reader writes, as Python objects of the
-            exercise file. In a "write" exercise the lines to be written end in
-            ``# solution`` or are between ``# solution`` and ``# end of solution``.
-        check: takes the reader's functions in the same order and calls ``require``.
+            exercise file. The lines to be written end in ``# solution`` or are between
+            ``# solution`` and ``# end of solution``.
         draw: takes a NumPy generator and returns random arguments, one tuple for each
             function; torch's generator is seeded as well. Vary sizes and ranges, and
             let tensors require a gradient where the answer must pass it on.
-        kind: "write", or "bug" for a solution with one planted bug.
+        bug: the ``Edit`` that plants a bug in the solution, which then is the stub.
         random: True if right answers may draw different random numbers; then answer
             and solution are not compared on the drawn arguments.
-        bug: the ``Edit`` that plants it.
         hints: what ``hint(number, 1)``, ``hint(number, 2)``, ... print, from a nudge
             to an outline.
     """
-    if (kind == "bug") != (bug is not None):
-        raise ValueError(f"Exercise {number}: kind='bug' goes with bug=Edit(...).")
-    found = Exercise(
-        number, title, difficulty, minutes, kind, tuple(solution), check, draw, random,
-        bug, tuple(hints), solution[0].__globals__,
-    )  # fmt: skip
-    _REGISTRY[number] = found
-    return found
+
+    def declare(check: Callable) -> Callable:
+        facts = (number, title, difficulty, minutes, tuple(solution), check, draw)
+        _REGISTRY[number] = Exercise(*facts, bug, random, tuple(hints))
+        return check
+
+    return declare
 
 
 def in_stages(**stages: Callable) -> Callable:

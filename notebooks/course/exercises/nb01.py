@@ -18,6 +18,15 @@ def my_symexp(y):
     return torch.sign(y) * torch.expm1(torch.abs(y))  # solution
 
 
+def draw_curves(rng):
+    """Numbers of every size; all their squashed values."""
+    x = torch.randn(*rng.integers(1, 5, 2)) * 10.0 ** rng.integers(-2, 4)
+    return (x.requires_grad_(),), ((torch.randn(5) * 4).requires_grad_(),)
+
+
+@exercise(
+    "1.1", "symlog and its inverse", "easy", 5, [my_symlog, my_symexp], draw_curves
+)
 def check_inverse(my_symlog, my_symexp):
     """Check both curves at points that tell the typical mistakes apart."""
     x = torch.tensor([-1000.0, -1.0, -1e-3, 0.0, 1e-3, 1.0, 1000.0])[:, None]
@@ -66,29 +75,21 @@ def check_way_back(my_symexp, x, y):
     )
 
 
-def draw_curves(rng):
-    """Numbers of every size; all their squashed values."""
-    x = torch.randn(*rng.integers(1, 5, 2)) * 10.0 ** rng.integers(-2, 4)
-    return (x.requires_grad_(),), ((torch.randn(5) * 4).requires_grad_(),)
-
-
-exercise(
-    "1.1",
-    "symlog and its inverse",
-    difficulty="easy",
-    minutes=5,
-    solution=[my_symlog, my_symexp],
-    check=check_inverse,
-    draw=draw_curves,
-)
-
-
 def value_of_dreams(predicted):
     """Mean return, in points, of dreams with symlog returns [..., N] -> [...]."""
     average = symexp(predicted).mean(-1)
     return average
 
 
+@exercise(
+    "1.2",
+    "The treasure that does not count",
+    "easy",
+    5,
+    [value_of_dreams],
+    lambda rng: ((torch.randn(*rng.integers(1, 6, 3)) * 3,),),
+    bug=Edit("symexp(predicted).mean(-1)", "symexp(predicted.mean(-1))"),
+)
 def check_value(value_of_dreams):
     """Check dreams that agree, a rare treasure, and losses."""
     alike = value_of_dreams(symlog(torch.full((2, 4), 7.0)))
@@ -117,19 +118,6 @@ def check_value(value_of_dreams):
     require(abs(mixed + 10) < 1e-3, "a dream can lose points: keep its sign")
 
 
-exercise(
-    "1.2",
-    "The treasure that does not count",
-    difficulty="easy",
-    minutes=5,
-    kind="bug",
-    solution=[value_of_dreams],
-    bug=Edit("symexp(predicted).mean(-1)", "symexp(predicted.mean(-1))"),
-    check=check_value,
-    draw=lambda rng: ((torch.randn(*rng.integers(1, 6, 3)) * 3,),),
-)
-
-
 def both_means(outcomes, probabilities):
     """Return the true mean and the one that is read out of symlog space.
 
@@ -142,6 +130,13 @@ def both_means(outcomes, probabilities):
     # end of solution
 
 
+def draw_outcomes(rng):
+    """Outcomes of all sizes and their probabilities."""
+    outcomes = torch.randn(*rng.integers(2, 6, 2)) * 10.0 ** rng.integers(0, 4)
+    return ((outcomes, torch.randn_like(outcomes).softmax(-1)),)
+
+
+@exercise("1.3", "The squashed mean", "medium", 10, [both_means], draw_outcomes)
 def check_both_means(both_means):
     """Check a coin between 0 and 1,000, a sure thing, and a batch with losses."""
     coin = torch.tensor([0.0, 1000.0])
@@ -179,20 +174,3 @@ def check_both_means(both_means):
         "the read-out weighs too: each squashed outcome with its own probability",
     )
     require(abs(read_out[1] + 0.3172) < 1e-2, "losses count: keep the sign of outcomes")
-
-
-def draw_outcomes(rng):
-    """Outcomes of all sizes and their probabilities."""
-    outcomes = torch.randn(*rng.integers(2, 6, 2)) * 10.0 ** rng.integers(0, 4)
-    return ((outcomes, torch.randn_like(outcomes).softmax(-1)),)
-
-
-exercise(
-    "1.3",
-    "The squashed mean",
-    difficulty="medium",
-    minutes=10,
-    solution=[both_means],
-    check=check_both_means,
-    draw=draw_outcomes,
-)

@@ -45,6 +45,13 @@ def check_no_loop(two_hot):
     )
 
 
+def draw_numbers(rng):
+    """Numbers inside and beyond bins of random count and width."""
+    bins = (torch.rand(rng.integers(2, 9)) + 0.1).cumsum(0) - 2.0
+    return ((torch.randn(rng.integers(1, 9)) * 3, bins),)
+
+
+@exercise("2.1", "Two-hot without a loop", "medium", 15, [two_hot], draw_numbers)
 def check_two_hot(two_hot):
     """Check numbers on, between and beyond the bins."""
     bins = torch.tensor([-4.0, -1.0, 0.0, 1.0, 4.0])
@@ -77,23 +84,6 @@ def check_two_hot(two_hot):
     check_no_loop(two_hot)
 
 
-def draw_numbers(rng):
-    """Numbers inside and beyond bins of random count and width."""
-    bins = (torch.rand(rng.integers(2, 9)) + 0.1).cumsum(0) - 2.0
-    return ((torch.randn(rng.integers(1, 9)) * 3, bins),)
-
-
-exercise(
-    "2.1",
-    "Two-hot without a loop",
-    difficulty="medium",
-    minutes=15,
-    solution=[two_hot],
-    check=check_two_hot,
-    draw=draw_numbers,
-)
-
-
 def read_mean(probs, bins):
     """The mean of the bins under probabilities: [..., K], [K] -> [...]."""
     half = len(bins) // 2
@@ -102,6 +92,21 @@ def read_mean(probs, bins):
     return (gains + losses.flip(-1)).sum(-1)
 
 
+def draw_probabilities(rng):
+    """Probabilities over bins of several ranges."""
+    bins = TwoHot(2 * int(rng.integers(1, 9)) + 1, -5.0, 5.0).bins
+    return ((torch.randn(rng.integers(1, 5), len(bins)).softmax(-1), bins),)
+
+
+@exercise(
+    "2.2",
+    "A value from nothing",
+    "medium",
+    10,
+    [read_mean],
+    draw_probabilities,
+    bug=Edit("(gains + losses.flip(-1)).sum(-1)", "gains.sum(-1) + losses.sum(-1)"),
+)
 def check_read_mean(read_mean):
     """Check sign and size, and that equal probabilities mean exactly nothing."""
     bins = TwoHot().bins
@@ -132,25 +137,6 @@ def check_read_mean(read_mean):
     )
 
 
-def draw_probabilities(rng):
-    """Probabilities over bins of several ranges."""
-    bins = TwoHot(2 * int(rng.integers(1, 9)) + 1, -5.0, 5.0).bins
-    return ((torch.randn(rng.integers(1, 5), len(bins)).softmax(-1), bins),)
-
-
-exercise(
-    "2.2",
-    "A value from nothing",
-    difficulty="medium",
-    minutes=10,
-    kind="bug",
-    solution=[read_mean],
-    bug=Edit("(gains + losses.flip(-1)).sum(-1)", "gains.sum(-1) + losses.sum(-1)"),
-    check=check_read_mean,
-    draw=draw_probabilities,
-)
-
-
 def lowest_loss(rewards, head):
     """Lowest mean loss of one prediction for all rewards [N], equally likely: a number.
 
@@ -162,6 +148,16 @@ def lowest_loss(rewards, head):
     # end of solution
 
 
+@exercise(
+    "2.3",
+    "Bug or floor?",
+    "medium",
+    15,
+    [lowest_loss],
+    lambda rng: (
+        (torch.tensor(rng.integers(-3, 5, rng.integers(1, 9))).float(), TwoHot()),
+    ),
+)
 def check_lowest_loss(lowest_loss):
     """Check one reward, a reward between two bins, two that are mixed."""
     head = TwoHot()
@@ -198,16 +194,3 @@ def check_lowest_loss(lowest_loss):
         abs(often - 0.7287) < 1e-2,
         "a reward that comes three times counts three times: 0, 0, 0, 1 leaves 0.729",
     )
-
-
-exercise(
-    "2.3",
-    "Bug or floor?",
-    difficulty="medium",
-    minutes=15,
-    solution=[lowest_loss],
-    check=check_lowest_loss,
-    draw=lambda rng: (
-        (torch.tensor(rng.integers(-3, 5, rng.integers(1, 9))).float(), TwoHot()),
-    ),
-)

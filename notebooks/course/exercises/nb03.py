@@ -13,6 +13,16 @@ def time_order(head, size, rows):
     return (head - size + np.arange(size)) % rows  # solution
 
 
+def draw_ring(rng):
+    """A ring that is filling up, or full with its head anywhere."""
+    rows = int(rng.integers(2, 12))
+    size = int(rng.integers(1, rows + 1))
+    return ((int(rng.integers(rows)) if size == rows else size, size, rows),)
+
+
+@exercise(
+    "3.1", "From the oldest row to the newest", "easy", 5, [time_order], draw_ring
+)
 def check_time_order(time_order):
     """Check rings that are partly filled, just full, and wrapped around."""
     wrapped = np.asarray(time_order(2, 5, 5))
@@ -30,24 +40,6 @@ def check_time_order(time_order):
     half = list(time_order(3, 3, 5))
     require(max(half) < 3, "of 5 places only 3 are filled: this reads an empty one")
     require(half == [0, 1, 2], "a ring that is filling up starts at place 0")
-
-
-def draw_ring(rng):
-    """A ring that is filling up, or full with its head anywhere."""
-    rows = int(rng.integers(2, 12))
-    size = int(rng.integers(1, rows + 1))
-    return ((int(rng.integers(rows)) if size == rows else size, size, rows),)
-
-
-exercise(
-    "3.1",
-    "From the oldest row to the newest",
-    difficulty="easy",
-    minutes=5,
-    solution=[time_order],
-    check=check_time_order,
-    draw=draw_ring,
-)
 
 
 def episode_rows(actions, rewards, terminated):
@@ -72,6 +64,15 @@ def episode_rows(actions, rewards, terminated):
     return columns
 
 
+def draw_episode(rng):
+    """An episode of random length."""
+    steps, size = rng.integers(1, 9), rng.integers(2, 6)
+    actions = np.eye(size, dtype=np.float32)[rng.integers(size, size=steps)]
+    rewards = rng.normal(size=steps).astype(np.float32)
+    return ((actions, rewards, bool(rng.integers(2))),)
+
+
+@exercise("3.2", "The rows of an episode", "medium", 10, [episode_rows], draw_episode)
 def check_episode_rows(episode_rows):
     """Check the walk to the flag, and the same walk cut off by a time limit."""
     actions = np.eye(2, dtype=np.float32)[[0, 0, 1, 0, 0]]
@@ -100,25 +101,6 @@ def check_episode_rows(episode_rows):
     )
 
 
-def draw_episode(rng):
-    """An episode of random length."""
-    steps, size = rng.integers(1, 9), rng.integers(2, 6)
-    actions = np.eye(size, dtype=np.float32)[rng.integers(size, size=steps)]
-    rewards = rng.normal(size=steps).astype(np.float32)
-    return ((actions, rewards, bool(rng.integers(2))),)
-
-
-exercise(
-    "3.2",
-    "The rows of an episode",
-    difficulty="medium",
-    minutes=10,
-    solution=[episode_rows],
-    check=check_episode_rows,
-    draw=draw_episode,
-)
-
-
 def random_window(ring, head, size, length, rng):
     """`length` consecutive rows of a ring, all possible windows equally likely."""
     rows = len(ring)
@@ -126,6 +108,16 @@ def random_window(ring, head, size, length, rng):
     return ring[(start + np.arange(length)) % rows]
 
 
+@exercise(
+    "3.3",
+    "A spike in the loss, now and then",
+    "medium",
+    10,
+    [random_window],
+    lambda rng: ((np.arange(8), 0, 8, 3, rng),),
+    bug=Edit("head - size + rng", "rng"),
+    random=True,
+)
 def check_random_window(random_window):
     """Draw from a full ring that wrapped around and from one that is half full."""
     rng = np.random.default_rng(0)
@@ -146,17 +138,3 @@ def check_random_window(random_window):
     )
     young = np.array([random_window(half, 4, 4, 2, rng) for _ in range(300)])
     require((young >= 0).all(), "in a half full ring this reads an empty place")
-
-
-exercise(
-    "3.3",
-    "A spike in the loss, now and then",
-    difficulty="medium",
-    minutes=10,
-    kind="bug",
-    solution=[random_window],
-    bug=Edit("head - size + rng", "rng"),
-    check=check_random_window,
-    random=True,
-    draw=lambda rng: ((np.arange(8), 0, 8, 3, rng),),
-)

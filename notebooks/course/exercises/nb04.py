@@ -21,6 +21,19 @@ def fan_in(layer):
     return layer.in_features
 
 
+def draw_layer(rng):
+    """One of the four kinds of layers, of a random size."""
+    inputs, outputs, size = (int(n) for n in rng.integers(1, 9, 3))
+    layers = (
+        nn.Linear(inputs, outputs),
+        nn.Conv2d(inputs, outputs, (size, 4), stride=2),
+        nn.ConvTranspose2d(inputs, outputs, (2 * size, 4), stride=2),
+        BlockLinear(size * inputs, size * outputs, size),
+    )
+    return ((layers[rng.integers(4)],),)
+
+
+@exercise("4.1", "The fan-in of every layer", "easy", 8, [fan_in], draw_layer)
 def check_fan_in(fan_in):
     """Check the four kinds of layers."""
     dense = fan_in(nn.Linear(10, 20))
@@ -48,29 +61,6 @@ def check_fan_in(fan_in):
     require(block == 96, "the full width of this block layer is 96: all its inputs")
 
 
-def draw_layer(rng):
-    """One of the four kinds of layers, of a random size."""
-    inputs, outputs, size = (int(n) for n in rng.integers(1, 9, 3))
-    layers = (
-        nn.Linear(inputs, outputs),
-        nn.Conv2d(inputs, outputs, (size, 4), stride=2),
-        nn.ConvTranspose2d(inputs, outputs, (2 * size, 4), stride=2),
-        BlockLinear(size * inputs, size * outputs, size),
-    )
-    return ((layers[rng.integers(4)],),)
-
-
-exercise(
-    "4.1",
-    "The fan-in of every layer",
-    difficulty="easy",
-    minutes=8,
-    solution=[fan_in],
-    check=check_fan_in,
-    draw=draw_layer,
-)
-
-
 def prepare(screen):
     """Bytes 0..255, [..., H, W, C] of any dtype -> what an encoder sees: -0.5..0.5."""
     x = torch.as_tensor(screen)
@@ -78,6 +68,22 @@ def prepare(screen):
     return x - 0.5
 
 
+def draw_screen(rng):
+    """Bytes of a random shape and dtype, bright and dark."""
+    pixels = torch.randint(0, int(rng.integers(2, 257)), (2, *rng.integers(1, 6, 3)))
+    kinds = (torch.uint8, torch.float32, torch.float64, torch.int32)
+    return ((pixels.to(kinds[rng.integers(4)]),),)
+
+
+@exercise(
+    "4.2",
+    "Worse when it acts",
+    "easy",
+    5,
+    [prepare],
+    draw_screen,
+    bug=Edit("x = x / 255", "x = x / 255 if x.dtype == torch.uint8 else x"),
+)
 def check_prepare(prepare):
     """Check the same pictures as bytes, as floats and as an array."""
     pixels = torch.tensor([0, 51, 102, 204], dtype=torch.uint8)
@@ -115,26 +121,6 @@ def check_prepare(prepare):
         )
 
 
-def draw_screen(rng):
-    """Bytes of a random shape and dtype, bright and dark."""
-    pixels = torch.randint(0, int(rng.integers(2, 257)), (2, *rng.integers(1, 6, 3)))
-    kinds = (torch.uint8, torch.float32, torch.float64, torch.int32)
-    return ((pixels.to(kinds[rng.integers(4)]),),)
-
-
-exercise(
-    "4.2",
-    "Worse when it acts",
-    difficulty="easy",
-    minutes=5,
-    kind="bug",
-    solution=[prepare],
-    bug=Edit("x = x / 255", "x = x / 255 if x.dtype == torch.uint8 else x"),
-    check=check_prepare,
-    draw=draw_screen,
-)
-
-
 def my_block_linear(x, weight, bias):
     """x [N, I], weight [blocks, I / blocks, O / blocks], bias [O] -> [N, O]."""
     # solution
@@ -144,6 +130,14 @@ def my_block_linear(x, weight, bias):
     # end of solution
 
 
+def draw_blocks(rng):
+    """A layer of random sizes, all of whose inputs need a gradient."""
+    rows, blocks, inputs, outputs = (int(n) for n in rng.integers(1, 6, 4))
+    sizes = (rows, blocks * inputs), (blocks, inputs, outputs), (blocks * outputs,)
+    return (tuple(torch.randn(size, requires_grad=True) for size in sizes),)
+
+
+@exercise("4.3", "A block-diagonal layer", "medium", 10, [my_block_linear], draw_blocks)
 def check_block_linear(my_block_linear):
     """Check the layer on two blocks by hand, then on the dense matrix."""
     weight = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[5.0, 6.0], [7.0, 8.0]]])
@@ -173,21 +167,3 @@ def check_block_linear(my_block_linear):
         ),
         "with three blocks it must equal x @ block_diag(*weight)",
     )
-
-
-def draw_blocks(rng):
-    """A layer of random sizes, all of whose inputs need a gradient."""
-    rows, blocks, inputs, outputs = (int(n) for n in rng.integers(1, 6, 4))
-    sizes = (rows, blocks * inputs), (blocks, inputs, outputs), (blocks * outputs,)
-    return (tuple(torch.randn(size, requires_grad=True) for size in sizes),)
-
-
-exercise(
-    "4.3",
-    "A block-diagonal layer",
-    difficulty="medium",
-    minutes=10,
-    solution=[my_block_linear],
-    check=check_block_linear,
-    draw=draw_blocks,
-)

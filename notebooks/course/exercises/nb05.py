@@ -180,16 +180,10 @@ def draw_window(rng):
 exercise(
     "5.0",
     "Write observe and imagine",
-    difficulty="hard",
-    minutes=60,
-    solution=[posterior_of, my_observe, my_imagine],
-    check=in_stages(
-        shapes=check_shapes,
-        resets_and_actions=check_resets,
-        the_dream=check_dream,
-        our_version=check_ours,
-    ),
-    draw=draw_window,
+    "hard",
+    60,
+    [posterior_of, my_observe, my_imagine],
+    draw_window,
     hints=[
         "Both are a loop over time that carries a State. In `my_observe` z comes from "
         "the posterior, in `my_imagine` from the prior. Nothing else differs much.",
@@ -201,6 +195,13 @@ exercise(
         "gives h; sample_one_hot(logits, noise[t]) gives z. Collect tuples in a list; "
         "zip(*rows) and torch.stack(..., 1) make the columns.",
     ],
+)(
+    in_stages(
+        shapes=check_shapes,
+        resets_and_actions=check_resets,
+        the_dream=check_dream,
+        our_version=check_ours,
+    )
 )
 
 
@@ -212,6 +213,29 @@ def step(model, state, prev_action, is_first):
     return model.advance(state, action_part)
 
 
+def draw_step(rng):
+    """A model and a batch of random sizes, in which some rows start an episode."""
+    batch, actions, latents, classes = (int(n) for n in rng.integers(2, 6, 4))
+    model = RSSM(8, actions, **SIZES | {"latents": latents, "classes": classes})
+    state = State(torch.randn(batch, 16), torch.rand(batch, latents, classes))
+    action = torch.rand(batch, actions)
+    for tensor in (*state, action):
+        tensor.requires_grad_()
+    return ((model, state, action, torch.tensor(rng.random(batch) < 0.5)),)
+
+
+@exercise(
+    "5.1",
+    "No two beginnings are alike",
+    "easy",
+    8,
+    [step],
+    draw_step,
+    bug=Edit(
+        "model.embed_action(prev_action * keep[:, None])",
+        "model.embed_action(prev_action)",
+    ),
+)
 def check_step(step):
     """Check a batch in which the middle row starts an episode."""
     torch.manual_seed(0)
@@ -258,33 +282,6 @@ def _nothing(model, batch):
     return model.initial(batch), model.embed_action(torch.zeros(batch, 5))
 
 
-def draw_step(rng):
-    """A model and a batch of random sizes, in which some rows start an episode."""
-    batch, actions, latents, classes = (int(n) for n in rng.integers(2, 6, 4))
-    model = RSSM(8, actions, **SIZES | {"latents": latents, "classes": classes})
-    state = State(torch.randn(batch, 16), torch.rand(batch, latents, classes))
-    action = torch.rand(batch, actions)
-    for tensor in (*state, action):
-        tensor.requires_grad_()
-    return ((model, state, action, torch.tensor(rng.random(batch) < 0.5)),)
-
-
-exercise(
-    "5.1",
-    "No two beginnings are alike",
-    difficulty="easy",
-    minutes=8,
-    kind="bug",
-    solution=[step],
-    bug=Edit(
-        "model.embed_action(prev_action * keep[:, None])",
-        "model.embed_action(prev_action)",
-    ),
-    check=check_step,
-    draw=draw_step,
-)
-
-
 def kl_loss(posterior, prior, free_nats=1.0):
     """dyn and rep [B, T] of log-probabilities [B, T, latents, classes]."""
     fixed = posterior.detach()
@@ -296,6 +293,26 @@ def kl_loss(posterior, prior, free_nats=1.0):
     return dyn, rep
 
 
+def draw_dice(rng):
+    """Posterior and prior of random dice, near and far apart, and the free nats."""
+    shape = tuple(int(n) for n in rng.integers(1, 5, 3)) + (int(rng.integers(2, 6)),)
+    raw = [torch.randn(shape) * rng.uniform(0.2, 3) for _ in range(2)]
+    dice = [logits.requires_grad_().log_softmax(-1) for logits in raw]
+    return ((*dice, float(rng.uniform(0.1, 4))),)
+
+
+@exercise(
+    "5.2",
+    "A prior that hardly learns",
+    "medium",
+    10,
+    [kl_loss],
+    draw_dice,
+    bug=Edit(
+        "dyn = per_die.sum(-1).clamp(min=free_nats)",
+        "dyn = per_die.clamp(min=free_nats).sum(-1)",
+    ),
+)
 def check_kl_loss(kl_loss):
     """Check values, the clip and where the gradients go."""
     left = torch.tensor([0.9, 0.1]).log().expand(1, 1, 32, 2).clone().requires_grad_()
@@ -364,30 +381,6 @@ def check_clip(kl_loss, left, right):
         )
 
 
-def draw_dice(rng):
-    """Posterior and prior of random dice, near and far apart, and the free nats."""
-    shape = tuple(int(n) for n in rng.integers(1, 5, 3)) + (int(rng.integers(2, 6)),)
-    raw = [torch.randn(shape) * rng.uniform(0.2, 3) for _ in range(2)]
-    dice = [logits.requires_grad_().log_softmax(-1) for logits in raw]
-    return ((*dice, float(rng.uniform(0.1, 4))),)
-
-
-exercise(
-    "5.2",
-    "A prior that hardly learns",
-    difficulty="medium",
-    minutes=10,
-    kind="bug",
-    solution=[kl_loss],
-    bug=Edit(
-        "dyn = per_die.sum(-1).clamp(min=free_nats)",
-        "dyn = per_die.clamp(min=free_nats).sum(-1)",
-    ),
-    check=check_kl_loss,
-    draw=draw_dice,
-)
-
-
 def most_surprised(posterior, prior):
     """The die [latents, classes] that surprises most: (its number, its KL in nats)."""
     # solution
@@ -397,6 +390,15 @@ def most_surprised(posterior, prior):
     # end of solution
 
 
+def draw_two_dice(rng):
+    """Two sets of random dice."""
+    shape = tuple(rng.integers(2, 7, 2))
+    return (tuple((2 * torch.randn(shape)).log_softmax(-1) for _ in range(2)),)
+
+
+@exercise(
+    "5.3", "Which die was surprised?", "medium", 10, [most_surprised], draw_two_dice
+)
 def check_most_surprised(most_surprised):
     """Check on three dice with different surprises."""
     q = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.1, 0.9]]).log()
@@ -432,20 +434,3 @@ def check_most_surprised(most_surprised):
         most_surprised(q, p)[0] == 1,
         "one large log ratio is not yet a large KL: weigh it before you choose the die",
     )
-
-
-def draw_two_dice(rng):
-    """Two sets of random dice."""
-    shape = tuple(rng.integers(2, 7, 2))
-    return (tuple((2 * torch.randn(shape)).log_softmax(-1) for _ in range(2)),)
-
-
-exercise(
-    "5.3",
-    "Which die was surprised?",
-    difficulty="medium",
-    minutes=10,
-    solution=[most_surprised],
-    check=check_most_surprised,
-    draw=draw_two_dice,
-)

@@ -16,6 +16,15 @@ def dream_actions(action, context):
     return action[:, context - 1 : -1]  # solution
 
 
+def draw_rows(rng):
+    """Actions of random length, and how many rows were seen."""
+    batch, rows, size = (int(n) for n in rng.integers(2, 9, 3))
+    return ((torch.randn(batch, rows, size), int(rng.integers(1, rows))),)
+
+
+@exercise(
+    "6.1", "Which actions does the dream need?", "easy", 5, [dream_actions], draw_rows
+)
 def check_dream_actions(dream_actions):
     """Check with actions that carry the number of their row."""
     rows = torch.arange(8.0).reshape(1, 8, 1).expand(2, 8, 3)
@@ -43,23 +52,6 @@ def check_dream_actions(dream_actions):
     )
 
 
-def draw_rows(rng):
-    """Actions of random length, and how many rows were seen."""
-    batch, rows, size = (int(n) for n in rng.integers(2, 9, 3))
-    return ((torch.randn(batch, rows, size), int(rng.integers(1, rows))),)
-
-
-exercise(
-    "6.1",
-    "Which actions does the dream need?",
-    difficulty="easy",
-    minutes=5,
-    solution=[dream_actions],
-    check=check_dream_actions,
-    draw=draw_rows,
-)
-
-
 def my_adam(p, gradients, lr, b1=0.9, b2=0.999, eps=1e-8):
     """Adam for one tensor: the weights after one update for each gradient."""
     m, v = torch.zeros_like(p), torch.zeros_like(p)
@@ -74,6 +66,17 @@ def my_adam(p, gradients, lr, b1=0.9, b2=0.999, eps=1e-8):
     return p
 
 
+def draw_gradients(rng):
+    """Weights, gradients of all sizes, and settings."""
+    size = tuple(rng.integers(1, 5, 2))
+    gradients = [torch.randn(size) * 10.0 ** rng.integers(-3, 3) for _ in range(5)]
+    settings = rng.uniform([1e-3, 0.5, 0.9, 1e-8], [0.1, 0.95, 0.999, 1e-2])
+    return (
+        (torch.randn(size), gradients[: rng.integers(1, 6)], *map(float, settings)),
+    )
+
+
+@exercise("6.2", "Turn LaProp into Adam", "medium", 15, [my_adam], draw_gradients)
 def check_my_adam(my_adam):
     """Check against torch.optim.Adam, with hints for the usual slips."""
     torch.manual_seed(0)
@@ -166,27 +169,6 @@ def _overwritten(p, gradients):
     return p
 
 
-def draw_gradients(rng):
-    """Weights, gradients of all sizes, and settings."""
-    size = tuple(rng.integers(1, 5, 2))
-    gradients = [torch.randn(size) * 10.0 ** rng.integers(-3, 3) for _ in range(5)]
-    settings = rng.uniform([1e-3, 0.5, 0.9, 1e-8], [0.1, 0.95, 0.999, 1e-2])
-    return (
-        (torch.randn(size), gradients[: rng.integers(1, 6)], *map(float, settings)),
-    )
-
-
-exercise(
-    "6.2",
-    "Turn LaProp into Adam",
-    difficulty="medium",
-    minutes=15,
-    solution=[my_adam],
-    check=check_my_adam,
-    draw=draw_gradients,
-)
-
-
 def reward_loss(logits, reward):
     """Mean loss of the reward head over all rows: logits [B, T, 255], reward [B, T].
 
@@ -196,6 +178,24 @@ def reward_loss(logits, reward):
     return losses.mean()
 
 
+def draw_logits(rng):
+    """Logits that need a gradient, and rewards of all sizes."""
+    shape = tuple(int(n) for n in rng.integers(2, 6, 2))
+    logits = torch.randn(*shape, 255, requires_grad=True)
+    return ((logits, torch.randn(shape) * 10.0 ** rng.integers(-1, 3)),)
+
+
+@exercise(
+    "6.3",
+    "Punished before the fall",
+    "medium",
+    10,
+    [reward_loss],
+    draw_logits,
+    bug=Edit(
+        "TwoHot().loss(logits, reward)", "TwoHot().loss(logits[:, :-1], reward[:, 1:])"
+    ),
+)
 def check_reward_loss(reward_loss):
     """Check with heads that are sure of one bin in every row."""
     bins = TwoHot().bins
@@ -237,25 +237,3 @@ def check_reward_loss(reward_loss):
         wrong = index.clone()
         wrong[:, row] += 1
         require(loss(sure(wrong)) > 1, f"the {what}: it has a reward like any other")
-
-
-def draw_logits(rng):
-    """Logits that need a gradient, and rewards of all sizes."""
-    shape = tuple(int(n) for n in rng.integers(2, 6, 2))
-    logits = torch.randn(*shape, 255, requires_grad=True)
-    return ((logits, torch.randn(shape) * 10.0 ** rng.integers(-1, 3)),)
-
-
-exercise(
-    "6.3",
-    "Punished before the fall",
-    difficulty="medium",
-    minutes=10,
-    kind="bug",
-    bug=Edit(
-        "TwoHot().loss(logits, reward)", "TwoHot().loss(logits[:, :-1], reward[:, 1:])"
-    ),
-    solution=[reward_loss],
-    check=check_reward_loss,
-    draw=draw_logits,
-)

@@ -105,16 +105,10 @@ def draw_dream(rng):
 exercise(
     "7.0",
     "Write the lambda-return",
-    difficulty="hard",
-    minutes=40,
-    solution=[my_lambda_return],
-    check=in_stages(
-        shapes=check_shapes,
-        by_hand=check_by_hand,
-        ends_and_lambdas=check_ends,
-        the_authors_numbers=check_reference,
-    ),
-    draw=draw_to_build,
+    "hard",
+    40,
+    [my_lambda_return],
+    draw_to_build,
     hints=[
         "R_t needs R_{t+1}, so begin at the end of the dream and walk backwards. What "
         "is the very first `later`?",
@@ -125,6 +119,13 @@ exercise(
         "reverse the list and stack it along dimension 1. For a lam that is a number, "
         "torch.full_like(value, lam) makes the tensor.",
     ],
+)(
+    in_stages(
+        shapes=check_shapes,
+        by_hand=check_by_hand,
+        ends_and_lambdas=check_ends,
+        the_authors_numbers=check_reference,
+    )
 )
 
 
@@ -142,6 +143,7 @@ def n_step_return(reward, value, cont, n):
     # end of solution
 
 
+@exercise("7.1", "The n-step return", "easy", 10, [n_step_return], draw_dream)
 def check_n_step_return(n_step_return):
     """Check round numbers, an end in the middle and the relation to lambda = 1."""
     reward = torch.tensor([[100.0, 1.0, 2.0, 4.0]])
@@ -168,17 +170,6 @@ def check_n_step_return(n_step_return):
     )
 
 
-exercise(
-    "7.1",
-    "The n-step return",
-    difficulty="easy",
-    minutes=10,
-    solution=[n_step_return],
-    check=check_n_step_return,
-    draw=draw_dream,
-)
-
-
 def dream_return(reward, value, cont, lam=0.95):
     """Lambda-returns [B, H] of dreams; all inputs are [B, H+1]."""
     reward, cont, bootstrap = reward[:, 1:], cont[:, 1:], value[:, 1:]
@@ -190,6 +181,24 @@ def dream_return(reward, value, cont, lam=0.95):
     return torch.stack(returns[::-1], 1)
 
 
+def draw_dream_and_lambda(rng):
+    """A dream of random length, and lambda."""
+    *dream, _ = draw_dream(rng)[0]
+    return ((*dream, float(rng.random())),)
+
+
+@exercise(
+    "7.2",
+    "An agent that never succeeds",
+    "medium",
+    10,
+    [dream_return],
+    draw_dream_and_lambda,
+    bug=Edit(
+        "bootstrap = reward[:, 1:], cont[:, 1:], value[:, 1:]",
+        "bootstrap = reward[:, 1:], cont[:, 1:], value[:, 1:].roll(-1, 1)",
+    ),
+)
 def check_dream_return(dream_return):
     """Tell the index mistakes apart by numbers that name their states."""
     reward = torch.tensor([[7.0, 1.0, 2.0, 3.0]])
@@ -222,28 +231,6 @@ def check_dream_return(dream_return):
     )
 
 
-def draw_dream_and_lambda(rng):
-    """A dream of random length, and lambda."""
-    *dream, _ = draw_dream(rng)[0]
-    return ((*dream, float(rng.random())),)
-
-
-exercise(
-    "7.2",
-    "An agent that never succeeds",
-    difficulty="medium",
-    minutes=10,
-    kind="bug",
-    solution=[dream_return],
-    bug=Edit(
-        "bootstrap = reward[:, 1:], cont[:, 1:], value[:, 1:]",
-        "bootstrap = reward[:, 1:], cont[:, 1:], value[:, 1:].roll(-1, 1)",
-    ),
-    check=check_dream_return,
-    draw=draw_dream_and_lambda,
-)
-
-
 def update_range(low_high, returns, rate=0.01):
     """The running 5th and 95th percentile [2] after one more batch (any shape)."""
     newest = torch.quantile(returns.flatten(), torch.tensor([0.05, 0.95]))  # solution
@@ -256,6 +243,25 @@ def normalized_advantage(returns, value, low_high):
     return (returns - value) / scale  # solution
 
 
+def draw_returns(rng):
+    """Returns of any shape and size, a running range, narrow or wide."""
+    returns, value = torch.randn(2, *rng.integers(2, 9, 2)) * 10.0 ** rng.integers(
+        -1, 3
+    )
+    low = torch.randn(()) * 3
+    low_high = torch.stack([low, low + 10.0 ** rng.integers(-2, 3)])
+    update = low_high, returns, float(rng.uniform(0.01, 0.5))
+    return update, (returns, value, low_high)
+
+
+@exercise(
+    "7.3",
+    "One coin for every game",
+    "medium",
+    10,
+    [update_range, normalized_advantage],
+    draw_returns,
+)
 def check_normalizer(update_range, normalized_advantage):
     """Check percentiles, the direction of the average, and the limit of 1."""
     batch = torch.tensor(10 * [-2.0] + 80 * [0.0] + 10 * [8.0])
@@ -292,25 +298,3 @@ def check_normalizer(update_range, normalized_advantage):
     require(above[0, 0] == 0.5, "from 2 to 6 the range is 4: high minus low")
     small = normalized_advantage(returns, value, torch.tensor([-0.05, 0.05]))
     require(small[0, 0] == 2, "a range of 0.1 must not enlarge anything: at least 1")
-
-
-def draw_returns(rng):
-    """Returns of any shape and size, a running range, narrow or wide."""
-    returns, value = torch.randn(2, *rng.integers(2, 9, 2)) * 10.0 ** rng.integers(
-        -1, 3
-    )
-    low = torch.randn(()) * 3
-    low_high = torch.stack([low, low + 10.0 ** rng.integers(-2, 3)])
-    update = low_high, returns, float(rng.uniform(0.01, 0.5))
-    return update, (returns, value, low_high)
-
-
-exercise(
-    "7.3",
-    "One coin for every game",
-    difficulty="medium",
-    minutes=10,
-    solution=[update_range, normalized_advantage],
-    check=check_normalizer,
-    draw=draw_returns,
-)

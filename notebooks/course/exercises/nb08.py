@@ -208,6 +208,19 @@ def actor_loss(log_prob, entropy, returns, value, weight, scale, eta):
     # end of solution
 
 
+def draw_dreams(rng):
+    """Dreams of random size; the first four inputs have gradients, as in training."""
+    shape = tuple(rng.integers(1, 6, 2))
+    size = 10.0 ** rng.integers(-1, 3)
+    log_prob, entropy = -torch.rand(2, *shape) * 5
+    returns, value = size * torch.randn(2, *shape)
+    inputs = [log_prob, -entropy, returns, value]
+    inputs = [tensor.clone().requires_grad_() for tensor in inputs]
+    scale, eta = float(10.0 ** rng.uniform(-2, 2)), float(rng.uniform(0, 1))
+    return ((*inputs, torch.rand(shape), scale, eta),)
+
+
+@exercise("8.1", "The actor's loss", "medium", 15, [actor_loss], draw_dreams)
 def check_actor_loss(actor_loss):
     """Check each factor with numbers that one can do in the head."""
     one = torch.ones(1, 1)
@@ -301,29 +314,6 @@ def check_two_steps(actor_loss):
     require(three == 1, "the mean runs over the dreams too, not only over the steps")
 
 
-def draw_dreams(rng):
-    """Dreams of random size; the first four inputs have gradients, as in training."""
-    shape = tuple(rng.integers(1, 6, 2))
-    size = 10.0 ** rng.integers(-1, 3)
-    log_prob, entropy = -torch.rand(2, *shape) * 5
-    returns, value = size * torch.randn(2, *shape)
-    inputs = [log_prob, -entropy, returns, value]
-    inputs = [tensor.clone().requires_grad_() for tensor in inputs]
-    scale, eta = float(10.0 ** rng.uniform(-2, 2)), float(rng.uniform(0, 1))
-    return ((*inputs, torch.rand(shape), scale, eta),)
-
-
-exercise(
-    "8.1",
-    "The actor's loss",
-    difficulty="medium",
-    minutes=15,
-    solution=[actor_loss],
-    check=check_actor_loss,
-    draw=draw_dreams,
-)
-
-
 def dream_weights(cont):
     """Weights of the first H states of dreams: cont [N, H+1] -> [N, H].
 
@@ -332,6 +322,24 @@ def dream_weights(cont):
     return torch.cumprod(cont, 1)[:, :-1]
 
 
+def draw_continues(rng):
+    """Continue probabilities of dreams of random size, some of which end."""
+    shape = tuple(rng.integers(2, 7, 2))
+    return ((torch.rand(shape) * torch.tensor(rng.random(shape) < 0.8).float(),),)
+
+
+@exercise(
+    "8.2",
+    "A dream that begins in a pit",
+    "easy",
+    10,
+    [dream_weights],
+    draw_continues,
+    bug=Edit(
+        "torch.cumprod(cont, 1)[:, :-1]",
+        "torch.cumprod(torch.cat([torch.ones_like(cont[:, :1]), cont[:, 1:-1]], 1), 1)",
+    ),
+)
 def check_dream_weights(dream_weights):
     """Check with dreams that end at different places, also before they begin."""
     out = dream_weights(torch.tensor([[1.0, 1, 0, 1, 1], [0, 1, 1, 1, 1]]))
@@ -353,34 +361,19 @@ def check_dream_weights(dream_weights):
     require(half == [0.5, 0.25, 0.125], "c = 0.5 everywhere gives 0.5, 0.25, 0.125")
 
 
-def draw_continues(rng):
-    """Continue probabilities of dreams of random size, some of which end."""
-    shape = tuple(rng.integers(2, 7, 2))
-    return ((torch.rand(shape) * torch.tensor(rng.random(shape) < 0.8).float(),),)
-
-
-exercise(
-    "8.2",
-    "A dream that begins in a pit",
-    difficulty="easy",
-    minutes=10,
-    kind="bug",
-    bug=Edit(
-        "torch.cumprod(cont, 1)[:, :-1]",
-        "torch.cumprod(torch.cat([torch.ones_like(cont[:, :1]), cont[:, 1:-1]], 1), 1)",
-    ),
-    solution=[dream_weights],
-    check=check_dream_weights,
-    draw=draw_continues,
-)
-
-
 def bounded_normal(raw):
     """Mean and deviation of a continuous actor: raw [..., 2 A] -> two [..., A]."""
     mean, deviation = raw.chunk(2, -1)
     return torch.tanh(mean), 0.9 * torch.sigmoid(deviation + 2) + 0.1  # solution
 
 
+def draw_raw(rng):
+    """What an actor's last layer gives, of random size."""
+    raw = 3 * torch.randn(int(rng.integers(1, 5)), 2 * int(rng.integers(1, 5)))
+    return ((raw.requires_grad_(),),)
+
+
+@exercise("8.3", "A joystick that stays tame", "easy", 5, [bounded_normal], draw_raw)
 def check_bounded_normal(bounded_normal):
     """Check start and bounds of both numbers."""
     mean, deviation = bounded_normal(torch.zeros(3, 4))
@@ -418,20 +411,3 @@ def check_bounded_normal(bounded_normal):
         abs(bounded_normal(torch.tensor([0.0, 1.0]))[1] - 0.957) < 1e-3,
         "the deviation comes from the second half: 0.9 sigmoid(1 + 2) + 0.1 = 0.957",
     )
-
-
-def draw_raw(rng):
-    """What an actor's last layer gives, of random size."""
-    raw = 3 * torch.randn(int(rng.integers(1, 5)), 2 * int(rng.integers(1, 5)))
-    return ((raw.requires_grad_(),),)
-
-
-exercise(
-    "8.3",
-    "A joystick that stays tame",
-    difficulty="easy",
-    minutes=5,
-    solution=[bounded_normal],
-    check=check_bounded_normal,
-    draw=draw_raw,
-)

@@ -166,6 +166,13 @@ def updates_due(credit, steps, ratio, rows):
     return int(credit), credit - int(credit)  # solution
 
 
+def draw_steps(rng):
+    """What is left over, steps, ratio and rows."""
+    credit, ratio = float(rng.random()), float(rng.uniform(1, 2000))
+    return ((credit, int(rng.integers(1, 17)), ratio, int(rng.integers(16, 1025))),)
+
+
+@exercise("9.1", "Carry the remainder", "easy", 5, [updates_due], draw_steps)
 def check_updates_due(updates_due):
     """Check a few ticks by hand, then a long run."""
     due, credit = updates_due(0.0, 1, 64.0, 512)
@@ -188,23 +195,6 @@ def check_updates_due(updates_due):
     require(total == 187, "1000 ticks of 3 steps pay 187.5 updates: 187 in all")
 
 
-def draw_steps(rng):
-    """What is left over, steps, ratio and rows."""
-    credit, ratio = float(rng.random()), float(rng.uniform(1, 2000))
-    return ((credit, int(rng.integers(1, 17)), ratio, int(rng.integers(16, 1025))),)
-
-
-exercise(
-    "9.1",
-    "Carry the remainder",
-    difficulty="easy",
-    minutes=5,
-    solution=[updates_due],
-    check=check_updates_due,
-    draw=draw_steps,
-)
-
-
 def mean_of_episodes(lengths, returns, count):
     """Mean return of `count` episodes that are played side by side.
 
@@ -222,6 +212,26 @@ def first_to_end(lengths, returns, count):
     return returns.flatten()[first].mean()
 
 
+def draw_episodes(rng):
+    """Environments with episodes of random length."""
+    envs, each = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+    lengths = torch.tensor(rng.integers(1, 100, (envs, 6))).float()
+    return ((lengths, 10 * torch.randn(envs, 6), envs * each),)
+
+
+@exercise(
+    "9.2",
+    "The evaluation that punishes success",
+    "medium",
+    15,
+    [mean_of_episodes],
+    draw_episodes,
+    bug=Edit(
+        "    each = count // len(lengths)\n    total = returns[:, :each].sum()\n",
+        "    order = lengths.cumsum(1).flatten().argsort()\n"
+        "    total = returns.flatten()[order[:count]].sum()\n",
+    ),
+)
 def check_mean_of_episodes(mean_of_episodes):
     """Check an environment of short, bad episodes beside one of long, good ones."""
     lengths = torch.tensor([[10.0] * 20, [95.0] * 20])
@@ -245,30 +255,6 @@ def check_mean_of_episodes(mean_of_episodes):
     require(mean == 4.5, "six episodes of three environments: the first two of each")
 
 
-def draw_episodes(rng):
-    """Environments with episodes of random length."""
-    envs, each = int(rng.integers(1, 5)), int(rng.integers(1, 4))
-    lengths = torch.tensor(rng.integers(1, 100, (envs, 6))).float()
-    return ((lengths, 10 * torch.randn(envs, 6), envs * each),)
-
-
-exercise(
-    "9.2",
-    "The evaluation that punishes success",
-    difficulty="medium",
-    minutes=15,
-    kind="bug",
-    solution=[mean_of_episodes],
-    bug=Edit(
-        "    each = count // len(lengths)\n    total = returns[:, :each].sum()\n",
-        "    order = lengths.cumsum(1).flatten().argsort()\n"
-        "    total = returns.flatten()[order[:count]].sum()\n",
-    ),
-    check=check_mean_of_episodes,
-    draw=draw_episodes,
-)
-
-
 def value_at(steps, returns, grid):
     """Read a learning curve at the steps of `grid`: the last value known by then.
 
@@ -282,6 +268,16 @@ def value_at(steps, returns, grid):
     # end of solution
 
 
+def draw_curve(rng):
+    """A curve of random length, read between its points and beyond."""
+    steps = torch.tensor(rng.integers(1, 9, rng.integers(1, 7))).cumsum(0).float()
+    grid = torch.tensor(rng.integers(0, 40, rng.integers(1, 9))).float()
+    return ((steps, torch.randn(len(steps)), grid),)
+
+
+@exercise(
+    "9.3", "A curve that does not look ahead", "medium", 10, [value_at], draw_curve
+)
 def check_value_at(value_at):
     """Check between the points, on them, before the first and after the last."""
     steps = torch.tensor([10.0, 20.0, 40.0])
@@ -296,21 +292,3 @@ def check_value_at(value_at):
     require(read[2] != 5, "at step 15 the value of step 20 lies in the future")
     require(read[2] != 3, "between two points the last value holds: no interpolation")
     require(read.tolist()[1:] == [1, 1, 5, 3, 3], "the last known values: 1 1 5 3 3")
-
-
-def draw_curve(rng):
-    """A curve of random length, read between its points and beyond."""
-    steps = torch.tensor(rng.integers(1, 9, rng.integers(1, 7))).cumsum(0).float()
-    grid = torch.tensor(rng.integers(0, 40, rng.integers(1, 9))).float()
-    return ((steps, torch.randn(len(steps)), grid),)
-
-
-exercise(
-    "9.3",
-    "A curve that does not look ahead",
-    difficulty="medium",
-    minutes=10,
-    solution=[value_at],
-    check=check_value_at,
-    draw=draw_curve,
-)

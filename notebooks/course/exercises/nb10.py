@@ -26,6 +26,22 @@ def close(a, b):
     return abs(a - b) < 1e-9
 
 
+def draw_moves(rng):
+    """Runs and pipes in both directions, with every way to end."""
+    before, skip = int(rng.integers(2000)), int(rng.integers(1, 9))
+    after = before + int(rng.integers(-12 * skip, 12 * skip + 1))
+    flag, dead, stuck = (bool(b) for b in np.eye(4)[rng.integers(4), :3])
+    return ((before, after, flag, dead, stuck, skip),)
+
+
+@exercise(
+    "10.1",
+    "A reward for running to the right",
+    "easy",
+    10,
+    [progress_reward],
+    draw_moves,
+)
 def check_progress_reward(progress_reward):
     """Numbers by hand."""
     require(not close(progress_reward(40, 50), 10 - 0.02), "divide pixels by 16")
@@ -78,25 +94,6 @@ def check_ends_of_a_run(progress_reward):
     )
 
 
-def draw_moves(rng):
-    """Runs and pipes in both directions, with every way to end."""
-    before, skip = int(rng.integers(2000)), int(rng.integers(1, 9))
-    after = before + int(rng.integers(-12 * skip, 12 * skip + 1))
-    flag, dead, stuck = (bool(b) for b in np.eye(4)[rng.integers(4), :3])
-    return ((before, after, flag, dead, stuck, skip),)
-
-
-exercise(
-    "10.1",
-    "A reward for running to the right",
-    difficulty="easy",
-    minutes=10,
-    solution=[progress_reward],
-    check=check_progress_reward,
-    draw=draw_moves,
-)
-
-
 def maximum_of_two(emulator, buttons, skip=4):
     """Hold `buttons` for `skip` frames; the maximum of the last two screens.
 
@@ -126,6 +123,15 @@ class Blinking:
         self.screen[2, 2] = 200 * (self.frame % 2)
 
 
+@exercise(
+    "10.2",
+    "The sprite that blinks",
+    "medium",
+    15,
+    [maximum_of_two],
+    lambda rng: ((Blinking(), int(rng.integers(256)), int(rng.integers(2, 7))),),
+    bug=Edit("emulator.screen.copy()", "emulator.screen"),
+)
 def check_maximum_of_two(maximum_of_two):
     """The sprite must be there whichever frame is the last one."""
     four, three = Blinking(), Blinking()
@@ -142,19 +148,6 @@ def check_maximum_of_two(maximum_of_two):
     require(out[0, 3] == 40, "the newest frame belongs to the maximum")
     require(out[0, 1] == 0, "only the last two frames, not the first one")
     require(maximum_of_two(three, 1, 3)[2, 2] == 200, "it must work for any skip")
-
-
-exercise(
-    "10.2",
-    "The sprite that blinks",
-    difficulty="medium",
-    minutes=15,
-    kind="bug",
-    bug=Edit("emulator.screen.copy()", "emulator.screen"),
-    solution=[maximum_of_two],
-    check=check_maximum_of_two,
-    draw=lambda rng: ((Blinking(), int(rng.integers(256)), int(rng.integers(2, 7))),),
-)
 
 
 def how_it_ends(xs, flag=False, dead=False, patience=120, limit=3000):
@@ -179,6 +172,17 @@ def how_it_ends(xs, flag=False, dead=False, patience=120, limit=3000):
     # end of solution
 
 
+def draw_run(rng):
+    """A walk that may stop, turn back, end or reach its limit."""
+    patience, limit = int(rng.integers(1, 7)), int(rng.integers(3, 20))
+    xs, steps = [40], int(rng.integers(1, 20))
+    while len(xs) <= steps and not any(how_it_ends(xs, False, False, patience, limit)):
+        xs.append(xs[-1] + int(rng.integers(-2, 4)))
+    flag, dead = (bool(b) for b in rng.random(2) < 0.15)
+    return ((xs, flag, dead, patience, limit),)
+
+
+@exercise("10.3", "Over, or only stopped?", "medium", 15, [how_it_ends], draw_run)
 def check_how_it_ends(how_it_ends):
     """Small episodes by hand."""
     run = list(range(40, 60, 2))
@@ -230,24 +234,3 @@ def check_when_he_is_stuck(how_it_ends):
         how_it_ends([40] * 4, patience=3, limit=3) == (True, False),
         "never both at once",
     )
-
-
-def draw_run(rng):
-    """A walk that may stop, turn back, end or reach its limit."""
-    patience, limit = int(rng.integers(1, 7)), int(rng.integers(3, 20))
-    xs, steps = [40], int(rng.integers(1, 20))
-    while len(xs) <= steps and not any(how_it_ends(xs, False, False, patience, limit)):
-        xs.append(xs[-1] + int(rng.integers(-2, 4)))
-    flag, dead = (bool(b) for b in rng.random(2) < 0.15)
-    return ((xs, flag, dead, patience, limit),)
-
-
-exercise(
-    "10.3",
-    "Over, or only stopped?",
-    difficulty="medium",
-    minutes=15,
-    solution=[how_it_ends],
-    check=check_how_it_ends,
-    draw=draw_run,
-)
