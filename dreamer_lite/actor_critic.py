@@ -16,20 +16,27 @@ from torch import Tensor, nn
 from dreamer_lite.config import Config
 from dreamer_lite.lambda_returns import ReturnNormalizer, lambda_return
 from dreamer_lite.networks import MLP, TwoHotHead
-from dreamer_lite.replay import action_size
+from dreamer_lite.replay import read_action
 from dreamer_lite.rssm import State, categorical_logits, sample_one_hot
 from dreamer_lite.two_hot import TwoHot
 from dreamer_lite.world_model import WorldModel
 
 
 class Actor(nn.Module):
-    """Policy over features: a choice of A, or a bounded normal over A dimensions.
+    """Policy over features: choices, or a bounded normal over A dimensions.
 
-    A choice is a categorical with 1 % uniform. Continuous actions come from a normal
-    with mean tanh(m) and deviation 0.9 sigmoid(s + 2) + 0.1; the sample is not clipped
-    here but at the environment, so its log-probability stays that of a normal.
-    Args: feature_size; action_space, Discrete or Box of shape (A,); units of the
-    MLP; unimix. Source: DreamerV3, section "Actor learning" and Methods.
+    A choice is a categorical with 1 % uniform; several choices at once are independent.
+    Continuous actions come from a normal with mean tanh(m) and deviation
+    0.9 sigmoid(s + 2) + 0.1; the sample is not clipped here but at the environment, so
+    its log-probability stays that of a normal.
+
+    Args:
+        feature_size: width of the features.
+        action_space: what `read_action` can read.
+        units: width of the MLP.
+        unimix: share of the uniform distribution.
+
+    Source: DreamerV3, section "Actor learning" and Methods.
     """
 
     def __init__(
@@ -41,30 +48,37 @@ class Actor(nn.Module):
         unimix: float,
     ):
         super().__init__()
-        self.discrete = isinstance(action_space, gym.spaces.Discrete)
-        self.actions, self.unimix = action_size(action_space), unimix
-        self.heads = 1 if self.discrete else 2  # in the last layer: mean, deviation
-        outputs = self.heads * self.actions
+        field, self.unimix = read_action(action_space), unimix
+        self.sizes = field.sizes  # of each choice; none for a normal
+        self.heads = 1 if self.sizes else 2  # in the last layer: mean, deviation
+        outputs = self.heads * field.width
         self.mlp = MLP(feature_size, units, 3, outputs, outscale=0.01)
+
+    def _logits(self, raw: Tensor) -> list[Tensor]:
+        parts = raw.split(self.sizes, -1)
+        return [categorical_logits(part, self.unimix) for part in parts]
 
     def _normal(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         mean, deviation = raw.float().chunk(2, -1)
         return torch.tanh(mean), 0.9 * torch.sigmoid(deviation + 2.0) + 0.1
 
     def sample(self, feature: Tensor) -> Tensor:
-        """Draw actions: features [..., F] -> [..., A], one-hot or unclipped numbers."""
+        """Draw actions: features [..., F] -> [..., A], one-hots or plain numbers."""
         raw = self.mlp(feature)
-        if not self.discrete:
+        if not self.sizes:
             mean, deviation = self._normal(raw)
             return (mean + deviation * torch.randn_like(mean)).detach()
-        logits = categorical_logits(raw, self.unimix)
-        return sample_one_hot(logits, torch.empty_like(logits).exponential_()).detach()
+        pairs = [(x, torch.empty_like(x).exponential_()) for x in self._logits(raw)]
+        return torch.cat([sample_one_hot(*pair) for pair in pairs], -1).detach()
 
     def evaluate(self, feature: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability of `action` and entropy, in nats: two tensors [...]."""
+        """Log-probability of `action` and entropy, in nats: two tensors [...].
+
+        Both are summed over several choices, or over the dimensions.
+        """
         raw = self.mlp(feature)
-        if self.discrete:
-            logits = categorical_logits(raw, self.unimix)
+        if self.sizes:
+            logits = torch.cat(self._logits(raw), -1)
             entropy = -(logits.exp() * logits).sum(-1)
             return (logits * action).sum(-1), entropy
         mean, deviation = self._normal(raw)

@@ -22,6 +22,8 @@ class Config:
     depth: int = 16  # channels of the first convolution
     blocks: int = 8  # blocks of the block-diagonal layers
     unimix: float = 0.01  # share of the uniform distribution in every categorical
+    obs_keys: str = "*"  # observations to read, names or patterns, comma-separated
+    text_keys: str = ""  # those among them whose whole numbers are characters
     # Learning
     lr: float = 3e-4  # learning rate of the world model
     critic_lr: float = 1.5e-4  # learning rate of the critic

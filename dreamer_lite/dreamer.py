@@ -19,9 +19,16 @@ from dreamer_lite import runs, speed
 from dreamer_lite.actor_critic import ActorCritic
 from dreamer_lite.config import Config
 from dreamer_lite.envs import check_fit, open_vector, random_policy
-from dreamer_lite.replay import Replay, write_whole
+from dreamer_lite.replay import (
+    Replay,
+    admit,
+    decode_action,
+    read_action,
+    select_spaces,
+    write_whole,
+)
 from dreamer_lite.rssm import State
-from dreamer_lite.world_model import LaProp, WorldModel, check_batch
+from dreamer_lite.world_model import LaProp, WorldModel, as_tensors
 
 
 class ActState(NamedTuple):
@@ -45,9 +52,11 @@ class Dreamer(nn.Module):
         super().__init__()
         self.config, c = config, config
         self.plain = not isinstance(obs_space, gym.spaces.Dict)
-        self.obs_space = gym.spaces.Dict(obs=obs_space) if self.plain else obs_space
-        self.action_space = action_space
+        self.obs_space = select_spaces(obs_space, c.obs_keys, c.text_keys)
+        self.action_space, self.choice = action_space, read_action(action_space)
         self.world_model = WorldModel(self.obs_space, action_space, config)
+        fields = self.world_model.fields
+        self.seen = {key: fields[key] for key in (*self.obs_space, "is_first")}
         feature_size = self.world_model.rssm.feature_size
         self.actor_critic = ActorCritic(feature_size, action_space, config)
         self.device = speed.pick_device(c.device)
@@ -80,25 +89,39 @@ class Dreamer(nn.Module):
     ) -> tuple[np.ndarray, ActState]:
         """Choose actions, sampled from the policy.
 
-        Args: obs, {key: [B, ...]} as the environment gives them, or a plain [B, ...] if
-        "obs" is the only key; state, what the last call returned; is_first [B], where a
-        new episode begins (default: everywhere without a state, else nowhere).
-        Returns: actions and the state for the next call. Actions are int64 [B] of a
-        Discrete space; of a Box float32 [B, A] in its unit range, [-1, 1], unclipped:
-        an environment of `dreamer_lite.envs.build_env` clips and rescales them.
-        Raises: ValueError for a missing key, a wrong shape, batch or dtype, or a number
-        that is not finite.
+        Args:
+            obs: {key: [B, ...]} as the environment gives them, or a plain [B, ...] if
+                "obs" is the only key. Texts are B strings.
+            state: what the last call returned.
+            is_first: [B], where a new episode begins (default: everywhere without a
+                state, else nowhere).
+
+        Returns:
+            actions and the state for the next call. Choices are int64 in the form of
+            their space, [B] for a Discrete one. Actions of a Box are float32 [B, A] in
+            its unit range, [-1, 1], unclipped: an environment of
+            `dreamer_lite.envs.build_env` clips and rescales them.
+
+        Raises:
+            ValueError: with all that does not fit its space, or for a state of another
+                batch.
         """
-        obs = speed.check_obs(obs, self.obs_space, self.device)
-        batch = len(next(iter(obs.values())))
+        obs = obs if isinstance(obs, dict) else {"obs": obs}
         if is_first is None:
-            is_first = np.full(batch, state is None)
-        is_first = torch.as_tensor(is_first, device=self.device)
-        model = self.world_model
+            size = np.shape(next(iter(obs.values()), 0))[:1]
+            is_first = np.full(size, state is None)
+        obs = admit(self.seen, {**obs, "is_first": is_first}, lead=1)
+        obs = as_tensors(obs, self.device)
+        is_first = obs["is_first"]
+        batch, model = len(is_first), self.world_model
         if state is None:
             zeros = torch.zeros(batch, model.rssm.action_size, device=self.device)
             state = ActState(model.rssm.initial(batch), zeros)
-        speed.check_sizes(obs, state, is_first)
+        if len(state.action) != batch:
+            raise ValueError(
+                f"Dreamer.act got {batch} observations and a state of "
+                f"{len(state.action)}; pass the state of the same environments."
+            )
         with self._autocast():
             embed = model.encoder(obs)[:, None]
             states, _, _ = model.rssm.observe(
@@ -106,20 +129,16 @@ class Dreamer(nn.Module):
             )
             now = states.map(lambda x: x[:, 0].float())
             action = self.actor_critic.policy(now)
-        return self._to_env(action), ActState(now, action)
-
-    def _to_env(self, action: Tensor) -> np.ndarray:
-        if isinstance(self.action_space, gym.spaces.Discrete):
-            return action.argmax(-1).cpu().numpy() + int(self.action_space.start)
-        return action.cpu().numpy()
+        chosen = decode_action(self.choice, action.cpu().numpy())
+        return chosen, ActState(now, action)
 
     def _autocast(self) -> torch.autocast:
         low = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype, enabled=low)
 
     def _on_device(self, batch: dict) -> dict[str, Tensor]:
-        batch = check_batch(batch, self.world_model.columns)
-        return {key: value.to(self.device) for key, value in batch.items()}
+        rows = {key: batch[key] for key in self.world_model.fields}
+        return as_tensors(rows, self.device)
 
     def loss(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """All losses of a batch {key: [B, T, ...]}: one number, and the metrics."""
@@ -131,7 +150,7 @@ class Dreamer(nn.Module):
     def dream(self, batch: dict, context: int = 5) -> dict[str, Tensor]:
         """Open-loop prediction of a batch: see `WorldModel.dream`, also for units.
 
-        Images in [0, 1], vectors in symlog units, choices as logits.
+        Pictures in [0, 1], vectors in symlog units, choices and texts as logits.
         """
         with self._autocast():
             return self.world_model.dream(self._on_device(batch), context)
@@ -141,7 +160,6 @@ class Dreamer(nn.Module):
         """One update of everything from a batch as `Replay.sample` gives it.
 
         Returns: metrics {name: tensor}; none is fetched from the device.
-        Raises: ValueError for a missing key or a wrong shape.
         """
         metrics = self.backward(self._on_device(batch))
         self.step()
@@ -326,7 +344,8 @@ def train(
         spaces = envs.single_observation_space, envs.single_action_space
         torch.manual_seed(config.seed)
         agent = agent(*spaces, config)
-        replay = Replay(config.capacity, *spaces, config.envs, config.seed)
+        known = agent.obs_space, agent.action_space
+        replay = Replay(config.capacity, *known, config.envs, config.seed)
         if start_from and not run.state:
             agent.load_state_dict(runs.load_agent(start_from)[-1])
         run.restore(agent, replay)

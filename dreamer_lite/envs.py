@@ -16,6 +16,8 @@ import warnings
 import gymnasium as gym
 import numpy as np
 
+from dreamer_lite.replay import read_action, read_space, select_spaces
+
 
 class SeededEpisodes(gym.Wrapper):
     """Seed every reset by (seed, environment, episode), whoever calls it.
@@ -233,13 +235,22 @@ def open_vector(*args, **options):
 def random_policy(action_space, rng):
     """A policy for `Collector.tick` that acts at random, uniformly in unit actions."""
 
+    field = read_action(action_space)
+
     def policy(obs, is_first):
-        if isinstance(action_space, gym.spaces.Discrete):
-            return action_space.start + rng.integers(action_space.n, size=len(is_first))
-        size = (len(is_first), *action_space.shape)
+        size = (len(is_first), *field.shape)
+        if field.sizes:
+            return rng.integers(field.low, field.high + 1, size)
         return rng.uniform(-1, 1, size).astype(np.float32)
 
     return policy
+
+
+def alike(one, other):
+    """Whether two fields hold the same things; the bounds of numbers may differ."""
+    forms = [(f.kind, f.shape, f.dtype, f.sizes) for f in (one, other)]
+    same_start = not one.sizes or np.array_equal(one.low, other.low)
+    return forms[0] == forms[1] and same_start
 
 
 def check_fit(agent, envs):
@@ -248,18 +259,16 @@ def check_fit(agent, envs):
     Choices must be the same and shapes too; bounds and further observations may differ.
     Raises: ValueError with the name of the space.
     """
-    mine = {**agent.obs_space.spaces, "action": agent.action_space}
     several = isinstance(envs, gym.vector.VectorEnv)
     space = envs.single_observation_space if several else envs.observation_space
-    theirs = space.spaces if isinstance(space, gym.spaces.Dict) else {"obs": space}
     action = envs.single_action_space if several else envs.action_space
-    theirs = {**theirs, "action": action}
+    c = agent.config
+    theirs = {**select_spaces(space, c.obs_keys, c.text_keys), "action": action}
+    mine = {**agent.obs_space, "action": agent.action_space}
     for name, space in mine.items():
+        read = read_action if name == "action" else read_space
         other = theirs.get(name)
-        fits = type(other) is type(space) and other.shape == space.shape
-        if fits and isinstance(space, gym.spaces.Discrete):  # of whatever dtype
-            fits = (other.n, other.start) == (space.n, space.start)
-        if not fits:
+        if other is None or not alike(read(space), read(other)):
             raise ValueError(
                 f"The agent expects an environment with {name!r} as it knows it, "
                 f"{space}, but got {other}; use the environment that it learnt in, or "

@@ -5,14 +5,15 @@
 Built in notebook 04. Source: DreamerV3, Methods, "Model sizes" and "Networks".
 """
 
+import math
 from itertools import pairwise
 
 import gymnasium as gym
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dreamer_lite.replay import Field, read_spaces
 from dreamer_lite.symlog import symlog
 
 
@@ -131,63 +132,33 @@ class BlockLinear(nn.Module):
         return y.reshape(*lead, -1) + self.bias.to(y.dtype)
 
 
-def split_spaces(spaces: gym.Space) -> tuple[list[str], list[str]]:
-    """Sort the keys of a Dict space by kind: (image keys, vector keys).
+def scale_picture(field: Field, value: Tensor) -> Tensor:
+    """A picture [..., *shape] as [..., H, W, C] from 0 to 1, channels last.
 
-    Images are uint8 [H, W, C], all of one height and width, both multiples of 16.
-    Vectors are the remaining Box spaces, of up to two dimensions (bytes: one), and
-    Discrete; each key names a module of the decoder, so PyTorch must take its name.
-    Raises: TypeError or ValueError with the key that does not fit.
-    Source: none; these rules are ours.
+    Source: the authors' code divides bytes by 255; ours goes by the space's bounds.
     """
-    if not isinstance(spaces, gym.spaces.Dict):
-        raise TypeError(
-            f"Dreamer Lite expects a gymnasium.spaces.Dict of observations, but got "
-            f"{spaces}; wrap a single space as Dict(name=space)."
-        )
-    images = {}
-    for key, space in spaces.items():
-        if not isinstance(space, (gym.spaces.Box, gym.spaces.Discrete)):
-            raise TypeError(
-                f"Observations may be Box or Discrete, but {key!r} is {space}; flatten "
-                "or convert it with a Gymnasium wrapper."
-            )
-        pixels, sides = space.dtype == np.uint8, len(space.shape)
-        if pixels and sides == 3:
-            images[key] = space.shape
-        elif sides > (1 if pixels else 2):
-            raise ValueError(
-                f"Images are uint8 [H, W, C], but {key!r} is {space.dtype} of shape "
-                f"{space.shape}; convert it with a Gymnasium wrapper."
-            )
-    sizes = {shape[:2] for shape in images.values()}
-    if len(sizes) > 1 or any(side % 16 for size in sizes for side in size):
-        advice = "resize them with gymnasium.wrappers.ResizeObservation (needs opencv)"
-        if any(s[0] in (1, 3, 4) and s[2] not in (1, 3, 4) for s in images.values()):
-            advice = "move the channels last, the order is [H, W, C]"
-        raise ValueError(
-            "Images must share one height and width, both multiples of 16, but got "
-            f"{images}; {advice}."
-        )
-    vectors, taken = sorted(set(spaces) - set(images)), nn.ModuleDict()
-    if odd := [k for k in vectors if not k or "." in k or hasattr(taken, k)]:
-        raise ValueError(
-            f"Observations may not be named {odd}: PyTorch refuses modules of that "
-            "name; rename the key in the observation space."
-        )
-    return sorted(images), vectors
+    if len(field.shape) == 2:
+        value = value[..., None]
+    elif field.shape != field.frame:
+        value = value.movedim(-3, -1)
+    value = value - field.low if field.low else value
+    return value / (field.high - field.low)
 
 
-def flatten_vector(space: gym.Space, value: Tensor) -> Tensor:
-    """One key as [..., n]: one-hot for a choice, else symlog of its n numbers.
+def flatten_vector(field: Field, value: Tensor) -> Tensor:
+    """One key as [..., width]: one-hots of its choices, else symlog of its numbers.
 
     Source: DreamerV3, Methods, "Networks".
     """
-    if isinstance(space, gym.spaces.Discrete):
-        choices = torch.arange(int(space.n), device=value.device) + int(space.start)
-        return (value[..., None] == choices).float()  # one_hot would wait for a GPU
-    lead = value.shape[: value.dim() - len(space.shape)]
-    return symlog(value).reshape(*lead, -1)
+    lead = value.shape[: value.dim() - len(field.shape)]
+    value = value.reshape(*lead, -1)
+    if not field.sizes:
+        return symlog(value.float())
+    # F.one_hot would wait for a GPU.
+    ranges = [(low, low + n) for low, n in zip(field.starts, field.sizes)]
+    choices = [torch.arange(*ends, device=value.device) for ends in ranges]
+    hots = [value[..., i, None] == choice for i, choice in enumerate(choices)]
+    return torch.cat(hots, -1).float()
 
 
 class ChannelNorm(RMSNorm):
@@ -214,54 +185,160 @@ def conv_stack(layer: type[nn.Module], widths: list[int], taps: int) -> nn.Seque
     return nn.Sequential(*parts)
 
 
+def padded(side: int) -> int:
+    """The next multiple of 16. Source: none; the authors resize to 64 or 96."""
+    return -side % 16 + side
+
+
+class TextEncoder(nn.Module):
+    """Texts [..., L] of bytes -> [..., width]: attention, then the mean.
+
+    Args:
+        length: L, characters of the longest text.
+        width: of the embedding of a character.
+        heads, layers: of the transformer; there is no dropout.
+
+    Source: "Attention Is All You Need", section 3; not part of DreamerV3.
+    """
+
+    def __init__(self, length: int, width: int = 128, heads: int = 4, layers: int = 2):
+        super().__init__()
+        self.embedding = nn.Embedding(256, width)
+        rates = torch.exp(-math.log(1e4) * torch.arange(0, width, 2) / width)
+        angle = torch.arange(length)[:, None] * rates
+        place = torch.cat([angle.sin(), angle.cos()], -1)
+        self.register_buffer("place", place, persistent=False)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, 0.0, batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(
+            layer, layers, nn.LayerNorm(width), enable_nested_tensor=False
+        )
+
+    def forward(self, text: Tensor) -> Tensor:
+        flat = text.flatten(0, -2)
+        empty = flat == 0
+        empty[:, 0] = False  # a text without characters has one: nothing
+        x = self.embedding(flat.int()) + self.place[: flat.shape[-1]]
+        x = self.layers(x, src_key_padding_mask=empty)
+        there = (~empty)[..., None].to(x.dtype)
+        mean = (x * there).sum(1) / there.sum(1)
+        return mean.unflatten(0, text.shape[:-1])
+
+
+def keys_of(fields: dict[str, Field], *kinds: str) -> list[str]:
+    """Sorted keys of these kinds. Source: none, bookkeeping."""
+    return sorted(key for key, field in fields.items() if field.kind in kinds)
+
+
+def pictures_by_size(fields: dict[str, Field]) -> list[list[str]]:
+    """Keys of the pictures, those of one height and width together: at least one list.
+
+    Source: none, bookkeeping.
+    """
+    sizes = {}
+    for key in keys_of(fields, "picture"):
+        sizes.setdefault(fields[key].frame[:2], []).append(key)
+    return list(sizes.values()) or [[]]
+
+
 class Encoder(nn.Module):
     """Dictionary observations [B, T, ...] (or [B, ...]) -> one embedding [..., size].
 
-    Images go through four convolutions that halve each side, vectors through symlog and
-    an MLP; both results are concatenated.
-    Args: spaces, a Dict; depth, channels of the first convolution (then x2, x4, x8);
-    units of the MLP. Attribute: `size`, the width of the embedding.
-    Source: DreamerV3, Methods, "Networks".
+    Pictures go through four convolutions that halve each side, numbers and choices
+    through an MLP, texts through a transformer; the results are laid end to end.
+
+    Args:
+        spaces: a Dict of observations.
+        depth: channels of the first convolution (then x2, x4, x8).
+        units: width of the MLP.
+
+    Attributes:
+        size: width of the embedding.
+
+    Source: DreamerV3, Methods, "Networks"; text is ours.
     """
 
     def __init__(self, spaces: gym.Space, *, depth: int, units: int):
         super().__init__()
-        self.spaces, self.size = spaces, 0
-        self.images, self.vectors = split_spaces(spaces)
+        self.fields, self.size = read_spaces(spaces), 0
+        self.images, *others = pictures_by_size(self.fields)
         if self.images:
-            height, width = spaces[self.images[0]].shape[:2]
-            channels = sum(spaces[key].shape[2] for key in self.images)
+            frames = [self.fields[key].frame for key in self.images]
+            channels, (height, width, _) = sum(c for _, _, c in frames), frames[0]
             widths = [channels, depth, 2 * depth, 4 * depth, 8 * depth]
             self.conv = conv_stack(nn.Conv2d, widths, 16)
-            self.size += 8 * depth * (height // 16) * (width // 16)
+            self.size += 8 * depth * (padded(height) // 16) * (padded(width) // 16)
+        self.vectors = keys_of(self.fields, "vector", "choices")
         if self.vectors:
-            inputs = sum(gym.spaces.flatdim(spaces[key]) for key in self.vectors)
-            self.mlp = MLP(inputs, units, layers=3)
+            inputs = sum(self.fields[key].width for key in self.vectors)
+            self.mlp = MLP(inputs, units, 3)
             self.size += units
+        self.texts = keys_of(self.fields, "text")
+        if self.texts:
+            self.text = TextEncoder(max(self.fields[key].width for key in self.texts))
+            self.size += len(self.texts) * self.text.embedding.embedding_dim
+        sizes = [gym.spaces.Dict({k: spaces[k] for k in keys}) for keys in others]
+        self.others = nn.ModuleList(
+            Encoder(part, depth=depth, units=units) for part in sizes
+        )
+        self.size += sum(other.size for other in self.others)
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
-        parts = []
+        parts, fields = [], self.fields
         if self.images:
-            x = torch.cat([obs[key] for key in self.images], -1)
+            images = [scale_picture(fields[key], obs[key]) for key in self.images]
+            x = (torch.cat(images, -1) if images[1:] else images[0]) - 0.5  # centred
             lead = x.shape[:-3]
-            x = x.flatten(0, -4) / 255 - 0.5  # the only place that centres pixels
-            x = self.conv(x.permute(0, 3, 1, 2))
-            parts.append(x.reshape(*lead, -1))
+            x = x.flatten(0, -4).permute(0, 3, 1, 2)
+            height, width = x.shape[-2:]
+            if padded(height) > height or padded(width) > width:
+                x = F.pad(x, (0, padded(width) - width, 0, padded(height) - height))
+            parts.append(self.conv(x).reshape(*lead, -1))
         if self.vectors:
-            spaces = self.spaces
-            flat = [flatten_vector(spaces[key], obs[key]) for key in self.vectors]
+            flat = [flatten_vector(fields[key], obs[key]) for key in self.vectors]
             parts.append(self.mlp(torch.cat(flat, -1)))
+        parts += [self.text(obs[key]) for key in self.texts]
+        parts += [other(obs) for other in self.others]
         return torch.cat(parts, -1)
+
+
+class TextDecoder(nn.Sequential):
+    """Features [..., units] -> logits of every character [..., length, 256].
+
+    Args:
+        units: width of the features.
+        length: characters of the text.
+        width: numbers for each place.
+
+    Source: none; not part of DreamerV3.
+    """
+
+    def __init__(self, units: int, length: int, width: int = 32):
+        places = nn.Unflatten(-1, (length, width))
+        head = RMSNorm(width), nn.SiLU(), Linear(width, 256)
+        super().__init__(Linear(units, length * width), places, *head)
+
+
+def module_name(key: str) -> str:
+    """A name under which PyTorch takes a module for `key`. Source: none."""
+    name = key.replace(".", "/") or "_"
+    return name + "_" if hasattr(nn.ModuleDict(), name) else name
 
 
 class Decoder(nn.Module):
     """Features [..., deter + stoch] -> a reconstruction of every observation key.
 
-    Images: h through a BlockLinear and z through an MLP are added at a sixteenth of the
-    sides, then four transposed convolutions mirror the encoder; a sigmoid ends them.
-    Vectors: one MLP, one Linear for each key (symlog space, or logits of a choice).
-    Args: spaces, deter and stoch (widths of h and flat z), depth and units as in the
-    encoder, blocks of the BlockLinear.
+    Pictures: h through a BlockLinear and z through an MLP are added at a sixteenth of
+    the sides, then four transposed convolutions mirror the encoder; a sigmoid ends
+    them. All others share one MLP, and each has a head.
+
+    Args:
+        spaces: a Dict of observations.
+        deter, stoch: widths of h and of the flat z.
+        depth, units: as in the encoder.
+        blocks: of the BlockLinear.
+
     Source: DreamerV3, Methods, "Networks", and equation 3.
     """
 
@@ -276,37 +353,54 @@ class Decoder(nn.Module):
         blocks: int,
     ):
         super().__init__()
-        self.spaces, self.deter = spaces, deter
-        self.images, self.vectors = split_spaces(spaces)
+        self.fields, self.deter = read_spaces(spaces), deter
+        self.images, *others = pictures_by_size(self.fields)
         if self.images:
-            height, width = spaces[self.images[0]].shape[:2]
-            self.grid = (8 * depth, height // 16, width // 16)
-            start = int(np.prod(self.grid))
+            frames = [self.fields[key].frame for key in self.images]
+            self.frame, self.channels = frames[0][:2], [c for _, _, c in frames]
+            self.grid = (8 * depth, *(padded(side) // 16 for side in self.frame))
+            start = math.prod(self.grid)
             self.from_h = BlockLinear(deter, start, blocks)
             self.from_z = MLP(stoch, 2 * units, 1, start)
             self.norm = ChannelNorm(8 * depth)
-            self.channels = [spaces[key].shape[2] for key in self.images]
             widths = [8 * depth, 4 * depth, 2 * depth, depth, sum(self.channels)]
             self.conv = conv_stack(nn.ConvTranspose2d, widths, 4)[:-2]  # plain end
-        if self.vectors:
-            self.mlp = MLP(deter + stoch, units, layers=3)
-            sizes = {key: gym.spaces.flatdim(spaces[key]) for key in self.vectors}
-            heads = {key: Linear(units, size) for key, size in sizes.items()}
-            self.heads = nn.ModuleDict(heads)
+        self.rest = keys_of(self.fields, "vector", "choices", "text")
+        if self.rest:
+            self.mlp = MLP(deter + stoch, units, 3)
+            self.heads = nn.ModuleDict()
+        for key in self.rest:
+            field = self.fields[key]
+            head = TextDecoder if field.kind == "text" else Linear
+            self.heads[module_name(key)] = head(units, field.width)
+        size = dict(deter=deter, stoch=stoch, depth=depth, units=units, blocks=blocks)
+        parts = [gym.spaces.Dict({k: spaces[k] for k in keys}) for keys in others]
+        self.others = nn.ModuleList(Decoder(part, **size) for part in parts)
 
     def forward(self, feature: Tensor) -> dict[str, Tensor]:
-        """Return {key: [..., H, W, C] in [0, 1], or [..., n]: symlog or logits}."""
+        """Reconstruct every key.
+
+        Returns:
+            {key: tensor}. Pictures are [..., H, W, C] from 0 to 1, channels last,
+            vectors [..., n] in symlog units, choices [..., width] and texts
+            [..., length, 256] logits.
+        """
         recon = {}
         if self.images:
             flat = feature.flatten(0, -2)
             h, z = flat[:, : self.deter], flat[:, self.deter :]
             x = (self.from_h(h) + self.from_z(z)).unflatten(-1, self.grid)
-            x = torch.sigmoid(self.conv(F.silu(self.norm(x))).float())
-            x = x.permute(0, 2, 3, 1).unflatten(0, feature.shape[:-1])
+            height, width = self.frame
+            x = self.conv(F.silu(self.norm(x)))[..., :height, :width]
+            x = torch.sigmoid(x.float()).permute(0, 2, 3, 1)
+            x = x.unflatten(0, feature.shape[:-1])
             recon |= zip(self.images, x.split(self.channels, -1))
-        if self.vectors:
+        if self.rest:
             x = self.mlp(feature)
-            recon |= {key: self.heads[key](x).float() for key in self.vectors}
+            heads = zip(self.rest, self.heads.values())
+            recon |= {key: head(x).float() for key, head in heads}
+        for other in self.others:
+            recon |= other(feature)
         return recon
 
     def loss(
@@ -314,18 +408,26 @@ class Decoder(nn.Module):
     ) -> dict[str, Tensor]:
         """Reconstruction losses {key: [B, T]}, summed over pixels or dimensions.
 
-        Images: squared error in [0, 1]. Vectors: squared error in symlog space.
-        Choices: cross entropy in nats. Summed, not averaged: an image of 12,288 numbers
-        must outweigh the price in nats (the KL) of a latent of 32 categoricals.
+        Pictures: squared error in [0, 1]. Vectors: squared error in symlog space.
+        Choices and texts: cross entropy in nats. Summed, not averaged: a picture of
+        12,288 numbers must outweigh the price in nats (the KL) of a latent of 32
+        categoricals.
         """
         losses = {}
-        for key in self.images:
-            error = recon[key] - obs[key] / 255
-            losses[key] = error.square().sum((-1, -2, -3))
-        for key in self.vectors:
-            target = flatten_vector(self.spaces[key], obs[key])
-            if isinstance(self.spaces[key], gym.spaces.Discrete):
-                losses[key] = -(target * recon[key].log_softmax(-1)).sum(-1)
+        for key, field in self.fields.items():
+            guess, value = recon[key], obs[key]
+            if field.kind == "picture":
+                error = guess - scale_picture(field, value)
+                losses[key] = error.square().sum((-1, -2, -3))
+            elif field.kind == "text":
+                right = value.flatten().long()
+                nats = F.cross_entropy(guess.flatten(0, -2), right, reduction="none")
+                losses[key] = nats.view(value.shape).sum(-1)
+            elif field.kind == "choices":
+                target = flatten_vector(field, value)
+                pairs = zip(guess.split(field.sizes, -1), target.split(field.sizes, -1))
+                losses[key] = sum(-(t * g.log_softmax(-1)).sum(-1) for g, t in pairs)
             else:
-                losses[key] = (recon[key] - target).square().sum(-1)
+                error = guess - flatten_vector(field, value)
+                losses[key] = error.square().sum(-1)
         return losses

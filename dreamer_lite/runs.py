@@ -32,6 +32,7 @@ from dreamer_lite.replay import (
     describe_space,
     replay_bytes,
     restore_space,
+    select_spaces,
     write_whole,
 )
 from dreamer_lite.video import dream_videos, optional, write_gif
@@ -410,7 +411,8 @@ class Run:
         self.opened.push(
             lambda _, error, __: break_off(envs) if error else envs.close()
         )
-        spaces = envs.single_observation_space, envs.single_action_space
+        seen = select_spaces(envs.single_observation_space, c.obs_keys, c.text_keys)
+        spaces = seen, envs.single_action_space
         rows = min(c.capacity, c.steps)
         check_memory(replay_bytes(rows, *spaces), rows)
         return envs

@@ -77,7 +77,12 @@ def dream_videos(agent, replay, seed, context=5, length=40):
 
     Without pictures, or rows enough, there are none.
     """
-    images = agent.world_model.encoder.images
+    import torch
+
+    from dreamer_lite.networks import keys_of, scale_picture
+
+    fields = agent.world_model.fields
+    images = keys_of(fields, "picture")
     if not images or replay.size.max() < length:
         return
     batch = replay.sample(32, length, np.random.default_rng(seed))
@@ -87,6 +92,7 @@ def dream_videos(agent, replay, seed, context=5, length=40):
     batch = {key: rows[chosen] for key, rows in batch.items()}
     dream = agent.dream(batch, context)
     for key in images:
-        frames = (dream[key].clamp(0, 1) * 255).round().byte().cpu().numpy()
-        pairs = zip(batch[key], frames)
+        real = scale_picture(fields[key], torch.as_tensor(batch[key]))
+        clips = (real, dream[key].cpu().clamp(0, 1))
+        pairs = zip(*((255 * clip).round().byte().numpy() for clip in clips))
         yield key, np.concatenate([compare_frames(*pair) for pair in pairs], 2)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from dreamer_lite.config import Config
 from dreamer_lite.networks import MLP, Decoder, Encoder, TwoHotHead
-from dreamer_lite.replay import row_columns
+from dreamer_lite.replay import read_spaces
 from dreamer_lite.rssm import RSSM, State
 from dreamer_lite.two_hot import TwoHot
 
@@ -28,49 +28,11 @@ def previous_actions(action: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(action[:, :1]), action[:, :-1]], 1)
 
 
-def check_batch(batch: dict, columns: dict[str, tuple]) -> dict[str, Tensor]:
-    """Return `batch` as tensors, or say in one sentence what is wrong with it.
-
-    Args: batch, {key: [B, T, ...]} of tensors or arrays; columns, {key: (shape,
-    dtype)} as `row_columns` gives. Floats come back in float32.
-    Raises: ValueError for a missing key, a wrong shape or a wrong kind of number.
-    Source: none; these checks are ours.
-    """
-    missing = sorted(set(columns) - set(batch))
-    if missing:
-        raise ValueError(
-            f"A batch needs the keys {sorted(columns)}, but {missing} is missing; "
-            "sample it from a Replay that was made for the same spaces."
-        )
-    tensors = {}
-    for key in columns:
-        try:
-            tensors[key] = torch.as_tensor(batch[key])
-        except (TypeError, ValueError, RuntimeError):
-            kind = getattr(batch[key], "dtype", type(batch[key]).__name__)
-            raise ValueError(
-                f"A batch needs numbers in {key!r}, but got {kind}; pass tensors or "
-                "arrays that PyTorch can read."
-            ) from None
-    lead = tuple(tensors["reward"].shape[:2])
-    for key, (shape, dtype) in columns.items():
-        got = tensors[key]
-        if tuple(got.shape) != (*lead, *shape) or len(lead) != 2:
-            raise ValueError(
-                f"A batch needs {key!r} of shape [B, T] + {list(shape)} with the "
-                f"reward's [B, T], but got {list(got.shape)} beside a reward of shape "
-                f"{list(tensors['reward'].shape)}; keep batch first and time second."
-            )
-        bytes_wanted = dtype == "uint8" and got.dtype != torch.uint8
-        flags_wanted = dtype.kind == "b" and got.is_floating_point()
-        if bytes_wanted or flags_wanted or got.is_complex():
-            raise ValueError(
-                f"A batch needs {key!r} as {dtype}, but got {got.dtype}; pass images "
-                "as bytes and flags as booleans, the model scales them itself."
-            )
-        if dtype.kind == "f":
-            tensors[key] = got.float()
-    return tensors
+def as_tensors(
+    batch: dict, device: torch.device | str | None = None
+) -> dict[str, Tensor]:
+    """Turn the arrays of `Replay.sample` into tensors. Source: none, bookkeeping."""
+    return {key: torch.as_tensor(value, device=device) for key, value in batch.items()}
 
 
 class WorldModel(nn.Module):
@@ -87,12 +49,12 @@ class WorldModel(nn.Module):
     ):
         super().__init__()
         self.config, c = config, config
-        self.columns = row_columns(spaces, action_space)
+        self.fields = read_spaces(spaces, action_space)
         self.scales = {"dyn": c.dyn_scale, "rep": c.rep_scale}  # of other terms: 1
         self.encoder = Encoder(spaces, depth=c.depth, units=c.units)
         self.rssm = RSSM(
             self.encoder.size,
-            self.columns["action"][0][0],
+            self.fields["action"].width,
             deter=c.deter,
             units=c.units,
             latents=c.latents,
@@ -132,10 +94,8 @@ class WorldModel(nn.Module):
         Args: batch, {key: [B, T, ...]}. Returns: the loss (no dimensions), metrics
         {name: tensor without gradient}, the posterior states [B, T, ...], through which
         gradients still flow.
-        Raises: ValueError for a missing key or a wrong shape.
         Source: DreamerV3, equations 2 and 3.
         """
-        batch = check_batch(batch, self.columns)
         states, posterior, prior = self.observe(batch)
         losses = self._losses(states.feature, posterior, prior, batch)
         means = {key: value.mean() for key, value in losses.items()}
@@ -174,10 +134,9 @@ class WorldModel(nn.Module):
         reset: judge it on windows whose episode does not end after the context.
         Returns: {key: [B, T, ...]}, reconstructions for the first rows, then
         predictions: images [..., H, W, C] in [0, 1], vectors [..., n] in symlog units
-        (`symexp` undoes it), choices [..., n] as logits.
-        Raises: ValueError for a bad batch or another context.
+        (`symexp` undoes it), choices [..., n] and texts [..., L, 256] as logits.
+        Raises: ValueError for another context.
         """
-        batch = check_batch(batch, self.columns)
         length = batch["reward"].shape[1]
         if not 1 <= context < length:
             raise ValueError(

@@ -131,7 +131,7 @@ def test_the_phases_show_the_shapes_of_a_model():
     from dreamer_lite.actor_critic import ActorCritic
     from dreamer_lite.config import Config
     from dreamer_lite.replay import Replay
-    from dreamer_lite.world_model import WorldModel
+    from dreamer_lite.world_model import WorldModel, as_tensors
 
     spaces, buttons = Dict(x=Box(-1, 1, (3,), np.float32)), Discrete(2)
     sizes = Config(deter=24, units=8, latents=5, classes=3, blocks=4, horizon=6)
@@ -140,7 +140,7 @@ def test_the_phases_show_the_shapes_of_a_model():
     replay = Replay(20, spaces, buttons)
     for i in range(20):
         replay.add(0, {"x": np.zeros(3)}, i % 2, 0.0, i == 0, False, False)
-    states = model.loss(replay.sample(2, 7))[2]
+    states = model.loss(as_tensors(replay.sample(2, 7)))[2]
     feature = agent._imagine(states, model)[0]
     shapes = [states.h.shape, states.z.shape, feature.shape]
     real = [str(list(shape)) for shape in shapes]

@@ -18,8 +18,8 @@ from dreamer_lite.networks import (
     conv_stack,
     flatten_vector,
     init_,
-    split_spaces,
 )
+from dreamer_lite.replay import read_spaces
 from dreamer_lite.symlog import symlog
 
 Box, Dict, Discrete = gym.spaces.Box, gym.spaces.Dict, gym.spaces.Discrete
@@ -172,76 +172,16 @@ def test_block_linear_refuses_widths_that_do_not_divide():
         BlockLinear(20, 16, blocks=8)
 
 
-# Spaces
-
-
-def test_keys_are_sorted_by_kind():
-    assert split_spaces(MIXED) == (["far", "near"], ["arm", "door", "height"])
-
-
-@pytest.mark.parametrize(
-    "spaces, error, said",
-    [
-        (PIXELS, TypeError, "Dict\\(name=space\\)"),
-        (Dict(a=gym.spaces.MultiBinary(3)), TypeError, "'a' is MultiBinary"),
-        (Dict(a=Dict(b=PIXELS)), TypeError, "flatten"),
-        (Dict(a=Box(0, 255, (84, 84, 3), np.uint8)), ValueError, "multiples of 16"),
-        (Dict(a=Box(0, 255, (64, 40, 3), np.uint8)), ValueError, "multiples of 16"),
-        (Dict(a=PIXELS, b=Box(0, 255, (64, 64, 3), np.uint8)), ValueError, "share one"),
-        (Dict(a=Box(0, 1, (64, 64, 3))), ValueError, "'a' is float32 of shape"),
-        (Dict(a=Box(0, 255, (64, 64, 3), np.int16)), ValueError, "'a' is int16"),
-        (Dict(a=Box(0, 255, (64, 64), np.uint8)), ValueError, "uint8 of shape .64, 64"),
-        (Dict(a=Box(0, 255, (4, 64, 64, 3), np.uint8)), ValueError, "Images are uint8"),
-        (Dict(a=Box(0, 255, (3, 64, 64), np.uint8)), ValueError, "; move the channels"),
-        (Dict(a=Box(0, 255, (4, 84, 84), np.uint8)), ValueError, "; move the channels"),
-        (Dict(a=Box(0, 255, (3, 64, 3), np.uint8)), ValueError, "; resize .*opencv"),
-        (Dict(type=Box(-1, 1, (3,))), ValueError, r"named \['type'\]: .*; rename"),
-        (Dict({"a.b": Box(-1, 1, ())}), ValueError, "named .'a.b'"),
-        (Dict({"": gym.spaces.Discrete(3)}), ValueError, "named .''"),
-    ],
-    ids=[
-        "no dict",
-        "kind",
-        "nested",
-        "sides",
-        "one side",
-        "two sizes",
-        "float image",
-        "int16 image",
-        "no channels",
-        "stack",
-        "channels first",
-        "frames first",
-        "flat image",
-        "a module's attribute",
-        "dot",
-        "empty",
-    ],
-)
-@pytest.mark.parametrize("build", [split_spaces, small_encoder, small_decoder])
-def test_spaces_that_do_not_fit_are_refused(spaces, error, said, build):
-    with pytest.raises(error, match=said):
-        build(spaces)
-
-
-def test_images_may_have_the_names_that_modules_may_not():
-    spaces = Dict({"half": PIXELS, "a.b": PIXELS})
-    assert split_spaces(spaces) == (["a.b", "half"], [])
-    assert set(small_decoder(spaces)(torch.zeros(2, 24))) == set(spaces)
-
-
-def test_bytes_may_be_a_vector_and_numbers_a_table():
-    spaces = Dict(ram=Box(0, 255, (128,), np.uint8), table=Box(-1, 1, (3, 4)))
-    assert split_spaces(spaces) == ([], ["ram", "table"])
-    assert small_encoder(spaces)(rows(spaces, 2, 3)).shape == (2, 3, 16)
+# Numbers
 
 
 def test_vectors_are_symlogged_and_choices_one_hot():
+    fields = read_spaces(MIXED)
     arm = torch.tensor([[[1.0, -2.0, 3.0], [0.0, 100.0, -1e6]]])
-    flat = flatten_vector(MIXED["arm"], arm)
+    flat = flatten_vector(fields["arm"], arm)
     assert torch.equal(flat, symlog(arm).reshape(1, 6))
-    assert flatten_vector(MIXED["height"], torch.ones(2, 3)).shape == (2, 3, 1)
-    door = flatten_vector(MIXED["door"], torch.tensor([[2, 5]]))
+    assert flatten_vector(fields["height"], torch.ones(2, 3)).shape == (2, 3, 1)
+    door = flatten_vector(fields["door"], torch.tensor([[2, 5]]))
     assert door.tolist() == [[[1.0, 0, 0, 0], [0, 0, 0, 1.0]]]
 
 

@@ -207,7 +207,7 @@ def behaviour(case):
     states, _, _ = agent.world_model.observe(batch)
     feature, action, reward, cont = learner._imagine(states, agent.world_model)
     act, seen = ref["imagine/act"][:, :-1], feature[:, :-1]
-    chosen = action.argmax(-1) if learner.actor.discrete else action
+    chosen = action.argmax(-1) if learner.actor.sizes else action
     yield "Imagined actions", chosen, act
     yield "Imagined rewards", reward, ref["imagine/rew"]
     yield "Imagined continues", cont, ref["imagine/con"]
@@ -219,7 +219,7 @@ def behaviour(case):
     yield "Log-probability of the action", log_prob, ref["imagine/logp"][:, :-1]
     yield "Entropy of the policy", entropy, ref["imagine/ent"][:, :-1]
     raw = learner.actor.mlp(feature)
-    if learner.actor.discrete:
+    if learner.actor.sizes:
         theirs = torch.from_numpy(ref["imagine/pollogits"])
         yield "Policy", raw.log_softmax(-1), theirs.log_softmax(-1)
     else:

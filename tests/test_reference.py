@@ -21,7 +21,7 @@ from course import mario as results
 from dreamer_lite import dreamer, mario
 from dreamer_lite.lambda_returns import lambda_return
 from dreamer_lite.mario import make_mario
-from dreamer_lite.replay import Replay, encode_action
+from dreamer_lite.replay import Replay, encode_action, read_action
 from dreamer_lite.rssm import kl_divergence
 from dreamer_lite.symlog import symexp, symlog
 from dreamer_lite.world_model import previous_actions
@@ -263,7 +263,7 @@ def model_examples(agent, game):
         "$S$": [latents, size - latents],
         "$E$": grid,
         "$K$": [round(float(model.two_hot.bins[-1]) / 1e6)],
-        "$a_t$": [int(x) for x in encode_action(game.action_space, jump)],
+        "$a_t$": [int(x) for x in encode_action(read_action(game.action_space), jump)],
         "$r_t$": ten,
         "$c_t$ (of rows)": [0],
         r"$q_\phi(z_t \mid h_t, x_t)$": [f"{100 * c.unimix:g}"],

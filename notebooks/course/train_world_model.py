@@ -21,7 +21,7 @@ from dreamer_lite.config import Config
 from dreamer_lite.replay import Replay, describe_space, restore_space
 from dreamer_lite.runs import pack, unpack
 from dreamer_lite.speed import pick_precision, reuse_memory
-from dreamer_lite.world_model import LaProp, WorldModel
+from dreamer_lite.world_model import LaProp, WorldModel, as_tensors
 
 FORMAT = "dreamer-lite-world-model-1"
 SIZES = {"deter": 512, "units": 96, "classes": 8, "depth": 16}
@@ -86,7 +86,7 @@ def train(replay, updates, seed=0):
         for group in optimizer.param_groups:
             group["lr"] = RATE * max(1 - update / updates, 0.05)
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-            loss, metrics, _ = model.loss(replay.sample(BATCH, LENGTH))
+            loss, metrics, _ = model.loss(as_tensors(replay.sample(BATCH, LENGTH)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -52,12 +52,17 @@ replay".
 """
 
 import json
+import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
+
+LARGEST = float(np.finfo(np.float32).max)
 
 # %% [markdown]
 # ## Mario on the screen
@@ -255,96 +260,418 @@ for row in episode:
     drawn.append(row | {"obs": f"x = {row['x']}", "action": action})
 show(*alignment(drawn))
 
-
 # %% [markdown]
 # **Older code.** DreamerV2, and
 # [ports to PyTorch](https://github.com/NM512/dreamerv3-torch) that follow it, store the
 # action that *led to* a frame in the frame's row, and shift nothing later. If you read
 # their code, shift in your head.
 #
+# ## What a row may hold
+#
+# Our row is settled, for Mario. Other environments show a camera and a speed, three doors
+# to choose from, or a sentence. What do we store for those? The environment says what it
+# shows in its two *spaces*, one for observations and one for actions.
+#
+# Gymnasium has a dozen kinds of spaces, but for a model there are only four kinds of
+# things to see. A **picture** has neighbours, so it goes to a convolution. A **vector**
+# has sizes. A **choice** has neither: door 3 is not more than door 1. And a **text** is a
+# row of characters.
+#
+# A small record says which kind a key is, how its values are stored and which of them are
+# allowed. Everything later in this course reads these records. Nothing else looks at a
+# space again, so a new kind of observation is decided here and nowhere else.
+
+# %%
+#| export
+FLAGS = ("is_first", "is_last", "is_terminal")
+# An observation may not have the name of another column, of an entry of the replay's
+# file, or of another loss.
+RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"} | {
+    "continue", "dyn", "rep", "actor", "critic", "replay_critic",
+}  # fmt: skip
+CHOICES = (gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary)
+TEXT_LENGTH = 200  # characters of a text whose space does not say how many
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """What one key of a row may hold, and how it is stored.
+
+    Args:
+        kind: "picture", "vector", "choices", "text" or "flag".
+        shape: of one stored value.
+        dtype: of the stored values.
+        low, high: the smallest and the largest value allowed, numbers or arrays.
+        sizes: of choices, how many there are in each dimension.
+
+    Source: none, bookkeeping.
+    """
+
+    kind: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    low: float | np.ndarray = -LARGEST
+    high: float | np.ndarray = LARGEST
+    sizes: tuple[int, ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Numbers of the vector that stands for a value: one-hots laid end to end."""
+        return sum(self.sizes) or math.prod(self.shape)
+
+    @property
+    def starts(self) -> list[int]:
+        """The lowest number of each choice; most count from 0."""
+        return np.broadcast_to(self.low, self.shape).ravel().tolist()
+
+    @property
+    def frame(self) -> tuple[int, int, int]:
+        """Height, width and channels; the smaller of both ends holds the channels."""
+        if len(self.shape) == 2:
+            return (*self.shape, 1)
+        first, *_, last = self.shape
+        return self.shape if last <= first else (*self.shape[1:], first)
+
+
+# %% [markdown]
+# When is a `Box` a picture? It has height, width and channels, with the channels at either
+# end, or just height and width. Both sides have at least 16 pixels. Anything smaller is
+# read as a vector: a 7 x 7 grid of codes has few neighbours to speak of.
+#
+# A table of numbers has two dimensions as well. So without channels it is a picture only
+# if it holds bytes, or floats from 0 to 1. (A float costs four bytes in memory and a byte
+# costs one, so hand over bytes where you can.)
+
+# %%
+#| export
+def read_box(space: gym.spaces.Box) -> Field:
+    """The field of a Box: a picture, or a vector of all its numbers.
+
+    Raises:
+        TypeError: for more than three dimensions, or a picture without finite bounds.
+
+    Source: none; these rules are ours.
+    """
+    shape, sides, given = space.shape, len(space.shape), space.dtype
+    if sides > 3:
+        raise TypeError("give it three dimensions, with stacked frames as channels")
+    limits, dtype = (-LARGEST, LARGEST), np.dtype(np.float32)
+    if given in (np.uint8, np.bool_):
+        limits, dtype = (0, 255), given
+    field = Field("vector", shape, dtype, *limits)
+    if sides < 2 or min(field.frame[:2]) < 16:
+        return field
+    low, high = float(space.low.min()), float(space.high.max())
+    if sides == 2 and given != np.uint8 and (given.kind, low, high) != ("f", 0, 1):
+        return field
+    if not 0 < high - low < LARGEST:
+        raise TypeError("give the picture its lowest and highest value as bounds")
+    return Field("picture", shape, dtype, low, high)
+
+
+def read_space(space: gym.Space) -> Field:
+    """The field of a single space.
+
+    Raises:
+        TypeError: for a space that cannot be read, with what to do about it.
+
+    Source: none; these rules are ours.
+    """
+    if isinstance(space, CHOICES):
+        low, count = getattr(space, "start", 0), getattr(space, "nvec", None)
+        if count is None:
+            count = space.n if isinstance(space, gym.spaces.Discrete) else 2
+        sizes = np.broadcast_to(count, space.shape).ravel().tolist()
+        high = low + count - 1
+        small = np.min(low) >= 0 and np.max(high) < 256
+        dtype = np.dtype(np.uint8 if small else np.int64)
+        return Field("choices", space.shape, dtype, low, high, tuple(sizes))
+    if isinstance(space, gym.spaces.Box):
+        return read_box(space)
+    if space.dtype is not None and space.dtype.kind == "U":
+        length = getattr(space, "max_length", TEXT_LENGTH)
+        return Field("text", (length,), np.dtype(np.uint8), 0, 255)
+    if isinstance(space, (gym.spaces.Dict, gym.spaces.Tuple)):
+        raise TypeError("flatten it, as dreamer_lite.envs.build_env does")
+    raise TypeError(
+        "convert it with gymnasium.wrappers.TransformObservation to a Box, Discrete, "
+        "MultiDiscrete, MultiBinary or Text"
+    )
+
+
+def read_action(space: gym.Space) -> Field:
+    """The field of an action: choices, or a vector.
+
+    Raises:
+        TypeError: for any other space.
+
+    Source: none; these rules are ours.
+    """
+    if isinstance(space, CHOICES):
+        return read_space(space)
+    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
+        return Field("vector", space.shape, np.dtype(np.float32))
+    raise TypeError(
+        "Dreamer Lite acts in Discrete, MultiDiscrete, MultiBinary or a Box of shape "
+        f"(n,), but got {space}; wrap the environment so that its actions are these."
+    )
+
+
+# %% [markdown]
+# Now the whole row. All keys are looked at before anything is refused, so that nobody has
+# to mend one key, start again and read about the next.
+
+# %%
+#| export
+def read_spaces(
+    obs_space: gym.Space, action_space: gym.Space | None = None
+) -> dict[str, Field]:
+    """The fields of an observation, or with `action_space` those of a whole row.
+
+    Args:
+        obs_space: a Dict of spaces.
+        action_space: adds the columns of action, reward and flags.
+
+    Returns:
+        {name: Field}, in the order of the space.
+
+    Raises:
+        TypeError: for spaces that cannot be read, all of them with what to do.
+
+    Source: DreamerV3, "World model learning": inputs, actions, rewards and flags.
+    """
+    if not isinstance(obs_space, gym.spaces.Dict):
+        raise TypeError(
+            f"Observations come as a gymnasium.spaces.Dict, but got {obs_space}; wrap "
+            "a single space as Dict(obs=space)."
+        )
+    fields, wrong = {}, []
+    for name, space in obs_space.items():
+        try:
+            fields[name] = read_space(space)
+        except TypeError as error:
+            wrong.append(f"{name!r} is {space}: {error}")
+        if name in RESERVED:
+            wrong.append(f"{name!r} is the name of another column or loss: rename it")
+    if wrong:
+        raise TypeError(f"These observations do not fit: {'; '.join(wrong)}.")
+    if action_space is not None:
+        action = read_action(action_space)
+        numbers, flag = np.dtype(np.float32), np.dtype(bool)
+        fields["action"] = Field("vector", (action.width,), numbers)
+        fields["reward"] = Field("vector", (), numbers)
+        fields |= {name: Field("flag", (), flag, False, True) for name in FLAGS}
+    return fields
+
+
+# %%
+room = gym.spaces.Dict(
+    camera=gym.spaces.Box(0, 255, (84, 84, 3), np.uint8),
+    mask=gym.spaces.Box(0, 1, (84, 84), np.uint8),
+    speed=gym.spaces.Box(-np.inf, np.inf, (2,), np.float64),
+    door=gym.spaces.Discrete(3, start=1),
+    switches=gym.spaces.MultiBinary(4),
+    task=gym.spaces.Text(20),
+)
+for name, field in read_spaces(room).items():
+    print(f"{name:9} {field.kind:8} {field.dtype!s:8} {field.shape!s:12}", end="")
+    print(f"stands for {field.width} numbers")
+
+# %% [markdown]
+# And a dictionary with three mistakes, each with its cure:
+
+# %%
+odd = gym.spaces.Dict(
+    reward=gym.spaces.Discrete(3),
+    depth=gym.spaces.Box(0, np.inf, (64, 64, 1)),
+    history=gym.spaces.Box(0, 255, (4, 64, 64, 3), np.uint8),
+)
+try:
+    read_spaces(odd)
+except TypeError as error:
+    print(textwrap.fill(str(error), 88))
+
+
+# %% [markdown]
+# Sometimes an environment shows more than the agent should read, or hands over characters
+# as plain numbers, which no space can tell from any other numbers. Both are for you to
+# say. You give names, or patterns with a `*`.
+
+# %%
+#| export
+def select_spaces(
+    obs_space: gym.Space, obs_keys: str = "*", text_keys: str = ""
+) -> gym.spaces.Dict:
+    """The observations that an agent reads.
+
+    Args:
+        obs_space: of the environment; a single space becomes Dict(obs=space).
+        obs_keys: names or patterns of the keys to keep, separated by commas.
+        text_keys: names or patterns of keys whose whole numbers are characters.
+
+    Returns:
+        a Dict of the chosen spaces, in which all text has a Text space.
+
+    Raises:
+        ValueError: if no key is chosen.
+
+    Source: none, bookkeeping.
+    """
+
+    def chosen(key: str, patterns: str) -> bool:
+        return any(fnmatchcase(key, part.strip()) for part in patterns.split(","))
+
+    if not isinstance(obs_space, gym.spaces.Dict):
+        obs_space = gym.spaces.Dict(obs=obs_space)
+    spaces = {k: space for k, space in obs_space.items() if chosen(k, obs_keys)}
+    if not spaces:
+        raise ValueError(
+            f"obs_keys chooses among {sorted(obs_space)}, but none of them fits "
+            f"{obs_keys!r}; correct it."
+        )
+    for key, space in spaces.items():
+        if chosen(key, text_keys) and space.shape is not None:
+            spaces[key] = gym.spaces.Text(math.prod(space.shape))
+    return gym.spaces.Dict(spaces)
+
+
+# %%
+letters = gym.spaces.Dict(
+    map=gym.spaces.Box(0, 255, (4, 5), np.uint8), clock=gym.spaces.Discrete(24)
+)
+for keys in ("*", "map"):
+    print(select_spaces(letters, obs_keys=keys, text_keys="m*"))
+
+# %% [markdown]
+# ## The door
+#
+# A batch of floats where bytes were meant would not crash. It would train a worse model,
+# and nobody would know why. One infinite number would end up in all the weights. So there
+# is one door, and whatever comes in is looked at there, once. Behind it, numbers are
+# trusted.
+#
+# The door also puts things into the stored form. Arrays that run backwards in memory, or
+# keep their bytes in another order, are copied into a plain one. Characters become bytes: a text that is too long is cut, a short one is filled up with
+# zeros, and a character that no byte stands for becomes a question mark.
+
+# %%
+#| export
+KINDS = {"f": "fiub", "u": "iub", "i": "iub", "b": "b"}  # stored <- what may come in
+
+
+def encode_text(text: object, length: int, lead: int) -> np.ndarray:
+    """Texts, or arrays of character numbers, as [*lead, length] of bytes.
+
+    Source: none; Latin-1 has a byte for each of its characters.
+    """
+    array = np.asarray(text)
+    if array.dtype.kind == "U":
+        lines = [str(line).encode("latin-1", "replace") for line in array.ravel()]
+        rows = [list(line[:length].ljust(length, b"\0")) for line in lines]
+        return np.array(rows, np.uint8).reshape(*array.shape, length)
+    known = (array >= 0) & (array < 256)
+    array = np.where(known, array, ord("?"))
+    return array.reshape(*array.shape[:lead], -1)[..., :length]
+
+
+def find_outside(field: Field, array: np.ndarray) -> np.ndarray:
+    """The values [n] that a field does not allow; nan is never allowed.
+
+    Source: none, bookkeeping.
+    """
+    of_bytes = array.dtype == np.uint8 and field.kind != "choices"
+    if array.dtype == bool or (of_bytes and field.low <= 0 and field.high >= 255):
+        return array.ravel()[:0]  # no comparison: this is what most pictures are
+    return array[~((field.low <= array) & (array <= field.high))]
+
+
+def admit(
+    fields: dict[str, Field], values: dict, lead: int = 0
+) -> dict[str, np.ndarray]:
+    """Bring values into their stored form: the one door to replay and agent.
+
+    Args:
+        fields: {name: Field}.
+        values: {name: array, number or text}; other names are ignored.
+        lead: dimensions before those of a field: 0 for a row, 1 for a batch.
+
+    Returns:
+        {name: array [*lead, *shape]} of the field's dtype, in one piece of memory.
+
+    Raises:
+        ValueError: with every name that does not fit, what came and what to do.
+
+    Source: none, bookkeeping.
+    """
+    fits, wrong = {}, []
+    for name, field in fields.items():
+        if name not in values:
+            wrong.append(f"{name!r} is missing among {sorted(values)}: pass every key")
+            continue
+        array = values[name]
+        if field.kind == "text":
+            array = encode_text(array, field.shape[0], lead)
+        array, form = np.asarray(array), ["B"] * lead + [*map(str, field.shape)]
+        shaped = array.ndim == len(form) and array.shape[lead:] == field.shape
+        if not shaped or array.dtype.kind not in KINDS[field.dtype.kind]:
+            wrong.append(
+                f"{name!r} is {array.dtype} of shape {list(array.shape)}, where the "
+                f"space has {field.dtype} of [{', '.join(form)}]: convert it"
+            )
+        elif (outside := find_outside(field, array)).size:
+            finite = "finite numbers of float32"
+            allowed = f"numbers from {field.low} to {field.high}"
+            wrong.append(
+                f"{name!r} holds {outside[0]}, where the space has "
+                f"{finite if field.kind == 'vector' else allowed}: correct one of them"
+            )
+        else:
+            fits[name] = np.asarray(array, field.dtype, order="C")
+    sizes = {name: array.shape[:lead] for name, array in fits.items()}
+    if len(set(sizes.values())) > 1:
+        wrong.append(f"the batch sizes differ, {sizes}: pass rows that belong together")
+    if wrong:
+        raise ValueError(f"This does not fit its space: {'; '.join(wrong)}.")
+    return fits
+
+
+# %% [markdown]
+# Let us knock. The first two rows say the same in different ways and come in. The third
+# has four things wrong with it, and we hear of all four.
+
+# %%
+fields = read_spaces(room)
+row = {
+    "camera": np.full((84, 84, 3), 7, np.uint8)[:, ::-1],  # runs backwards
+    "mask": np.ones((84, 84), np.int64),
+    "speed": np.array([0.5, -1], ">f8"),  # the other byte order
+    "door": 3,
+    "switches": [0, 1, 1, 0],
+    "task": "open the 3rd door \u2192",
+}
+stored = admit(fields, row)
+again = admit(fields, {key: np.asarray(stored[key]) for key in row} | {"door": 3})
+print("door:", stored["door"], "| speed:", stored["speed"])
+print("task:", bytes(stored["task"]))
+claim("the second row is equal", all((stored[k] == again[k]).all() for k in row))
+
+wrong = {"camera": row["camera"] / 255, "speed": [np.nan, 0], "door": 9}
+try:
+    admit(fields, row | wrong | {"mask": row["mask"] * 2})
+except ValueError as error:
+    print(textwrap.fill(str(error), 88))
+
+# %% [markdown]
 # ## What a row weighs
 #
 # Memory is the first thing that breaks. A simple way for one-step methods is a list of
 # transitions (frame, action, reward, next frame) with frames as `float32`, ready for the
 # network. Our frames stay `uint8` until the moment they are used, each is stored once, and
-# its successor is simply the next row. What a row consists of follows from the
-# environment's two spaces, the one of observations and the one of actions:
-
-# %%
-#| export
-def action_size(space: gym.Space) -> int:
-    """Length of an action vector: the number of choices, or of dimensions.
-
-    Raises: TypeError for anything but Discrete and a Box with one dimension.
-    Source: none, bookkeeping.
-    """
-    if isinstance(space, gym.spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
-        return space.shape[0]
-    raise TypeError(
-        f"Dreamer Lite acts in Discrete(n) or a Box of shape (n,), but got {space}; "
-        "wrap the environment so that its actions become one of these."
-    )
-
-
-def encode_action(
-    space: gym.Space, action: np.ndarray | np.integer | list | int
-) -> np.ndarray:
-    """One action as a float32 vector [A]: one-hot for a choice, else the numbers.
-
-    Raises: ValueError for a choice that the space does not have.
-    Source: none; the model reads vectors, whatever the space.
-    """
-    action = np.asarray(action)
-    if not isinstance(space, gym.spaces.Discrete) or action.ndim:
-        return action.astype(np.float32)
-    if not space.contains(action):
-        raise ValueError(
-            f"Replay.add expects an action in {space}, but got {action!r}; pass the "
-            "number of the choice, or its one-hot vector."
-        )
-    return np.eye(int(space.n), dtype=np.float32)[int(action - space.start)]
-
+# its successor is simply the next row. The fields say what that weighs:
 
 # %%
 #| export
 FORMAT = "dreamer-lite-replay-1"
-FLAGS = ("is_first", "is_last", "is_terminal")
-# Names that an observation may not have: columns of the replay, entries of its file,
-# and losses that stand beside those of the observations.
-RESERVED = {"action", "reward", *FLAGS, "file", "head", "meta", "size"} | {
-    "continue", "dyn", "rep", "actor", "critic", "replay_critic",
-}  # fmt: skip
-
-
-def row_columns(obs_space: gym.Space, action_space: gym.Space) -> dict[str, tuple]:
-    """Shape and dtype of every column of a row: {name: (shape, dtype)}.
-
-    Raises: TypeError or ValueError for spaces that cannot be stored.
-    Source: DreamerV3, "World model learning": inputs, actions, rewards and flags.
-    """
-    if not isinstance(obs_space, gym.spaces.Dict):
-        raise TypeError(
-            f"Replay expects a gymnasium.spaces.Dict of observations, but got "
-            f"{obs_space}; wrap a single space as Dict(name=space)."
-        )
-    if taken := sorted(RESERVED & set(obs_space.keys())):
-        raise ValueError(
-            f"Observations may not be named {taken}: columns of the replay or losses "
-            "have that name; rename the key in the observation space."
-        )
-    columns = {}
-    for key, space in obs_space.items():
-        if not isinstance(space, (gym.spaces.Box, gym.spaces.Discrete)):
-            raise TypeError(
-                f"Observations may be Box or Discrete, but {key!r} is {space}; flatten "
-                "or convert it with a Gymnasium wrapper."
-            )
-        columns[key] = (space.shape, space.dtype)
-    columns["action"] = ((action_size(action_space),), np.dtype(np.float32))
-    columns["reward"] = ((), np.dtype(np.float32))
-    return columns | {flag: ((), np.dtype(bool)) for flag in FLAGS}
 
 
 def replay_bytes(capacity: int, obs_space: gym.Space, action_space: gym.Space) -> int:
@@ -352,10 +679,8 @@ def replay_bytes(capacity: int, obs_space: gym.Space, action_space: gym.Space) -
 
     Source: none, bookkeeping.
     """
-    columns = row_columns(obs_space, action_space).values()
-    return capacity * sum(
-        int(np.prod(shape)) * kind.itemsize for shape, kind in columns
-    )
+    fields = read_spaces(obs_space, action_space).values()
+    return capacity * sum(math.prod(f.shape) * f.dtype.itemsize for f in fields)
 
 
 # %% [markdown] tags=["predict"]
@@ -373,8 +698,8 @@ def replay_bytes(capacity: int, obs_space: gym.Space, action_space: gym.Space) -
 # %%
 screen = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
 buttons = gym.spaces.Discrete(5)
-for name, (shape, dtype) in row_columns(screen, buttons).items():
-    print(f"{name:12} {dtype!s:8} {shape}")
+for name, field in read_spaces(screen, buttons).items():
+    print(f"{name:12} {field.kind:8} {field.dtype!s:8} {field.shape}")
 
 row, transition = replay_bytes(1, screen, buttons), 2 * 64 * 64 * 3 * 4
 print(f"a transition's frames: {transition:,} bytes, a row: {row:,} bytes")
@@ -382,14 +707,57 @@ print(f"a million of each: {transition / 1000:.1f} GB and {row / 1000:.1f} GB")
 compare("one row", row, 12_288 + 5 * 4 + 4 + 3, tolerance=0)
 claim("a float32 transition weighs almost eight times as much", transition > 7.9 * row)
 
+
 # %% [markdown]
 # An action is stored as a vector for every kind of space, because that is what the model
-# reads: one-hot for buttons, the numbers themselves for joysticks.
+# reads: one-hot for buttons, the numbers themselves for joysticks. Where several choices
+# are made at once, say one of three buttons and one of two gears, their one-hots are laid
+# end to end.
 
 # %%
-print(encode_action(buttons, 3))
-print(encode_action(gym.spaces.Discrete(3, start=1), 3))
-print(encode_action(gym.spaces.Box(-1, 1, (2,)), [0.5, -1.0]))
+#| export
+def encode_action(field: Field, action: object) -> np.ndarray:
+    """One action as a vector [A]: one-hots laid end to end, or the numbers.
+
+    Args:
+        field: of the action, as `read_action` gives it.
+        action: in the form of its space; a vector [A] is returned as it is.
+
+    Raises:
+        ValueError: for a choice that the space does not have.
+
+    Source: none; the model reads vectors, whatever the space.
+    """
+    action = np.asarray(action)
+    one_hot = action.shape == (field.width,) != field.shape
+    if field.kind != "choices" or one_hot:
+        return action
+    chosen = admit({"action": field}, {"action": action})["action"].ravel()
+    vector, begin = np.zeros(field.width, np.float32), np.cumsum(field.sizes)
+    vector[begin - field.sizes - field.starts + chosen] = 1
+    return vector
+
+
+def decode_action(field: Field, vector: np.ndarray) -> np.ndarray:
+    """Undo `encode_action` for a batch: [B, A] -> actions in the form of the space.
+
+    Source: none, bookkeeping.
+    """
+    if not field.sizes:
+        return vector
+    one_hots = np.split(vector, np.cumsum(field.sizes)[:-1], -1)
+    chosen = np.stack([one_hot.argmax(-1) for one_hot in one_hots], -1)
+    return chosen.reshape(len(vector), *field.shape) + field.low
+
+
+# %%
+for space, action in (
+    (buttons, 3),
+    (gym.spaces.Discrete(3, start=1), 3),
+    (gym.spaces.MultiDiscrete([3, 2]), [2, 0]),
+    (gym.spaces.Box(-1, 1, (2,)), [0.5, -1.0]),
+):
+    print(f"{space!s:25} {action!s:12} {encode_action(read_action(space), action)}")
 
 # %% [markdown]
 # ## A ring and its seam
@@ -554,43 +922,17 @@ explore(
 #   something, even when a crash cut the episode off and `is_last` was never written.
 #
 # Everything else is bookkeeping: one preallocated array per column, a ring for each
-# environment. The methods `save` and `load` call three small functions that are written
+# environment. The methods `save` and `load` call small functions that are written
 # further down, in "On disk".
 
 # %%
 #| export
-def check_row(row: dict, columns: dict[str, tuple], env: int) -> None:
-    """Refuse a row of stream `env` that lacks a key or holds what does not fit.
-
-    A value needs the column's shape and dtype, and a float has to be finite: a single
-    nan would spread to all weights.
-    Raises: ValueError with the key. Source: none, bookkeeping.
-    """
-    for key, (shape, dtype) in columns.items():
-        if key not in row:
-            raise ValueError(
-                f"Replay.add expects an observation with the key {key!r}, but got "
-                f"{sorted(row)}; pass every key of the observation space."
-            )
-        value = np.asarray(row[key])
-        if value.shape != shape or not np.can_cast(value.dtype, dtype, "same_kind"):
-            raise ValueError(
-                f"Replay.add expects {key!r} as {dtype} of shape {shape}, but got "
-                f"{value.dtype} of shape {value.shape}; convert it to the space's form."
-            )
-        if dtype.kind == "f" and not np.isfinite(value.astype(np.float32)).all():
-            raise ValueError(
-                f"Replay.add expects finite float32 numbers in {key!r}, but got nan, "
-                f"inf or a larger one of environment {env}; correct it there."
-            )
-
-
 class Replay:
     """A ring of rows for each environment, preallocated, uint8 images kept as uint8.
 
     Args:
         capacity: rows in all, shared equally by the environments.
-        obs_space: gymnasium.spaces.Dict. action_space: Discrete or Box of shape (n,).
+        obs_space, action_space: what `read_spaces` can read.
         num_envs: how many streams of experience are stored side by side.
         seed: of the sampling.
     Source: DreamerV3, Methods, "Experience replay", without queue and stored states.
@@ -605,7 +947,8 @@ class Replay:
         seed: int = 0,
     ):
         self.obs_space, self.action_space = obs_space, action_space
-        self.columns = row_columns(obs_space, action_space)
+        self.fields = read_spaces(obs_space, action_space)
+        self.choice = read_action(action_space)
         self.rows = capacity // num_envs
         if self.rows < 1:
             raise ValueError(
@@ -614,8 +957,8 @@ class Replay:
             )
         # np.zeros reserves address space; memory is used when a row is written.
         self.data = {
-            key: np.zeros((num_envs, self.rows, *shape), dtype)
-            for key, (shape, dtype) in self.columns.items()
+            key: np.zeros((num_envs, self.rows, *field.shape), field.dtype)
+            for key, field in self.fields.items()
         }
         self.head = np.zeros(num_envs, np.int64)  # where the next row goes
         self.size = np.zeros(num_envs, np.int64)  # rows that hold experience
@@ -636,19 +979,24 @@ class Replay:
     ) -> None:
         """Store one row of stream `env`.
 
-        Args: `obs`, {key: array} as in the observation space; `action`, chosen AFTER
-        seeing `obs` (a number of a Discrete space, or a vector [A]; stored as zeros on
-        a last row); `reward`, which arrived WITH `obs`; three booleans.
-        Raises: ValueError for a missing key, a wrong shape or dtype, a number that is
-        not finite; nothing is stored.
+        Args:
+            env: number of the stream.
+            obs: {key: array} as in the observation space; other keys are ignored.
+            action: chosen AFTER seeing `obs`, in the form of its space or as a vector
+                [A]. A last row stores zeros.
+            reward: arrived WITH `obs`.
+            is_first, is_last, is_terminal: booleans.
+
+        Raises:
+            ValueError: as `admit`; then nothing is stored.
         """
-        action = encode_action(self.action_space, action)
-        row = {**obs, "action": action * (not is_last), "reward": np.float32(reward)}
+        action = encode_action(self.choice, action) * (not is_last)
+        row = {**obs, "action": action, "reward": reward}
         row |= {"is_first": is_first, "is_last": is_last, "is_terminal": is_terminal}
-        check_row(row, self.columns, env)
+        row = admit(self.fields, row)
         at = self.head[env]
-        for key in self.columns:
-            self.data[key][env, at] = row[key]
+        for key, value in row.items():
+            self.data[key][env, at] = value
         self.head[env] = (at + 1) % self.rows
         self.size[env] = min(self.size[env] + 1, self.rows)
 
@@ -880,9 +1228,19 @@ def write_whole(path: str | os.PathLike, write: Callable) -> None:
 
 
 def describe_space(space: gym.Space) -> dict:
-    """A Box or Discrete space as plain data for JSON. Source: none, bookkeeping."""
+    """A space that `read_space` can read, as plain data for JSON.
+
+    Source: none, bookkeeping.
+    """
     if isinstance(space, gym.spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+    if isinstance(space, gym.spaces.MultiDiscrete):
+        counts, starts = space.nvec.tolist(), space.start.tolist()
+        return {"type": "MultiDiscrete", "n": counts, "start": starts}
+    if isinstance(space, gym.spaces.MultiBinary):
+        return {"type": "MultiBinary", "n": list(space.shape)}
+    if not isinstance(space, gym.spaces.Box):
+        return {"type": "Text", "n": read_space(space).shape[0]}
     bounds = [bound.ravel().tolist() for bound in (space.low, space.high)]
     low, high = ([b[0]] if len(set(b)) == 1 else b for b in bounds)
     shape, dtype = list(space.shape), str(space.dtype)
@@ -891,13 +1249,16 @@ def describe_space(space: gym.Space) -> dict:
 
 def restore_space(data: dict) -> gym.Space:
     """Undo `describe_space`. Source: none, bookkeeping."""
-    if data["type"] == "Discrete":
-        return gym.spaces.Discrete(data["n"], start=data["start"])
-    dtype = np.dtype(data["dtype"])
-    low, high = (
-        np.resize(data[end], data["shape"]).astype(dtype) for end in ("low", "high")
-    )
-    return gym.spaces.Box(low, high, dtype=dtype)
+    if data["type"] == "Box":
+        dtype, shape = np.dtype(data["dtype"]), data["shape"]
+        low, high = (np.resize(data[e], shape).astype(dtype) for e in ("low", "high"))
+        return gym.spaces.Box(low, high, dtype=dtype)
+    if data["type"] in ("Discrete", "MultiDiscrete"):
+        make = getattr(gym.spaces, data["type"])
+        return make(data["n"], start=data["start"])
+    return {"MultiBinary": gym.spaces.MultiBinary, "Text": gym.spaces.Text}[
+        data["type"]
+    ](data["n"])
 
 
 # %% [markdown] tags=["predict"]

@@ -63,7 +63,7 @@ from torch.nn import functional as F
 
 from dreamer_lite.config import Config
 from dreamer_lite.networks import MLP, Decoder, Encoder, TwoHotHead
-from dreamer_lite.replay import row_columns
+from dreamer_lite.replay import read_spaces
 from dreamer_lite.rssm import RSSM, State
 from dreamer_lite.two_hot import TwoHot
 
@@ -379,69 +379,21 @@ print(f"two random heads: {heads:.0f} nats, with the scales {1.1 * heads:.0f}")
 # %% [markdown]
 # ## One model, one loss
 #
-# A batch comes from outside, so we look at it before we use it. An image that somebody has
-# already divided by 255 would not crash; it would train a worse model. A flag that is a
-# float may mean something else (a probability, or 1 for "goes on"), so it is refused as
-# well. Every such mistake gets one sentence.
+# A batch comes from the replay as arrays. Whatever is in it was looked at when it was
+# stored (notebook 03), so the model does not ask again: it takes tensors and trusts them.
 
 # %%
 #| export
-def check_batch(batch: dict, columns: dict[str, tuple]) -> dict[str, Tensor]:
-    """Return `batch` as tensors, or say in one sentence what is wrong with it.
-
-    Args: batch, {key: [B, T, ...]} of tensors or arrays; columns, {key: (shape,
-    dtype)} as `row_columns` gives. Floats come back in float32.
-    Raises: ValueError for a missing key, a wrong shape or a wrong kind of number.
-    Source: none; these checks are ours.
-    """
-    missing = sorted(set(columns) - set(batch))
-    if missing:
-        raise ValueError(
-            f"A batch needs the keys {sorted(columns)}, but {missing} is missing; "
-            "sample it from a Replay that was made for the same spaces."
-        )
-    tensors = {}
-    for key in columns:
-        try:
-            tensors[key] = torch.as_tensor(batch[key])
-        except (TypeError, ValueError, RuntimeError):
-            kind = getattr(batch[key], "dtype", type(batch[key]).__name__)
-            raise ValueError(
-                f"A batch needs numbers in {key!r}, but got {kind}; pass tensors or "
-                "arrays that PyTorch can read."
-            ) from None
-    lead = tuple(tensors["reward"].shape[:2])
-    for key, (shape, dtype) in columns.items():
-        got = tensors[key]
-        if tuple(got.shape) != (*lead, *shape) or len(lead) != 2:
-            raise ValueError(
-                f"A batch needs {key!r} of shape [B, T] + {list(shape)} with the "
-                f"reward's [B, T], but got {list(got.shape)} beside a reward of shape "
-                f"{list(tensors['reward'].shape)}; keep batch first and time second."
-            )
-        bytes_wanted = dtype == "uint8" and got.dtype != torch.uint8
-        flags_wanted = dtype.kind == "b" and got.is_floating_point()
-        if bytes_wanted or flags_wanted or got.is_complex():
-            raise ValueError(
-                f"A batch needs {key!r} as {dtype}, but got {got.dtype}; pass images "
-                "as bytes and flags as booleans, the model scales them itself."
-            )
-        if dtype.kind == "f":
-            tensors[key] = got.float()
-    return tensors
+def as_tensors(
+    batch: dict, device: torch.device | str | None = None
+) -> dict[str, Tensor]:
+    """Turn the arrays of `Replay.sample` into tensors. Source: none, bookkeeping."""
+    return {key: torch.as_tensor(value, device=device) for key, value in batch.items()}
 
 
 # %%
-batch = replay.sample(4, 8)
-for broken in (
-    {key: value for key, value in batch.items() if key != "reward"},
-    batch | {"obs": batch["obs"][:, :, :32]},
-    batch | {"obs": batch["obs"] / np.float32(255)},
-):
-    try:
-        check_batch(broken, row_columns(replay.obs_space, replay.action_space))
-    except ValueError as error:
-        print(textwrap.fill(f"- {error}", 88))
+batch = as_tensors(replay.sample(4, 8))
+print({key: f"{value.dtype} {list(value.shape)}" for key, value in batch.items()})
 
 
 # %% [markdown]
@@ -468,12 +420,12 @@ class WorldModel(nn.Module):
     ):
         super().__init__()
         self.config, c = config, config
-        self.columns = row_columns(spaces, action_space)
+        self.fields = read_spaces(spaces, action_space)
         self.scales = {"dyn": c.dyn_scale, "rep": c.rep_scale}  # of other terms: 1
         self.encoder = Encoder(spaces, depth=c.depth, units=c.units)
         self.rssm = RSSM(
             self.encoder.size,
-            self.columns["action"][0][0],
+            self.fields["action"].width,
             deter=c.deter,
             units=c.units,
             latents=c.latents,
@@ -513,10 +465,8 @@ class WorldModel(nn.Module):
         Args: batch, {key: [B, T, ...]}. Returns: the loss (no dimensions), metrics
         {name: tensor without gradient}, the posterior states [B, T, ...], through which
         gradients still flow.
-        Raises: ValueError for a missing key or a wrong shape.
         Source: DreamerV3, equations 2 and 3.
         """
-        batch = check_batch(batch, self.columns)
         states, posterior, prior = self.observe(batch)
         losses = self._losses(states.feature, posterior, prior, batch)
         means = {key: value.mean() for key, value in losses.items()}
@@ -555,10 +505,9 @@ class WorldModel(nn.Module):
         reset: judge it on windows whose episode does not end after the context.
         Returns: {key: [B, T, ...]}, reconstructions for the first rows, then
         predictions: images [..., H, W, C] in [0, 1], vectors [..., n] in symlog units
-        (`symexp` undoes it), choices [..., n] as logits.
-        Raises: ValueError for a bad batch or another context.
+        (`symexp` undoes it), choices [..., n] and texts [..., L, 256] as logits.
+        Raises: ValueError for another context.
         """
-        batch = check_batch(batch, self.columns)
         length = batch["reward"].shape[1]
         if not 1 <= context < length:
             raise ValueError(
@@ -655,7 +604,7 @@ def reached(term):
 
 
 torch.nn.init.normal_(model.reward[-1].weight, std=0.01)  # see below
-single = check_batch(replay.sample(16, 1), model.columns)
+single = as_tensors(replay.sample(16, 1))
 states, posterior, prior = model.observe(single)
 for name, term in model._losses(states.feature, posterior, prior, single).items():
     print(f"{name:9} ->", ", ".join(reached(term)))
@@ -967,7 +916,7 @@ TERMS = ("obs", "reward", "continue", "dyn")
 torch.manual_seed(0)
 tiny = Config(deter=128, units=32, depth=4)
 small = WorldModel(replay.obs_space, replay.action_space, tiny)
-one = replay.sample(4, 8)
+one = as_tensors(replay.sample(4, 8))
 curves = train(small, [one] * 150, lr=3e-3, decay=False, metrics=TERMS)
 
 # %%
@@ -1012,14 +961,14 @@ look = cut(stream=2, start=117, length=40)
 def reconstruct(model, window):
     """Frames that the model makes of what it sees, [T, 64, 64, 3] in 0..1."""
     torch.manual_seed(0)
-    states, _, _ = model.observe(check_batch(window, model.columns))
+    states, _, _ = model.observe(as_tensors(window))
     return model.decoder(states.feature)["obs"][0].numpy()
 
 
 before = reconstruct(model, look)
 
 # %%
-batches = [replay.sample(8, 16) for _ in range(420)]
+batches = [as_tensors(replay.sample(8, 16)) for _ in range(420)]
 curves = train(model, batches, lr=2e-3, metrics=TERMS)
 
 # %%
@@ -1172,7 +1121,7 @@ def wake_up():
     """Look at eight real frames; the dream begins behind them."""
     global state
     torch.manual_seed(0)
-    states, _, _ = longer.observe(check_batch(opening, longer.columns))
+    states, _, _ = longer.observe(as_tensors(opening))
     state = states.map(lambda x: x[:, -1])
     return longer.decoder(state.feature)["obs"][0]
 

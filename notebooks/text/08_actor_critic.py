@@ -36,7 +36,7 @@ from course import side_by_side, solution, use_style, what_we_built
 from dreamer_lite.replay import Replay
 from dreamer_lite.speed import reuse_memory
 from dreamer_lite.symlog import symlog
-from dreamer_lite.world_model import LaProp
+from dreamer_lite.world_model import LaProp, as_tensors
 
 use_style()
 
@@ -116,7 +116,7 @@ from torch import Tensor, nn
 from dreamer_lite.config import Config
 from dreamer_lite.lambda_returns import ReturnNormalizer, lambda_return
 from dreamer_lite.networks import MLP, TwoHotHead
-from dreamer_lite.replay import action_size
+from dreamer_lite.replay import read_action
 from dreamer_lite.rssm import State, categorical_logits, sample_one_hot
 from dreamer_lite.two_hot import TwoHot
 from dreamer_lite.world_model import WorldModel
@@ -312,13 +312,20 @@ print(f"entropy of five buttons {math.log(5):.3f}")
 # %%
 #| export
 class Actor(nn.Module):
-    """Policy over features: a choice of A, or a bounded normal over A dimensions.
+    """Policy over features: choices, or a bounded normal over A dimensions.
 
-    A choice is a categorical with 1 % uniform. Continuous actions come from a normal
-    with mean tanh(m) and deviation 0.9 sigmoid(s + 2) + 0.1; the sample is not clipped
-    here but at the environment, so its log-probability stays that of a normal.
-    Args: feature_size; action_space, Discrete or Box of shape (A,); units of the
-    MLP; unimix. Source: DreamerV3, section "Actor learning" and Methods.
+    A choice is a categorical with 1 % uniform; several choices at once are independent.
+    Continuous actions come from a normal with mean tanh(m) and deviation
+    0.9 sigmoid(s + 2) + 0.1; the sample is not clipped here but at the environment, so
+    its log-probability stays that of a normal.
+
+    Args:
+        feature_size: width of the features.
+        action_space: what `read_action` can read.
+        units: width of the MLP.
+        unimix: share of the uniform distribution.
+
+    Source: DreamerV3, section "Actor learning" and Methods.
     """
 
     def __init__(
@@ -330,30 +337,37 @@ class Actor(nn.Module):
         unimix: float,
     ):
         super().__init__()
-        self.discrete = isinstance(action_space, gym.spaces.Discrete)
-        self.actions, self.unimix = action_size(action_space), unimix
-        self.heads = 1 if self.discrete else 2  # in the last layer: mean, deviation
-        outputs = self.heads * self.actions
+        field, self.unimix = read_action(action_space), unimix
+        self.sizes = field.sizes  # of each choice; none for a normal
+        self.heads = 1 if self.sizes else 2  # in the last layer: mean, deviation
+        outputs = self.heads * field.width
         self.mlp = MLP(feature_size, units, 3, outputs, outscale=0.01)
+
+    def _logits(self, raw: Tensor) -> list[Tensor]:
+        parts = raw.split(self.sizes, -1)
+        return [categorical_logits(part, self.unimix) for part in parts]
 
     def _normal(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         mean, deviation = raw.float().chunk(2, -1)
         return torch.tanh(mean), 0.9 * torch.sigmoid(deviation + 2.0) + 0.1
 
     def sample(self, feature: Tensor) -> Tensor:
-        """Draw actions: features [..., F] -> [..., A], one-hot or unclipped numbers."""
+        """Draw actions: features [..., F] -> [..., A], one-hots or plain numbers."""
         raw = self.mlp(feature)
-        if not self.discrete:
+        if not self.sizes:
             mean, deviation = self._normal(raw)
             return (mean + deviation * torch.randn_like(mean)).detach()
-        logits = categorical_logits(raw, self.unimix)
-        return sample_one_hot(logits, torch.empty_like(logits).exponential_()).detach()
+        pairs = [(x, torch.empty_like(x).exponential_()) for x in self._logits(raw)]
+        return torch.cat([sample_one_hot(*pair) for pair in pairs], -1).detach()
 
     def evaluate(self, feature: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability of `action` and entropy, in nats: two tensors [...]."""
+        """Log-probability of `action` and entropy, in nats: two tensors [...].
+
+        Both are summed over several choices, or over the dimensions.
+        """
         raw = self.mlp(feature)
-        if self.discrete:
-            logits = categorical_logits(raw, self.unimix)
+        if self.sizes:
+            logits = torch.cat(self._logits(raw), -1)
             entropy = -(logits.exp() * logits).sum(-1)
             return (logits * action).sum(-1), entropy
         mean, deviation = self._normal(raw)
@@ -385,6 +399,25 @@ compare(
     joystick.evaluate(feature, drawn)[0],
     truth.log_prob(drawn).sum(-1),
     tolerance=1e-4,
+)
+
+# %% [markdown]
+# Some environments ask for several choices at once: a gear and a steering wheel with three
+# positions. Each is a categorical of its own, and they are drawn independently. So the
+# probability of the whole action is a product, and its logarithm a sum.
+
+# %%
+levers = Actor(32, gym.spaces.MultiDiscrete([2, 3]), units=32, unimix=0.01)
+drawn = levers.sample(feature)
+log_prob, entropy = levers.evaluate(feature, drawn)
+gear, wheel = levers.mlp(feature).split([2, 3], -1)
+truth = [categorical_logits(x, 0.01) for x in (gear, wheel)]
+by_hand = (truth[0] * drawn[:, :2]).sum(-1) + (truth[1] * drawn[:, 2:]).sum(-1)
+print("one action:", drawn[0].int().tolist())
+compare("log-prob, gear and wheel added", log_prob, by_hand)
+claim(
+    "the entropy starts within 0.001 of ln 2 + ln 3",
+    (entropy - math.log(6)).abs().max() < 1e-3,
 )
 
 
@@ -876,7 +909,7 @@ def train_world_model(updates=500, lr=2e-3):
     optimizer, curves = LaProp(world_model.parameters(), lr, warmup=50), []
     for i in range(updates):
         optimizer.param_groups[0]["lr"] = lr * (1 - i / updates)
-        loss, metrics, _ = world_model.loss(replay.sample(16, 16))
+        loss, metrics, _ = world_model.loss(as_tensors(replay.sample(16, 16)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -976,7 +1009,7 @@ def first_losses(model):
 torch.manual_seed(0)
 fresh = ActorCritic(world_model.rssm.feature_size, replay.action_space, sizes)
 newborn = WorldModel(replay.obs_space, replay.action_space, sizes)
-batch = {key: torch.as_tensor(value) for key, value in replay.sample(16, 16).items()}
+batch = as_tensors(replay.sample(16, 16))
 
 weight, bonus, two = 1 / 15, 3e-4 * math.log(2), 2 * math.log(255)
 print(f"mean weight {weight:.3f}, ", end="")
@@ -1049,7 +1082,7 @@ def dream_training(agent, updates=150, lr=6e-4):
     for i in range(updates):
         for group, rate in zip(optimizer.param_groups, first, strict=True):
             group["lr"] = rate * (1 - i / updates)
-        states = imagined_states(replay.sample(16, 16))
+        states = imagined_states(as_tensors(replay.sample(16, 16)))
         loss, metrics = agent.loss(states, world_model)
         optimizer.zero_grad()
         loss.backward()
