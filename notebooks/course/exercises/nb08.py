@@ -171,16 +171,10 @@ def draw_dreams(rng):
 exercise(
     "8.0",
     "Write the losses of actor and critic",
-    difficulty="hard",
-    minutes=60,
-    solution=[my_losses],
-    check=in_stages(
-        form=check_form,
-        first_losses=check_first_losses,
-        the_normaliser=check_normaliser,
-        our_version=check_ours,
-    ),
-    draw=draw_dreams,
+    "hard",
+    60,
+    [my_losses],
+    draw_dreams,
     hints=[
         "In this order: values of all states, lambda-returns, normaliser, advantage, "
         "weights; all of that without gradients. Then the two losses.",
@@ -191,6 +185,13 @@ exercise(
         "weight * entropy). critic: the mean of weight * (two_hot.loss(logits, "
         "returns) + two_hot.loss(logits, what the slow critic says)).",
     ],
+)(
+    in_stages(
+        form=check_form,
+        first_losses=check_first_losses,
+        the_normaliser=check_normaliser,
+        our_version=check_ours,
+    )
 )
 
 

@@ -139,11 +139,10 @@ def draw_run(rng):
 exercise(
     "9.0",
     "Write the training loop",
-    difficulty="hard",
-    minutes=30,
-    solution=[my_train],
-    check=in_stages(playing=check_playing, updates=check_updates, ratio=check_ratio),
-    draw=draw_run,
+    "hard",
+    30,
+    [my_train],
+    draw_run,
     hints=[
         "One tick: play, then make as many updates as are paid for. Three numbers "
         "survive from tick to tick: steps, updates, credit.",
@@ -153,7 +152,7 @@ exercise(
         "step >= max(prefill, rows), add played * ratio / rows to the credit; while "
         "credit >= 1: sample, train_step, take 1 off the credit.",
     ],
-)
+)(in_stages(playing=check_playing, updates=check_updates, ratio=check_ratio))
 
 
 def updates_due(credit, steps, ratio, rows):
