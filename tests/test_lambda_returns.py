@@ -64,11 +64,6 @@ def test_brute_force_with_an_end_in_the_middle(lam, end):
     assert_equal_to_brute_force(reward, value, cont, lam)
 
 
-def test_brute_force_without_discount():
-    reward, value, cont = dreams()
-    assert_equal_to_brute_force(reward, value, np.ones_like(cont), 0.95)
-
-
 def test_brute_force_with_a_lambda_for_each_state():
     reward, value, cont = dreams()
     lam = np.random.default_rng(1).uniform(size=value.shape)
@@ -85,24 +80,6 @@ def test_by_hand():
     assert lambda_return(reward, value, cont, 1.0).tolist() == [[2.0, 2.0, 4.0]]
 
 
-def test_lambda_0_asks_the_next_value_and_lambda_1_only_the_last():
-    reward, value, cont = tensors(*dreams())
-    near = lambda_return(reward, value, cont, 0.0)
-    assert torch.allclose(near, reward[:, 1:] + cont[:, 1:] * value[:, 1:])
-    other = value.clone()
-    other[:, :-1] = 123.0
-    far = lambda_return(reward, value, cont, 1.0)
-    assert torch.equal(far, lambda_return(reward, other, cont, 1.0))
-
-
-def test_nothing_of_the_first_state_is_used():
-    given = tensors(*dreams())
-    changed = [x.clone() for x in given]
-    for x in changed:
-        x[:, 0] = 1e6
-    assert torch.equal(lambda_return(*given), lambda_return(*changed))
-
-
 def test_nothing_behind_an_end_is_used():
     reward, value, cont = tensors(*dreams())
     cont[:, 3] = 0
@@ -113,11 +90,6 @@ def test_nothing_behind_an_end_is_used():
     after = lambda_return(reward, value, cont)
     assert torch.equal(before[:, :3], after[:, :3])
     assert torch.isfinite(before).all()
-
-
-def test_default_lambda_is_the_papers():
-    given = tensors(*dreams())
-    assert torch.equal(lambda_return(*given), lambda_return(*given, 0.95))
 
 
 def test_the_replay_critic_is_the_same_function():
@@ -142,15 +114,6 @@ def test_the_replay_critic_is_the_same_function():
     # Each episode alone gives the same, except at last rows, which the loss leaves out.
     alone = lambda_return(*(x[:, 4:7] for x in given))
     np.testing.assert_allclose(mine[4:6].numpy(), alone[0].numpy(), rtol=1e-12)
-
-
-def test_gradients_flow_and_dtype_is_kept():
-    reward, value, cont = (x.float() for x in tensors(*dreams()))
-    value.requires_grad_()
-    returns = lambda_return(reward, value, cont)
-    assert returns.dtype == torch.float32
-    returns.sum().backward()
-    assert (value.grad[:, 0] == 0).all() and (value.grad[:, 1:] > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -192,17 +155,6 @@ def test_percentiles_and_average():
     assert normalizer.scale.item() == pytest.approx(10, rel=1e-4)
 
 
-def test_average_of_percentiles_is_the_papers_average_of_the_range():
-    normalizer, ema = ReturnNormalizer(), 0.0
-    generator = torch.Generator().manual_seed(0)
-    for step in range(300):
-        returns = (1 + step / 10) * torch.randn(500, generator=generator)
-        normalizer.update(returns)
-        low, high = np.percentile(returns.numpy().astype(np.float64), [5, 95])
-        ema = 0.99 * ema + 0.01 * (high - low)
-    assert normalizer.scale.item() == pytest.approx(max(1, ema), rel=1e-4)
-
-
 def test_outliers_do_not_matter():
     one, two = ReturnNormalizer(rate=1.0), ReturnNormalizer(rate=1.0)
     returns = batch()
@@ -210,13 +162,6 @@ def test_outliers_do_not_matter():
     returns[0], returns[-1] = -1e6, 1e6
     two.update(returns)
     assert one.scale == two.scale == 10
-
-
-def test_an_offset_does_not_matter():
-    one, two = ReturnNormalizer(rate=1.0), ReturnNormalizer(rate=1.0)
-    one.update(batch())
-    two.update(batch() + 100)
-    assert one.scale == two.scale
 
 
 def test_it_is_saved_with_the_agent_and_takes_no_gradient():
@@ -227,9 +172,3 @@ def test_it_is_saved_with_the_agent_and_takes_no_gradient():
     copy = ReturnNormalizer()
     copy.load_state_dict(normalizer.state_dict())
     assert copy.scale == 10
-
-
-def test_bfloat16_returns_are_measured_in_float32():
-    normalizer = ReturnNormalizer(rate=1.0)
-    normalizer.update(batch().bfloat16())
-    assert normalizer.scale == 10 and normalizer.range.dtype == torch.float32

@@ -29,10 +29,6 @@ def test_the_definition_in_double_precision():
     np.testing.assert_allclose(symexp(y).numpy(), truth, rtol=1e-5)
 
 
-def test_symexp_undoes_symlog_over_sixteen_orders_of_magnitude():
-    torch.testing.assert_close(symexp(symlog(WIDE)), WIDE, rtol=2e-5, atol=0)
-
-
 def test_odd_to_the_last_bit_and_exactly_zero_at_zero():
     assert torch.equal(symlog(-WIDE), -symlog(WIDE))
     assert torch.equal(symexp(-WIDE[40:90]), -symexp(WIDE[40:90]))
@@ -45,26 +41,9 @@ def test_tiny_numbers_pass_unchanged():
     torch.testing.assert_close(symexp(tiny), tiny, rtol=1e-5, atol=0)
 
 
-def test_never_squashes_two_numbers_into_the_wrong_order():
-    assert (symlog(WIDE).diff() > 0).all()
-
-
-def test_slope_is_one_over_one_plus_size():
-    x = WIDE.clone().requires_grad_()
-    symlog(x).sum().backward()
-    torch.testing.assert_close(x.grad, 1 / (1 + WIDE.abs()))
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_computes_in_float32_whatever_comes_in(dtype):
     x = torch.tensor([[-2.0, 0.5], [0.0, 100.0]], dtype=dtype)
     for function in (symlog, symexp):
         assert function(x).dtype == torch.float32
         assert torch.equal(function(x), function(x.float()))
-
-
-def test_takes_numbers_arrays_and_integers_and_keeps_the_shape():
-    assert symlog(7).shape == () and symlog(7) == symlog(7.0)
-    assert symlog(np.ones((2, 3))).shape == (2, 3)
-    assert symlog(torch.ones(0)).shape == (0,)
-    assert symlog(torch.tensor([3, -3])).tolist() == symlog([3.0, -3.0]).tolist()

@@ -1,102 +1,85 @@
 """Break the code on purpose: every break must make its test fail.
 
-    python tools/mutations.py            all of tests/mutations.json
-    python tools/mutations.py reset      those whose name or file holds the word
+    python tools/mutations.py            all of tests/mutations.yaml
+    python tools/mutations.py reset      those whose line holds the word
 
-Each mutation replaces one text, which occurs once, in a copy of the repository and runs
-one test there. A test that still passes protects nothing: the command exits with 1.
+Each mutation changes one place in a copy of the repository and runs one test file
+there. A test that still passes protects nothing: the command exits with 1.
 """
 
 import argparse
-import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ("dreamer_lite", "tests", "data", "notebooks", "tools", "pyproject.toml")
+COMMAND = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider"]
 
 
-def copy_project(target):
-    """Copy what the tests need; the copy is what gets broken."""
-    for name in NEEDED:
-        source = ROOT / name
-        if source.is_dir():
-            ignore = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source, target / name, ignore=ignore)
-        elif source.exists():
-            shutil.copy2(source, target / name)
+def read(root=ROOT):
+    """Return the mutations: dictionaries with why, of, find, put and test."""
+    return yaml.safe_load((root / "tests/mutations.yaml").read_text("utf-8"))
+
+
+def mutate(source, mutation):
+    """Return the changed source. Raises: ValueError unless exactly one place fits."""
+    changed, count = re.subn(mutation["find"], lambda _: mutation["put"], source)
+    if count != 1 or changed == source:
+        raise ValueError(
+            f"'{mutation['why']}' must change one place of {mutation['of']}.py, but "
+            f"its pattern fits {count}; mend it in tests/mutations.yaml."
+        )
+    return changed
 
 
 def run_test(folder, test):
-    """Run one test in `folder`; returns pytest's exit status and its last line."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        test,
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    """Run one test file in `folder`; return pytest's exit status and last line."""
     done = subprocess.run(
-        command,
+        [*COMMAND, f"tests/{test}"],
         cwd=folder,
-        env=environment,
+        env={**os.environ, "PYTHONPATH": str(folder)},
         capture_output=True,
         text=True,
-        check=False,
     )
-    lines = done.stdout.strip().splitlines() or [done.stderr.strip()[-200:]]
-    return done.returncode, lines[-1]
+    return done.returncode, (done.stdout.strip() or done.stderr.strip())[-200:]
 
 
-def verdict(folder, mutation):
-    """Apply one mutation, run its test, undo it: (noticed, one line)."""
-    path = folder / mutation["file"]
-    source = path.read_text()
-    found = source.count(mutation["old"])
-    if found != 1:
-        return False, f"the text to replace occurs {found} times in {mutation['file']}"
-    path.write_text(source.replace(mutation["old"], mutation["new"]))
-    try:
-        status, line = run_test(folder, mutation["test"])
-    finally:
-        path.write_text(source)
+def noticed(folder, mutation):
+    """Change the copy, run the test, change it back; say whether the test failed."""
+    path = folder / "dreamer_lite" / f"{mutation['of']}.py"
+    source = path.read_text("utf-8")
+    path.write_text(mutate(source, mutation), "utf-8")
+    status, end = run_test(folder, mutation["test"])
+    path.write_text(source, "utf-8")
     # 1 means that tests ran and failed; anything else is not evidence.
     words = {0: "the test still passes", 1: "noticed"}
-    return status == 1, words.get(status, f"the test did not run: {line}")
+    print(f"{mutation['why']}: {words.get(status, f'did not run: {end}')}", flush=True)
+    return status == 1
 
 
 def main(words):
-    mutations = json.loads((ROOT / "tests" / "mutations.json").read_text())
-    chosen = [
-        m for m in mutations if all(w in f"{m['name']} {m['file']}" for w in words)
-    ]
-    missed = 0
+    chosen = [m for m in read() if all(word in str(m) for word in words)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        copy_project(folder)
+        for part in NEEDED:
+            copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy2
+            copy(ROOT / part, folder / part)
         for test in sorted({m["test"] for m in chosen}):
-            status, line = run_test(folder, test)
-            if status:
-                missed += 1
-                print(f"{test}: fails without any mutation ({line})", flush=True)
-        for mutation in chosen:
-            noticed, line = verdict(folder, mutation)
-            missed += not noticed
-            mark = "ok  " if noticed else "MISS"
-            print(f"{mark} {mutation['name']}: {line}", flush=True)
-    print(f"{len(chosen)} mutations, {missed} not noticed")
+            if run_test(folder, test)[0]:
+                sys.exit(f"tests/{test} fails without any mutation")
+        missed = [m for m in chosen if not noticed(folder, m)]
+    print(f"{len(chosen)} mutations, {len(missed)} not noticed")
     return 1 if missed or not chosen else 0
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("words", nargs="*", help="only those whose names hold all")
+    parser.add_argument("words", nargs="*", help="only those that hold all of them")
     sys.exit(main(parser.parse_args().words))
