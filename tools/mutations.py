@@ -3,7 +3,7 @@
     python tools/mutations.py            all of tests/mutations.yaml
     python tools/mutations.py reset      those whose line holds the word
 
-Each mutation changes one place in a copy of the repository and runs one test file
+Each mutation changes one place in a copy of the repository and runs one test
 there. A test that still passes protects nothing: the command exits with 1.
 """
 
@@ -40,7 +40,7 @@ def mutate(source, mutation):
 
 
 def run_test(folder, test):
-    """Run one test file in `folder`; return pytest's exit status and last line."""
+    """Run one test in `folder`; return pytest's exit status and last line."""
     done = subprocess.run(
         [*COMMAND, f"tests/{test}"],
         cwd=folder,
