@@ -8,7 +8,7 @@ prepare()
 from course.cells import rssm_cell
 from course.checks import claim, compare
 from course.diagrams import dreamer_map
-from course.display import read_gif, show, show_gif
+from course.display import progress, read_gif, show, show_gif
 from course.dream import action_pad, scrub
 from course.exercises import check, hint, solution
 from course.figures import error_frames, frames_grid, side_by_side, strip
@@ -38,6 +38,7 @@ __all__ = [
     "hint",
     "lambda_recursion",
     "line",
+    "progress",
     "read_gif",
     "reexport",
     "rssm_cell",

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from course.checks import static
+
 UNSEEN = "opacity:0; height:1px; font-size:1px; overflow:hidden"  # read aloud only
 
 
@@ -48,6 +50,16 @@ def show_gif(frames, alt: str, caption: str | None = None, fps: float = 8, scale
         scale = 1
     publish(animation_png(as_frames(frames, "frames"), scale, fps), alt)
     _caption(caption)
+
+
+def progress(steps):
+    """Return an iterable, or a count, with a progress bar for a reader who waits."""
+    steps = range(steps) if isinstance(steps, int) else steps
+    if static() or not in_notebook():
+        return steps
+    from tqdm import tqdm
+
+    return tqdm(steps, leave=False)
 
 
 def figure_png(fig, dpi: int = 100, source: str | None = None) -> bytes:

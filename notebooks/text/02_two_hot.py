@@ -254,7 +254,7 @@ def draw_bins(y):
 
 _ = explore(
     draw_bins,
-    alt="Of the many bins around a number only its two neighbours carry weight.",
+    alt=lambda y: f"Only the two bins beside the number {y:.2f} carry weight.",
     y=Slider(-20.0, 20.0, 0.05, value=1.0, label="the number"),
 )
 
@@ -622,7 +622,9 @@ def draw_read_out(chance, flag):
 
 _ = explore(
     draw_read_out,
-    alt="Two outcomes carry the probability; the old form reads out too little.",
+    alt=lambda chance, flag: (
+        f"{flag:g} points with the chance {chance:g}: the old form reads too little."
+    ),
     chance=Slider(0.0, 1.0, 0.05, value=0.3, label="chance of the flag"),
     flag=Slider(1.0, 1000.0, 1.0, value=1000.0, label="points for the flag"),
 )

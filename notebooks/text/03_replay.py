@@ -896,7 +896,10 @@ def draw_ring(written, length, start):
 # %% tags=["hide-input"]
 explore(
     draw_ring,
-    alt="A ring of 12 places: a window may wrap around the end, never over the head.",
+    alt=lambda written, length, start: (
+        f"A ring of 12 places after {written} rows; a window of {length} rows begins "
+        f"{start} rows after the oldest, or as late as one fits."
+    ),
     written=Slider(1, 40, value=17),
     length=Slider(1, 12, value=4),
     start=Slider(0, 11, value=5),

@@ -32,7 +32,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from course import COLORS, check, claim, compare, data_path
-from course import dreamer_map, frames_grid, line, show, solution, strip
+from course import dreamer_map, frames_grid, line, progress, show, solution, strip
 from course import use_style, what_we_built
 from course.train_world_model import load_world_model
 from dreamer_lite.replay import Replay
@@ -1308,7 +1308,7 @@ claim("the position's is within 25 % of it", abs(ratio["position"] - 1) < 0.25)
 # %%
 optimizer = torch.optim.Adam(model.parameters(), 1e-3)
 history = {key: [] for key in seen}
-for _ in range(300):
+for _ in progress(300):
     index = torch.randint(len(train["screen"]), (32,))
     losses, _ = model.loss({key: value[index] for key, value in train.items()})
     optimizer.zero_grad()

@@ -963,7 +963,10 @@ def draw(free_nats, dyn, rep):
 
 explore(
     draw,
-    alt="The prior climbs to the posterior, which gives way only a little.",
+    alt=lambda free_nats, dyn, rep: (
+        f"With {free_nats:g} free nats, dyn {dyn:g} and rep {rep:g}: the KL over the "
+        "updates, and where prior and posterior meet."
+    ),
     free_nats=Slider(0.0, 8.0, 0.5, value=1.0),
     dyn=Slider(0.0, 1.0, 0.1, value=1.0),
     rep=Slider(0.0, 1.0, 0.1, value=0.1),

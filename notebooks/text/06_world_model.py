@@ -33,7 +33,7 @@ import numpy as np
 
 from course import COLORS, Slider, action_pad, alignment, check, claim
 from course import compare, data_path, dreamer_map, explore
-from course import frames_grid, line, scrub, show, show_gif, side_by_side
+from course import frames_grid, line, progress, scrub, show, show_gif, side_by_side
 from course import solution, strip, use_style, what_we_built
 from course import world_model_phase
 from course.train_world_model import hold_out, load_world_model
@@ -898,7 +898,7 @@ def train(model, batches, lr, decay=True, metrics=()):
     reuse_memory()
     optimizer = LaProp(model.parameters(), lr, warmup=20)
     dtype, curves = pick_precision(torch.device("cpu")), {key: [] for key in metrics}
-    for i, batch in enumerate(batches):
+    for i, batch in enumerate(progress(batches)):
         if decay:  # the learning rate falls linearly: no time is left for a plateau
             optimizer.param_groups[0]["lr"] = lr * (1 - i / len(batches))
         with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -1089,7 +1089,7 @@ def draw(horizon):
 
 explore(
     draw,
-    alt="Real and dreamed frames at the chosen imagination length, and their error.",
+    alt=lambda horizon: f"Frame {horizon}: the real one, the dreamed one, their error.",
     horizon=Slider(1, 35, 1, value=15, label="imagination length"),
 )
 claim(

@@ -471,7 +471,10 @@ def draw_weights(lam, horizon):
 
 explore(
     draw_weights,
-    alt="Weights of the n-step returns fall slowly; the last one takes the rest.",
+    alt=lambda lam, horizon: (
+        f"Lambda {lam:g} over {horizon} steps: the weights of the n-step returns fall, "
+        "and the last one takes the rest."
+    ),
     lam=Slider(0.0, 1.0, 0.05, value=0.95),
     horizon=Slider(1, 30, value=15),
 )
@@ -803,7 +806,10 @@ def draw_normalized(exponent, treasures):
 
 explore(
     draw_normalized,
-    alt="Returns of any large size are brought down to about 1, in spite of outliers.",
+    alt=lambda exponent, treasures: (
+        f"Returns of size {10**exponent:.3g} with {treasures} % treasures, before and "
+        "after they are divided by their range."
+    ),
     exponent=Slider(-2.0, 3.0, 0.5, value=2.0, label="size: 10 to the"),
     treasures=Slider(0, 10, value=1, label="treasures [%]"),
 )

@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from course import COLORS, Slider, behaviour_phase, check, claim, compare
-from course import dreamer_map, explore, hint, line, show, show_gif
+from course import dreamer_map, explore, hint, line, progress, show, show_gif
 from course import side_by_side, solution, use_style, what_we_built
 from dreamer_lite.replay import Replay
 from dreamer_lite.speed import reuse_memory
@@ -907,7 +907,7 @@ TERMS = ("obs", "reward", "continue", "dyn", "rep")
 def train_world_model(updates=500, lr=2e-3):
     """Fit the model to the recording; returns the losses of every update."""
     optimizer, curves = LaProp(world_model.parameters(), lr, warmup=50), []
-    for i in range(updates):
+    for i in progress(updates):
         optimizer.param_groups[0]["lr"] = lr * (1 - i / updates)
         loss, metrics, _ = world_model.loss(as_tensors(replay.sample(16, 16)))
         optimizer.zero_grad()
@@ -1079,7 +1079,7 @@ def dream_training(agent, updates=150, lr=6e-4):
     ]
     optimizer, curves = LaProp(groups, warmup=20), []
     first = [group["lr"] for group in groups]
-    for i in range(updates):
+    for i in progress(updates):
         for group, rate in zip(optimizer.param_groups, first, strict=True):
             group["lr"] = rate * (1 - i / updates)
         states = imagined_states(as_tensors(replay.sample(16, 16)))
@@ -1237,7 +1237,10 @@ def draw(exponent):
 
 explore(
     draw,
-    alt="Advantages as they are and divided by the scale, for a chosen size of reward.",
+    alt=lambda exponent: (
+        f"Advantages for rewards of size {10**exponent:.3g}, plain and divided by the "
+        "scale."
+    ),
     exponent=Slider(-2.0, 2.0, 0.25, value=1.0, label="log10 of the reward's size"),
 )
 

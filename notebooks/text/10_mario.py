@@ -1055,7 +1055,9 @@ def draw_interval(rate, episodes):
 
 explore(
     draw_interval,
-    alt="The interval of a flag rate is wide for few episodes and narrow for many.",
+    alt=lambda rate, episodes: (
+        f"The interval of a flag rate of {rate:.0%}, measured over {episodes} episodes."
+    ),
     rate=Slider(0.0, 1.0, 0.05, value=0.9, label="share of flags"),
     episodes=Slider(4, 400, 4, value=20, label="episodes"),
 )
