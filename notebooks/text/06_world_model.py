@@ -33,7 +33,8 @@ import numpy as np
 
 from course import COLORS, Slider, action_pad, alignment, check, claim
 from course import compare, data_path, dreamer_map, explore
-from course import frames_grid, line, progress, scrub, show, show_gif, side_by_side
+from course import frames_grid, hint, line, progress, scrub, show, show_gif
+from course import side_by_side
 from course import solution, strip, use_style, what_we_built
 from course import world_model_phase
 from course.train_world_model import hold_out, load_world_model
@@ -397,12 +398,57 @@ print({key: f"{value.dtype} {list(value.shape)}" for key, value in batch.items()
 
 
 # %% [markdown]
-# Now the model. It has many sizes and weights, so from here on they travel together in one
-# dataclass, `Config`: every number of Dreamer with its default. `Config(depth=8)` changes
-# one of them and keeps the rest. Notebook 09 shows all of them.
+# ## Build it yourself
+
+# %% [markdown]
+# ### Exercise 6.0: Write the loss of the world model
 #
-# Read `loss` beside equation 2: encode, shift, observe, predict, compare.
-# Every term is a mean over the [B, T] rows, and the terms are added with their scales.
+# *hard, about 50 minutes, 13 lines to write, 3 hints*
+#
+# Five terms, one sum: you have just computed each of them by hand. Now write the function that
+# computes all of them for a batch. The model that the check hands to you has these parts:
+#
+# | part | what it gives |
+# |---|---|
+# | `model.observe(batch)` | states (with `states.feature`), posterior and prior, for all rows |
+# | `model.decoder(feature)`, `model.decoder.loss(recon, batch)` | a reconstruction; its losses `{key: [B, T]}` |
+# | `model.reward(feature)`, `model.two_hot.loss(logits, numbers)` | logits of the reward; cross entropy [B, T] |
+# | `model.cont(feature)` | one logit for "it goes on" [B, T, 1] |
+# | `model.config.discount` | the discount |
+#
+# `kl_divergence` is imported above. The check predicts the first losses, looks at what
+# happens at ends, and then compares values and gradients with our version.
+
+# %% tags=["exercise-6.0"]
+def my_world_model_loss(model, batch):
+    """Every loss of a world model on a batch of rows: equations 2 and 3.
+
+    Args:
+        model: a `WorldModel`, of which you may use everything but `loss` and `_losses`.
+        batch: {key: [B, T, ...]} with the observation `obs`, `reward` and the flags.
+    Returns: {name: number} for "obs", "reward", "continue", "dyn" and "rep", means over
+        all rows, and their weighted sum "total". Numbers are tensors with a gradient.
+    """
+    raise NotImplementedError("exercise 6.0")
+
+
+# %%
+check("6.0", my_world_model_loss)
+
+
+# %%
+# hint("6.0", 1)
+# solution("6.0")
+
+# %% [markdown]
+# ## Our version
+#
+# A model has many sizes and weights, so from here on they travel together in one dataclass,
+# `Config`: every number of Dreamer with its default. `Config(depth=8)` changes one of them
+# and keeps the rest. Notebook 09 shows all of them.
+#
+# Read `loss` beside equation 2: encode, shift, observe, predict, compare. Every term is a mean
+# over the [B, T] rows, and the terms are added with their scales.
 
 # %%
 #| export

@@ -1,11 +1,203 @@
 """Exercises of notebook 06: the world model."""
 
+import gymnasium as gym
+import numpy as np
 import torch
 from torch.nn import functional as F
 
-from course.exercises import Edit, exercise, require
+from course.exercises import Edit, exercise, in_stages, require
+from dreamer_lite.config import Config
+from dreamer_lite.rssm import kl_divergence
 from dreamer_lite.symlog import symlog
 from dreamer_lite.two_hot import TwoHot
+from dreamer_lite.world_model import WorldModel
+
+
+def my_world_model_loss(model, batch):
+    """Every loss of a world model on a batch of rows: equations 2 and 3.
+
+    Args:
+        model: a `WorldModel`, of which you may use everything but `loss` and `_losses`.
+        batch: {key: [B, T, ...]} with the observation `obs`, `reward` and the flags.
+    Returns: {name: number} for "obs", "reward", "continue", "dyn" and "rep", means over
+        all rows, and their weighted sum "total". Numbers are tensors with a gradient.
+    """
+    # solution
+    states, posterior, prior = model.observe(batch)
+    feature = states.feature
+    losses = model.decoder.loss(model.decoder(feature), batch)
+    losses["reward"] = model.two_hot.loss(model.reward(feature), batch["reward"])
+    goes_on = (~batch["is_terminal"].bool()).float() * model.config.discount
+    logit = model.cont(feature).squeeze(-1)
+    losses["continue"] = F.binary_cross_entropy_with_logits(
+        logit, goes_on, reduction="none"
+    )
+    losses["dyn"] = kl_divergence(posterior.detach(), prior).clamp(min=1.0)
+    losses["rep"] = kl_divergence(posterior, prior.detach()).clamp(min=1.0)
+    means = {name: loss.mean() for name, loss in losses.items()}
+    return means | {"total": sum(means.values()) - 0.9 * means["rep"]}
+    # end of solution
+
+
+TERMS = ["obs", "reward", "continue", "dyn", "rep", "total"]
+
+
+def small_model(seed=0, spread=0.3):
+    """A world model of a vector of 3 numbers; spread, of the weights of its heads."""
+    torch.manual_seed(seed)
+    config = Config(deter=16, units=8, latents=4, classes=4, depth=2, blocks=2)
+    spaces = gym.spaces.Dict(obs=gym.spaces.Box(-9.0, 9.0, (3,)))
+    model = WorldModel(spaces, gym.spaces.Discrete(2), config)
+    heads = model.rssm.posterior_out, model.rssm.prior_head
+    for head in (model.reward, model.cont, *heads):
+        torch.nn.init.normal_(head[-1].weight, std=spread)
+    return model
+
+
+def rows(batch=3, length=6):
+    """Random rows, with an end in one of them and a cut in another."""
+    flags = torch.zeros(3, batch, length, dtype=torch.bool)
+    flags[0, :, 0] = True
+    flags[1, 0, -2] = flags[2, 0, -2] = flags[1, -1, -2] = True
+    flags[0, [0, -1], -1] = True
+    return {
+        "obs": 3 * torch.randn(batch, length, 3),
+        "action": torch.eye(2)[torch.randint(2, (batch, length))],
+        "reward": 3 * torch.randn(batch, length),
+        "is_first": flags[0], "is_last": flags[1], "is_terminal": flags[2],
+    }  # fmt: skip
+
+
+def check_form(my_world_model_loss):
+    """All terms by name, one number each, with gradients."""
+    found = my_world_model_loss(small_model(), rows())
+    require(isinstance(found, dict), "return a dictionary {name: number}")
+    missing = [name for name in TERMS if name not in found]
+    require(not missing, f"the terms {', '.join(missing)} are missing")
+    for name in TERMS:
+        require(
+            torch.is_tensor(found[name]) and found[name].dim() == 0,
+            f"{name} must be one number: the mean over all rows",
+        )
+        require(found[name].requires_grad, f"{name} has no gradient")
+
+
+def check_first_losses(my_world_model_loss):
+    """What a new model must show."""
+    model = small_model(spread=0.0)
+    found = {k: v.item() for k, v in my_world_model_loss(model, rows()).items()}
+    require(
+        abs(found["reward"] - np.log(255)) < 1e-3,
+        f"a new reward head pays ln 255 = {np.log(255):.3f}, not {found['reward']:.3f}",
+    )
+    require(
+        abs(found["continue"] - np.log(2)) < 1e-3,
+        "a new continue head says one half, which costs ln 2 = 0.693 whatever happens; "
+        f"yours costs {found['continue']:.3f}",
+    )
+    require(abs(found["dyn"] - found["rep"]) < 1e-5, "dyn and rep are the same number")
+    require(
+        abs(found["dyn"] - 1.0) < 1e-4,
+        "here posterior and prior are equal, and a KL below 1 nat counts as 1 in every "
+        f"row: dyn is 1, not {found['dyn']:.3f}",
+    )
+    total = sum(found[name] for name in TERMS[:4]) + 0.1 * found["rep"]
+    require(
+        abs(found["total"] - total) < 1e-3,
+        "total is the sum of all terms, with a weight of 0.1 for rep: "
+        f"{total:.3f}, not {found['total']:.3f}",
+    )
+
+
+def check_ends(my_world_model_loss):
+    """A cut is no end, and the target of a row that continues is the discount."""
+    model, batch = small_model(), rows()
+    model.cont[-1].weight.data.zero_()
+    model.cont[-1].bias.data.fill_(8.0)  # surely it goes on
+    torch.manual_seed(0)
+    found = my_world_model_loss(model, batch)["continue"].item()
+    goes_on = (~batch["is_terminal"]).float() / (1 / model.config.discount)
+    logit = torch.full_like(goes_on, 8.0)
+    right = F.binary_cross_entropy_with_logits(logit, goes_on).item()
+    require(
+        abs(found - right) < 1e-4,
+        "only a terminal row ends, and the target of all others is the discount, "
+        f"{model.config.discount:.4f}: a model that is sure that life goes on pays "
+        f"{right:.4f}, not {found:.4f}",
+    )
+
+
+def check_ours(my_world_model_loss):
+    """Values and gradients of our version, which agrees with the authors' code."""
+    for seed in range(2):
+        model, batch, results = small_model(seed, 1.5), rows(), []
+        weights = dict(model.named_parameters())
+        for loss in (ours, my_world_model_loss):
+            torch.manual_seed(seed)
+            found = loss(model, batch)
+            grads = torch.autograd.grad(
+                found["total"], list(weights.values()), allow_unused=True
+            )
+            results.append((found, dict(zip(weights, grads))))
+        (right, true_grads), (mine, grads) = results
+        for name in TERMS:
+            a, b = right[name].item(), mine[name].item()
+            require(
+                abs(a - b) <= 1e-4 * max(1.0, abs(a)),
+                f"{name} of some rows is {a:.4f}, yours is {b:.4f}",
+            )
+        for name, a in true_grads.items():
+            b = grads[name]
+            require(a is None or b is not None, f"no gradient reaches {name}")
+            gap = 0.0 if a is None else ((a - b).abs().max() / a.norm().clamp(1)).item()
+            require(
+                gap < 1e-4,
+                f"the losses are right, but the gradient of {name} is not: what is "
+                "detached, and where is the KL clipped?",
+            )
+
+
+def ours(model, batch):
+    """The terms of `WorldModel.loss` by name."""
+    states, posterior, prior = model.observe(batch)
+    losses = model._losses(states.feature, posterior, prior, batch)
+    means = {name: loss.mean() for name, loss in losses.items()}
+    return means | {"total": sum(means.values()) - 0.9 * means["rep"]}
+
+
+def draw_rows(rng):
+    """A random model and rows of random size and scale."""
+    model = small_model(int(rng.integers(100)), float(rng.uniform(0.1, 2)))
+    batch = rows(int(rng.integers(2, 5)), int(rng.integers(3, 8)))
+    batch["reward"] = batch["reward"] * 10.0 ** int(rng.integers(-1, 3))
+    return ((model, batch),)
+
+
+exercise(
+    "6.0",
+    "Write the loss of the world model",
+    difficulty="hard",
+    minutes=50,
+    solution=[my_world_model_loss],
+    draw=draw_rows,
+    hints=[
+        "First observe, then ask every head about `states.feature`: decoder, reward, "
+        "continue. The KL needs no head: it compares posterior and prior.",
+        "Reward: `model.two_hot.loss(logits, numbers)`. Continue: binary cross entropy "
+        "with (1 - is_terminal) * discount as target. dyn: the posterior is detached; "
+        "rep: the prior is. Clip both at 1 nat in every row, before the mean.",
+        "losses = model.decoder.loss(model.decoder(feature), batch) is already a "
+        "dictionary of [B, T]; add reward, continue, dyn and rep to it, take the "
+        "means, and add them up with 0.1 for rep.",
+    ],
+)(
+    in_stages(
+        form=check_form,
+        first_losses=check_first_losses,
+        ends=check_ends,
+        our_version=check_ours,
+    )
+)
 
 
 def dream_actions(action, context):

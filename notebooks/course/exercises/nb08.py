@@ -160,7 +160,7 @@ def ours(agent, feature, action, reward, cont):
     return total - loss, loss
 
 
-def draw_dreams(rng):
+def draw_agents(rng):
     """Random agents and dreams of random size."""
     batch, length = (int(n) for n in rng.integers(1, 7, 2))
     agent = small_agent(int(rng.integers(100)))
@@ -174,7 +174,7 @@ exercise(
     "hard",
     60,
     [my_losses],
-    draw_dreams,
+    draw_agents,
     hints=[
         "In this order: values of all states, lambda-returns, normaliser, advantage, "
         "weights; all of that without gradients. Then the two losses.",
