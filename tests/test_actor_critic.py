@@ -126,11 +126,6 @@ def test_a_sampled_action_leaves_no_graph(space):
     assert not actor.sample(torch.randn(5, 8)).requires_grad
 
 
-def test_spaces_that_nobody_can_act_in_are_refused():
-    with pytest.raises(TypeError, match="acts in Discrete"):
-        Actor(8, gym.spaces.MultiBinary(3), units=8, unimix=0.01)
-
-
 # Losses before training
 
 
