@@ -11,6 +11,7 @@ import pytest
 import torch
 from gymnasium.envs.classic_control import CartPoleEnv
 
+import bench
 import deaths
 import machine
 import ship
@@ -76,6 +77,11 @@ def test_a_run_with_a_name_leaves_the_agent_alone(run, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"curves"}
     names = [path.name for path in (tmp_path / "curves").iterdir()]
     assert len(names) == 4 and all(n.startswith("mario_hour_seed5") for n in names)
+
+
+def test_the_bench_measures_an_update():
+    found = bench.measure("1m CartPole", "fp32", "eager", "cpu", repeat=1)
+    assert found["step"]["median"] > 0 and found["parameters"] > 500_000
 
 
 def test_only_changed_code_makes_a_commit_dirty(tmp_path):
