@@ -532,8 +532,8 @@ def test_pictures_due_are_counted_outside_definitions():
     source = (
         "def draw():\n    plt.show()\n\nexplore(draw, x=1)\nfor i in x:\n    show(i)"
     )
-    assert nb_check.due_pictures(source) == 2
-    assert nb_check.due_pictures("%time plt.show()") == 0
+    assert nb_check.calls(source, nb_check.SHOWING) == 2
+    assert nb_check.calls("%time plt.show()", nb_check.SHOWING) == 0
 
 
 def test_nbval_catches_a_changed_number(course):

@@ -119,7 +119,7 @@ def notebook_paths(root):
     return sorted((Path(root) / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
-def module_path(root, module):
+def target(root, module):
     """Return where a `Module` is written."""
     return Path(root) / PACKAGE / f"{module.name}.py"
 
@@ -127,61 +127,52 @@ def module_path(root, module):
 def compare(root, path):
     """Return None if notebook and module agree, else one line that says why not."""
     module = build(path)
-    target = module_path(root, module)
-    if not target.is_file():
-        return f"{module.notebook}: {PACKAGE}/{target.name} is missing: run make export"
-    if target.read_bytes() != module.source.encode():
-        return f"{module.notebook}: {PACKAGE}/{target.name} is stale: run make export"
-    return None
+    file = target(root, module)
+    if file.is_file() and file.read_bytes() == module.source.encode():
+        return None
+    state = "stale" if file.is_file() else "missing"
+    return f"{module.notebook}: {PACKAGE}/{file.name} is {state}: run make export"
 
 
 def problems(root):
     """Return one line for each notebook or module that is not as it should be."""
-    found, owners = [], {}
+    found, owned = [], set()
     for path in notebook_paths(root):
+        owned.add(path.stem[3:])
         try:
-            name = build(path).name
-            if name in owners:
-                found.append(
-                    f"{path.stem}: module '{name}' is already {owners[name]}'s"
-                )
-                continue
-            owners[name] = path.stem
+            owned.add(build(path).name)
             found.append(compare(root, path))
         except ExportError as error:
             found.append(str(error))
-            # Its module, if there is one, is not left over: the notebook is broken.
-            owners[path.stem[3:]] = path.stem
     for path in sorted((Path(root) / PACKAGE).glob("*.py")):
         generated = path.read_text(encoding="utf-8").startswith(GENERATED)
-        if generated and path.stem not in owners:
+        if generated and path.stem not in owned:
             found.append(f"{PACKAGE}/{path.name} has no notebook any more: delete it")
     return [line for line in found if line]
 
 
 def write(root, paths=None):
     """Write the modules of `paths` (default: of all notebooks); return what changed."""
-    modules = [build(path) for path in paths or notebook_paths(root)]
+    modules, owners = [build(path) for path in paths or notebook_paths(root)], {}
     for module in modules:
-        target = module_path(root, module)
-        twin = [m.notebook for m in modules if m.name == module.name]
-        if len(twin) > 1:
+        owner = owners.setdefault(module.name, module.notebook)
+        if owner != module.notebook:
             raise ExportError(
-                f"{twin[1]}: module '{module.name}' is already {twin[0]}'s"
+                f"{module.notebook}: module '{module.name}' is already {owner}'s"
             )
-        if target.is_file() and not target.read_text("utf-8").startswith(GENERATED):
+        file = target(root, module)
+        if file.is_file() and not file.read_text("utf-8").startswith(GENERATED):
             raise ExportError(
-                f"{module.notebook}: {target.name} is not a generated file; "
+                f"{module.notebook}: {file.name} is not a generated file; "
                 "delete it if this notebook replaces it"
             )
-    changed = [m for m in modules if not _same(module_path(root, m), m.source)]
+    changed = [m for m in modules if compare(root, notebook_path(root, m))]
     for module in changed:
-        target = module_path(root, module)
-        target.parent.mkdir(exist_ok=True)
-        target.write_bytes(module.source.encode())
+        target(root, module).parent.mkdir(exist_ok=True)
+        target(root, module).write_bytes(module.source.encode())
     return changed
 
 
-def _same(path, source):
-    """Say whether the file at `path` holds exactly `source`."""
-    return path.is_file() and path.read_bytes() == source.encode()
+def notebook_path(root, module):
+    """Return the path of a `Module`'s notebook."""
+    return Path(root) / "notebooks" / f"{module.notebook}.ipynb"
