@@ -39,28 +39,17 @@ from dreamer_lite.video import dream_videos, optional, write_gif
 
 # Agents: safetensors files with a checksum.
 
-AGENT = "dreamer-lite-agent-1"
-
-
-def take_apart(data):
-    """What a safetensors file tells, its checksum if there is one, and the right one.
-
-    The checksum is a CRC-32 of everything but itself.
-    """
-    end = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:end])
-    found = header["__metadata__"].pop("crc32", None)
-    names = json.dumps(header, sort_keys=True).encode()
-    right = str(zlib.crc32(memoryview(data)[end:], zlib.crc32(names)))
-    return header["__metadata__"]["dreamer_lite"], found, right
+AGENT, BLANK = "dreamer-lite-agent-1", b'"crc32":"00000000"'
 
 
 def pack(tensors, about):
-    """Tensors and plain data as the bytes of a safetensors file with a checksum."""
+    """Tensors and plain data as the bytes of a safetensors file.
+
+    The CRC-32 of the file, with zeros in its own place, is one of its facts.
+    """
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    facts = {"dreamer_lite": json.dumps(about)}
-    facts["crc32"] = take_apart(save(tensors, facts))[-1]
-    return save(tensors, facts)
+    data = save(tensors, {"dreamer_lite": json.dumps(about), "crc32": "0" * 8})
+    return data.replace(BLANK, b'"crc32":"%08x"' % zlib.crc32(data), 1)
 
 
 def unpack(data, kind):
@@ -69,15 +58,19 @@ def unpack(data, kind):
     Raises: ValueError for another kind (the field "format"), a wrong checksum, or
     numbers that are not finite floats; other errors for what is no such file at all.
     """
-    tensors, (about, checksum, right) = load(data), take_apart(data)
-    if checksum not in (None, right):  # older files have none
-        raise ValueError("its checksum is wrong")
-    if json.loads(about)["format"] != kind:
+    tensors, length = load(data), int.from_bytes(data[:8], "little")
+    facts = json.loads(data[8 : 8 + length])["__metadata__"]
+    if crc := facts.get("crc32"):  # older files have none
+        blank = data.replace(b'"crc32":"%s"' % crc.encode(), BLANK, 1)
+        if crc != f"{zlib.crc32(blank):08x}":
+            raise ValueError("its checksum is wrong")
+    about = json.loads(facts["dreamer_lite"])
+    if about["format"] != kind:
         raise ValueError(f"its format is not {kind!r}")
     for name, tensor in tensors.items():
         if not tensor.is_floating_point() or not tensor.isfinite().all():
             raise ValueError(f"{name} does not hold finite floats")
-    return tensors, json.loads(about)
+    return tensors, about
 
 
 def pack_agent(agent):
@@ -117,6 +110,8 @@ def reading(path):
     """Say in one sentence that the file at `path` is damaged."""
     try:
         yield
+    except MemoryError:
+        raise
     except Exception as error:  # zip, safetensors, JSON and torch each raise their own
         raise ValueError(
             f"{path} is damaged, or not a file of this version of Dreamer Lite "
@@ -219,8 +214,11 @@ def begin_table(path, step, fields=()):
     rows = [row for row in read_table(path) if int(row["step"]) <= step]
     text, fields = io.StringIO(), dict.fromkeys([*(rows[0] if rows else ()), *fields])
     writer = csv.DictWriter(text, fields, restval="", lineterminator="\n")
-    writer.writerows([dict(zip(fields, fields)), *rows] if fields else [])
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    writer.writerows([dict(zip(fields, fields)), *rows])
+    if fields:
+        write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    else:  # the first row will be the header
+        path.unlink(missing_ok=True)
 
 
 def add_row(path, row):
@@ -329,13 +327,9 @@ class Run:
             )
         self.budget = (config.minutes or math.inf) if minutes is None else minutes
         self.step, self.updates, self.credit, self.minutes_before = 0, 0, 0.0, 0.0
-        self.episodes, self.sums, self.summed, self.recent = (
-            [0] * config.envs,
-            {},
-            0,
-            [],
-        )
-        self.rng, self.between = np.random.default_rng(config.seed), True
+        self.sums, self.summed, self.episodes = {}, 0, [0] * config.envs
+        self.rng, self.recent = np.random.default_rng(config.seed), []
+        self.between = True  # no episode has begun
         self.state = self.kept = self.stopped = self.board = None
         self.start = self.saved = self.shown = self.logged = time.monotonic()
         self.progress, self.bar, self.opened = progress, None, contextlib.ExitStack()
@@ -408,9 +402,7 @@ class Run:
         c, self.environment = self.config, env_name(make_env)
         self._read_state()
         envs = make_vector(make_env, c.envs, c.seed, self.episodes, c.parallel)
-        self.opened.push(
-            lambda _, error, __: break_off(envs) if error else envs.close()
-        )
+        self.opened.push(lambda *error: break_off(envs) if error[1] else envs.close())
         seen = select_spaces(envs.single_observation_space, c.obs_keys, c.text_keys)
         spaces = seen, envs.single_action_space
         rows = min(c.capacity, c.steps)
@@ -449,10 +441,8 @@ class Run:
         for name in COUNTERS:
             setattr(self, name, state[name])
         self.state, self.kept, ring = state, self.step, state["replay"]
-        self.minutes_before, self.rng.bit_generator.state = (
-            state["minutes"],
-            state["rng"],
-        )
+        self.minutes_before = state["minutes"]
+        self.rng.bit_generator.state = state["rng"]
         numbers = self.step, self.updates, self.minutes_before, *self.episodes
         self.sums = {name: float(x) for name, x in self.sums.items()}
         fits = all(0 <= x < math.inf for x in (*numbers, *ring["head"], *ring["size"]))
@@ -474,7 +464,8 @@ class Run:
             begin_table(self.history, self.step, [*EPISODE, *self.track])
             begin_table(self.metrics, self.step)
             if board:
-                self.board = board.SummaryWriter(self.folder / "tensorboard")
+                tensorboard, step = self.folder / "tensorboard", self.step or None
+                self.board = board.SummaryWriter(tensorboard, purge_step=step)
                 self.opened.callback(self._on_board, "close")
         bar = {"total": self.config.steps, "initial": self.step, "unit": "step"}
         self.bar = self.opened.enter_context(tqdm(disable=not self.progress, **bar))
@@ -570,10 +561,9 @@ class Run:
         counted = {"step": self.step, "minutes": self.minutes, "updates": self.updates}
         self._write_row(self.metrics, counted | means)
         shown = {"replayed/s": f"{means['speed/replayed']:.0f}"}
-        for name in {
-            n: 0 for e in self.recent for n in e if n not in ("env", "length")
-        }:
-            shown[name] = f"{np.mean([e[name] for e in self.recent if name in e]):.2f}"
+        for name in ["return", *self.track]:
+            if found := [e[name] for e in self.recent if name in e]:
+                shown[name] = f"{np.mean(found):.2f}"
         self.bar.set_postfix(shown)
 
     def _check_finite(self, values, metrics=True):
