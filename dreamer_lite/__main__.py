@@ -62,6 +62,7 @@ def evaluate(
     episodes: int = 100,
     envs: int = 4,
     seed: int = 0,
+    greedy: bool = False,
     track: tuple[str, ...] = (),
     out: Path | None = None,
 ):
@@ -73,6 +74,7 @@ def evaluate(
         episodes: number of episodes, shared equally by the environments.
         envs: environments side by side, each in a process of its own.
         seed: seed of environments and actions. No training run has these episodes.
+        greedy: take the most likely actions instead of sampled ones.
         track: names in the environment's info to report.
         out: JSON file to write.
     """
@@ -83,7 +85,7 @@ def evaluate(
     check_target(out)
     player, envs = dreamer.Dreamer.load(agent).eval(), min(envs, episodes)
     env, make_env = playing.env_of(agent, env)
-    how = episodes, envs, seed, track, envs > 1
+    how = episodes, envs, seed, track, envs > 1, greedy
     played = dreamer.evaluate(player, make_env, *how)
     for key in [key for key in played[0] if key != "env"]:
         found = [episode[key] for episode in played if key in episode]
@@ -91,7 +93,8 @@ def evaluate(
         span = f"from {min(found):g} to {max(found):g}"
         print(f"{key}: {total}mean {sum(found) / len(found):.4g}, {span}")
     if out:
-        about = dict(agent=str(agent), env=env, envs=envs, seed=seed, episodes=played)
+        about = dict(agent=str(agent), env=env, envs=envs, seed=seed, greedy=greedy)
+        about["episodes"] = played
         with open(out, "w", encoding="utf-8") as file:
             json.dump(about, file, indent=1)
         print(f"wrote {out}")
@@ -103,6 +106,7 @@ def play(
     out: Path | None = None,
     seed: int = 0,
     steps: int = 3000,
+    greedy: bool = False,
     dream: bool = False,
     human: bool = False,
 ):
@@ -114,6 +118,7 @@ def play(
         out: GIF to write; runs/NAME.gif without it.
         seed: seed of environment and actions.
         steps: agent steps at most.
+        greedy: take the most likely actions instead of sampled ones.
         dream: film what the agent sees, beside what it dreams and the error.
         human: show the episode in a window instead, and write nothing.
     """
@@ -123,7 +128,7 @@ def play(
     check_target(None if human else out)
     player = dreamer.Dreamer.load(agent).eval()
     _, make_env = playing.env_of(agent, env)
-    played = playing.play_episode(player, make_env, seed, steps, human)
+    played = playing.play_episode(player, make_env, seed, steps, human, greedy)
     print(f"{len(played.rows['reward']) - 1} steps, return {played.total:.1f}")
     if "flag_get" in played.info:
         place = (

@@ -62,13 +62,20 @@ class Actor(nn.Module):
         mean, deviation = raw.float().chunk(2, -1)
         return torch.tanh(mean), 0.9 * torch.sigmoid(deviation + 2.0) + 0.1
 
-    def sample(self, feature: Tensor) -> Tensor:
-        """Draw actions: features [..., F] -> [..., A], one-hots or plain numbers."""
+    def sample(self, feature: Tensor, greedy: bool = False) -> Tensor:
+        """Draw actions: features [..., F] -> [..., A], one-hots or plain numbers.
+
+        If `greedy`, these are the most likely choices, or the mean.
+        """
         raw = self.mlp(feature)
         if not self.sizes:
             mean, deviation = self._normal(raw)
-            return (mean + deviation * torch.randn_like(mean)).detach()
-        pairs = [(x, torch.empty_like(x).exponential_()) for x in self._logits(raw)]
+            noise = torch.zeros_like if greedy else torch.randn_like
+            return (mean + deviation * noise(mean)).detach()
+        pairs = [
+            (x, torch.ones_like(x) if greedy else torch.empty_like(x).exponential_())
+            for x in self._logits(raw)
+        ]
         return torch.cat([sample_one_hot(*pair) for pair in pairs], -1).detach()
 
     def evaluate(self, feature: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -120,9 +127,9 @@ class ActorCritic(nn.Module):
         self.two_hot = TwoHot(len(self.critic[-1].bias))
         self.normalizer = ReturnNormalizer()
 
-    def policy(self, state: State) -> Tensor:
-        """Sample actions [B, A] for model states [B, ...]."""
-        return self.actor.sample(state.feature)
+    def policy(self, state: State, greedy: bool = False) -> Tensor:
+        """Sample actions [B, A] for model states [B, ...], or the most likely ones."""
+        return self.actor.sample(state.feature, greedy)
 
     def loss(
         self,

@@ -23,6 +23,7 @@ from dreamer_lite.envs import (
     open_vector,
     random_policy,
 )
+from dreamer_lite.networks import keys_of, scale_picture
 from dreamer_lite.replay import Replay
 from dreamer_lite.runs import read_checkpoint
 from dreamer_lite.video import compare_frames
@@ -144,7 +145,7 @@ class Played:
         return float(self.rows["reward"].sum())
 
 
-def play_episode(agent, make_env, seed=0, max_steps=3000, show=False):
+def play_episode(agent, make_env, seed=0, max_steps=3000, show=False, greedy=False):
     """Let an agent play one episode.
 
     Args:
@@ -154,6 +155,7 @@ def play_episode(agent, make_env, seed=0, max_steps=3000, show=False):
         seed: seed of the environment and the agent.
         max_steps: agent steps at most.
         show: show the episode in a window, at its own pace; no screens are kept.
+        greedy: take the most likely actions instead of sampled ones.
 
     Raises:
         ValueError: for an environment that the agent does not fit, or without pictures.
@@ -161,33 +163,47 @@ def play_episode(agent, make_env, seed=0, max_steps=3000, show=False):
     make_env = with_render_mode(make_env, "human" if show else "rgb_array")
     with closing(build_env(make_env, seed)) as env, torch.random.fork_rng():
         check_fit(agent, env)
-        rendered, images = (
-            env.render_mode == "rgb_array",
-            agent.world_model.encoder.images,
-        )
-        if not (show or rendered or images):
-            raise ValueError(
-                "A film needs pictures, but this environment has none, and no render "
-                "mode rgb_array; choose another one."
-            )
+        rendered = env.render_mode == "rgb_array"
+        if not (rendered or show):
+            first_picture(agent)  # or there is nothing to film
         fps = env.metadata.get("render_fps", 15)
         torch.manual_seed(seed)
-        replay = Replay(max_steps + 1, env.observation_space, env.action_space)
-        policy, screens, begin = AgentPolicy(agent), [], time.perf_counter()
+        replay = Replay(max_steps + 1, agent.obs_space, agent.action_space)
+        policy, screens, begin = AgentPolicy(agent, greedy), [], time.perf_counter()
         (obs, info), reward, ended, cut = env.reset(), 0.0, False, False
         for step in range(max_steps + 1):
             first, last = step == 0, ended or cut or step == max_steps
             batch = {key: np.asarray(value)[None] for key, value in obs.items()}
             action = policy(batch, np.array([first]))[0]
             replay.add(0, obs, action, reward, first, last, ended)
-            screens += [] if show else [env.render() if rendered else obs[images[0]]]
+            screens += [env.render()] if rendered else []
             if last:
                 break
             obs, reward, ended, cut, info = env.step(action)
             if show:  # wait until the frames of this step would have been shown
                 time.sleep(max(0.0, begin + (step + 1) / fps - time.perf_counter()))
     rows = {key: column[0, : step + 1] for key, column in replay.data.items()}
-    return Played(rows, np.array(screens), fps, info)
+    screens = np.array(screens) if rendered or show else picture(agent, rows)
+    return Played(rows, screens, fps, info)
+
+
+def first_picture(agent):
+    """The key of the first picture that an agent sees. Raises: ValueError for none."""
+    keys = keys_of(agent.world_model.fields, "picture")
+    if not keys:
+        raise ValueError(
+            "The agent sees no pictures, and so it dreams none; film it where the "
+            "environment has the render mode rgb_array, and without a dream."
+        )
+    return keys[0]
+
+
+def picture(agent, rows):
+    """The first picture in an episode's rows, as uint8 [T+1, H, W, C]."""
+    key = first_picture(agent)
+    value = torch.as_tensor(rows[key])
+    value = scale_picture(agent.world_model.fields[key], value)
+    return (255 * value).round().byte().numpy()
 
 
 @torch.no_grad()
@@ -220,24 +236,16 @@ def dream_beside(agent, rows, context=5, horizon=30):
             future, _ = model.rssm.imagine(now, actions, actions.shape[1])
             features.append(future.feature[:, 1:])
         frames = model.decoder(torch.cat([f.float() for f in features], 1))
-        frames = frames[model.encoder.images[0]][0]
-    return (frames.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        frames = frames[first_picture(agent)][0]
+    return (frames.float().clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
 GAP = 2  # white columns between two pictures, or sky and ground run through all three
 
 
 def beside(agent, rows, scale=3):
-    """Film an episode real | dreamed | error: uint8 [T+1, H, 3 W + 2 GAP, 3] x scale.
-
-    Raises:
-        ValueError: for an agent that sees no pictures.
-    """
-    if not agent.world_model.encoder.images:
-        raise ValueError(
-            "The agent sees no pictures, so it dreams none; leave out dream."
-        )
-    real, dreamed = rows[agent.world_model.encoder.images[0]], dream_beside(agent, rows)
+    """Frames real | dreamed | error of an episode, enlarged: uint8 [T+1, ..., 3]."""
+    real, dreamed = picture(agent, rows), dream_beside(agent, rows)
     parts = np.split(compare_frames(real, dreamed, axis=2), 3, axis=2)
     white = np.full_like(parts[0][:, :, :GAP], 255)
     frames = np.concatenate([parts[0], white, parts[1], white, parts[2]], axis=2)

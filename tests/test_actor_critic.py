@@ -397,3 +397,22 @@ def test_reinforce_finds_the_better_arm(worth):
         agent.update_slow()
     chosen = agent.actor.sample(start.map(lambda x: x[:, 0]).feature.repeat(20, 1))
     assert chosen[:, 1].mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        gym.spaces.Discrete(4),
+        gym.spaces.MultiDiscrete([3, 2]),
+        gym.spaces.Box(-1, 1, (3,), np.float32),
+    ],
+)
+def test_greedy_actions_are_the_most_likely_ones(space):
+    torch.manual_seed(0)
+    actor, feature = Actor(8, space, units=16, unimix=0.01), torch.randn(50, 8)
+    torch.nn.init.normal_(actor.mlp[-1].weight)  # or all choices are equally likely
+    greedy = actor.sample(feature, greedy=True)
+    assert torch.equal(greedy, actor.sample(feature, greedy=True))
+    best, _ = actor.evaluate(feature, greedy)
+    for _ in range(20):
+        assert (actor.evaluate(feature, actor.sample(feature))[0] <= best + 1e-5).all()

@@ -170,7 +170,7 @@ def test_flags_change_the_preset(words, config, asked):
         ("evaluate {cartpole}", "add --env"),
         ("evaluate {cartpole} --env Pendulum-v1", "The agent expects an environment"),
         ("evaluate none --env CartPole-v1 --episodes 0", "are at least 1; raise"),
-        ("play {cartpole} --env test_cli:Blind", "A film needs pictures"),
+        ("play {cartpole} --env test_cli:Blind", "sees no pictures"),
         ("play {corridor} --env test_cli:Corridor --out x", "x cannot be written"),
         ("evaluate {corridor} --env test_cli:Corridor --out x", "x cannot be written"),
         ("record x --env test_cli:Corridor --overwrite", "x cannot be written"),

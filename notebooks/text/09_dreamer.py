@@ -325,6 +325,7 @@ class Dreamer(nn.Module):
         obs: dict[str, np.ndarray] | np.ndarray,
         state: ActState | None = None,
         is_first: np.ndarray | None = None,
+        greedy: bool = False,
     ) -> tuple[np.ndarray, ActState]:
         """Choose actions, sampled from the policy.
 
@@ -334,6 +335,7 @@ class Dreamer(nn.Module):
             state: what the last call returned.
             is_first: [B], where a new episode begins (default: everywhere without a
                 state, else nowhere).
+            greedy: take the most likely choice, or the mean, instead of a sample.
 
         Returns:
             actions and the state for the next call. Choices are int64 in the form of
@@ -367,7 +369,7 @@ class Dreamer(nn.Module):
                 embed, state.action[:, None], is_first[:, None], state.model
             )
             now = states.map(lambda x: x[:, 0].float())
-            action = self.actor_critic.policy(now)
+            action = self.actor_critic.policy(now, greedy)
         chosen = decode_action(self.choice, action.cpu().numpy())
         return chosen, ActState(now, action)
 
@@ -674,12 +676,12 @@ show(*alignment(cards))
 class AgentPolicy:
     """A policy for `Collector.tick` that remembers the agent's state."""
 
-    def __init__(self, agent: Dreamer):
-        self.agent, self.state = agent, None
+    def __init__(self, agent: Dreamer, greedy: bool = False):
+        self.agent, self.greedy, self.state = agent, greedy, None
 
     def __call__(self, obs: dict | np.ndarray, is_first: np.ndarray) -> np.ndarray:
         first = is_first if self.state else None
-        action, self.state = self.agent.act(obs, self.state, first)
+        action, self.state = self.agent.act(obs, self.state, first, self.greedy)
         return action
 
 
@@ -702,18 +704,19 @@ def evaluate(
     seed: int = 0,
     track: Sequence[str] = (),
     parallel: bool = False,
+    greedy: bool = False,
 ) -> list[dict]:
     """Play whole episodes with sampled actions, nothing is learnt.
 
     Args: agent (or any policy of `Collector.tick`); make_env, a Gymnasium id or a
-    callable; episodes, in all, shared equally, so that short ones are not favoured;
+    callable; episodes, in total, shared equally, so that short ones are not favoured;
     envs, how many side by side; seed, of environments and actions (no training run, of
     whatever seed, has these episodes); track, names in `info` to report; parallel, one
-    process for each environment.
+    process for each environment; greedy, take the agent's most likely actions instead.
     Returns: a list of {"env", "return", "length", and what is tracked}, one an episode.
     Raises: ValueError for spaces that the agent does not fit.
     """
-    policy = AgentPolicy(agent) if isinstance(agent, Dreamer) else agent
+    policy = AgentPolicy(agent, greedy) if isinstance(agent, Dreamer) else agent
     left = episodes // envs + (np.arange(envs) < episodes % envs)
     results = []
     # Its own random numbers: evaluating does not change how a run goes on.
