@@ -137,13 +137,16 @@ class Config:
         """Read a file written by `to_yaml`, or by hand with some of the fields."""
         import yaml
 
-        return cls.from_dict(yaml.safe_load(Path(path).read_text("utf-8")) or {})
+        return cls.from_dict(
+            yaml.safe_load(Path(path).expanduser().read_text("utf-8")) or {}
+        )
 
     def to_yaml(self, path):
         """Write every field, one per line."""
         import yaml
 
-        Path(path).write_text(yaml.safe_dump(asdict(self), sort_keys=False), "utf-8")
+        text = yaml.safe_dump(asdict(self), sort_keys=False)
+        Path(path).expanduser().write_text(text, "utf-8")
 
 
 def rates(lr):

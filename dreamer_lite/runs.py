@@ -460,7 +460,9 @@ class Run:
         self.skips = agent.scaler.is_enabled()  # fp16: no update if one overflows
         board = optional("torch.utils.tensorboard", "tensorboard")
         with self._writing():
-            self.config.to_yaml(self.folder / "config.yaml")
+            partial = self.folder / "config.yaml.partial"
+            self.config.to_yaml(partial)
+            partial.replace(self.folder / "config.yaml")
             begin_table(self.history, self.step, [*EPISODE, *self.track])
             begin_table(self.metrics, self.step)
             if board:
