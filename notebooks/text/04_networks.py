@@ -309,7 +309,7 @@ show(
 # The reward head and the critic end in 255 outputs, one for each bin of notebook 02. No
 # reward ever comes near the outer bins, so the two of a mirrored pair get the same gradient
 # in every update, keep the same probability and cancel. But 485 million times 1/255 is 1.9
-# million: if the two probabilities differ in the last digit of float32, 0.1 is left over,
+# million: if the two probabilities differ in the last digit of float32, 0.2 is left over,
 # and the agent sees a reward that is not there.
 #
 # And they do come to differ. The gradient of a bias is a sum over all rows of the batch, one
