@@ -110,7 +110,7 @@ class Dreamer(nn.Module):
         """
         obs = obs if isinstance(obs, dict) else {"obs": obs}
         if is_first is None:
-            size = np.shape(next(iter(obs.values()), 0))[:1]
+            size = np.shape(next((obs[k] for k in self.seen if k in obs), 0))[:1]
             is_first = np.full(size, state is None)
         obs = admit(self.seen, {**obs, "is_first": is_first}, lead=1)
         obs = as_tensors(obs, self.device)

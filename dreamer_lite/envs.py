@@ -16,7 +16,7 @@ import warnings
 import gymnasium as gym
 import numpy as np
 
-from dreamer_lite.replay import read_action, read_space, select_spaces
+from dreamer_lite.replay import admit, read_action, read_space, select_spaces
 
 
 class SeededEpisodes(gym.Wrapper):
@@ -41,15 +41,51 @@ class SeededEpisodes(gym.Wrapper):
         return self.env.reset(seed=seed, options=options)
 
 
-class DictObservation(gym.ObservationWrapper):
-    """Name a single observation space: Box(...) becomes Dict(obs=Box(...))."""
+def leaves(space, value=None, name=""):
+    """The spaces inside nested Dict and Tuple spaces: (name, space, value) of each.
+
+    Names are the keys on the way, joined by a slash.
+    """
+    if isinstance(space, (gym.spaces.Dict, gym.spaces.Tuple)):
+        names = space if isinstance(space, gym.spaces.Dict) else range(len(space))
+        for key in names:
+            if isinstance(value, dict) and key not in value:
+                continue  # whoever reads the observation will miss it
+            inner = None if value is None else value[key]
+            yield from leaves(space[key], inner, f"{name}/{key}".lstrip("/"))
+        return
+    yield name or "obs", space, value
+
+
+class DictObservation(gym.Wrapper):
+    """Observations as one flat dictionary; rewards as plain numbers.
+
+    A single space is named obs. Nested Dict and Tuple spaces become "a/b" or "0".
+    Raises: ValueError for a reset whose observation does not fit its space.
+    """
 
     def __init__(self, env):
         super().__init__(env)
-        self.observation_space = gym.spaces.Dict(obs=env.observation_space)
+        spaces = {name: space for name, space, _ in leaves(env.observation_space)}
+        self.observation_space, self.fields = gym.spaces.Dict(spaces), {}
+        for name, space in spaces.items():
+            with contextlib.suppress(TypeError):  # obs_keys may leave it out
+                self.fields[name] = read_space(space)
 
-    def observation(self, observation):
-        return {"obs": observation}
+    def observation(self, obs):
+        """One observation in the new form."""
+        found = leaves(self.env.observation_space, obs)
+        return {name: value for name, _, value in found}
+
+    def reset(self, *, seed=None, options=None):
+        obs, info = self.env.reset(seed=seed, options=options)
+        obs = self.observation(obs)
+        admit(self.fields, obs)
+        return obs, info
+
+    def step(self, action):
+        obs, reward, *rest = self.env.step(action)
+        return self.observation(obs), float(np.asarray(reward).item()), *rest
 
 
 class UnitActions(gym.ActionWrapper):
@@ -63,7 +99,8 @@ class UnitActions(gym.ActionWrapper):
     def __init__(self, env):
         super().__init__(env)
         space = env.action_space
-        self.action_space = gym.spaces.Box(-1.0, 1.0, space.shape, np.float32)
+        size = (int(np.prod(space.shape)),)
+        self.action_space = gym.spaces.Box(-1.0, 1.0, size, np.float32)
         self.dtype, self.whole = space.dtype, space.dtype.kind in "iu"
         if space.dtype.kind == "b":
             raise ValueError(
@@ -85,6 +122,7 @@ class UnitActions(gym.ActionWrapper):
 
     def action(self, action):
         share = (np.clip(action, -1.0, 1.0).astype(float) + 1) / 2
+        share = share.reshape(self.low.shape)
         if self.whole:
             scaled = np.floor(self.low + share * (self.high - self.low + 1))
         else:
@@ -167,8 +205,7 @@ def build_env(make_env, seed=0, index=0, episode=0, held_out=False):
         )
     if isinstance(env.action_space, gym.spaces.Box):
         env = UnitActions(env)
-    if not isinstance(env.observation_space, gym.spaces.Dict):
-        env = DictObservation(env)
+    env = DictObservation(gym.wrappers.OrderEnforcing(env))
     return SeededEpisodes(env, seed, index, episode, held_out)
 
 
@@ -204,7 +241,8 @@ def make_vector(
     ]
     mode = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
     if parallel and num_envs > 1:
-        return gym.vector.AsyncVectorEnv(factories, **mode)
+        # Texts in Gymnasium's shared memory stay as they were at the start.
+        return gym.vector.AsyncVectorEnv(factories, shared_memory=False, **mode)
     return gym.vector.SyncVectorEnv(factories, **mode)
 
 

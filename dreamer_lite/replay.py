@@ -565,7 +565,7 @@ def describe_space(space: gym.Space) -> dict:
         counts, starts = space.nvec.tolist(), space.start.tolist()
         return {"type": "MultiDiscrete", "n": counts, "start": starts}
     if isinstance(space, gym.spaces.MultiBinary):
-        return {"type": "MultiBinary", "n": list(space.shape)}
+        return {"type": "MultiBinary", "n": np.asarray(space.n).tolist()}
     if not isinstance(space, gym.spaces.Box):
         return {"type": "Text", "n": read_space(space).shape[0]}
     bounds = [bound.ravel().tolist() for bound in (space.low, space.high)]
@@ -580,9 +580,5 @@ def restore_space(data: dict) -> gym.Space:
         dtype, shape = np.dtype(data["dtype"]), data["shape"]
         low, high = (np.resize(data[e], shape).astype(dtype) for e in ("low", "high"))
         return gym.spaces.Box(low, high, dtype=dtype)
-    if data["type"] in ("Discrete", "MultiDiscrete"):
-        make = getattr(gym.spaces, data["type"])
-        return make(data["n"], start=data["start"])
-    return {"MultiBinary": gym.spaces.MultiBinary, "Text": gym.spaces.Text}[
-        data["type"]
-    ](data["n"])
+    start = {"start": data["start"]} if "start" in data else {}
+    return getattr(gym.spaces, data["type"])(data["n"], **start)
