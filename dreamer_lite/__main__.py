@@ -178,9 +178,8 @@ def check_target(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         open(path, "ab").close()
     except OSError as error:
-        raise OSError(
-            f"{path} cannot be written ({error}); name another file."
-        ) from None
+        error = f"{path} cannot be written ({error}); name another file."
+        raise OSError(error) from None
     if new:
         path.unlink()
 
@@ -225,9 +224,7 @@ def name_with(env, options):
 
 def run(words, prog, profiles, options, given):
     """Parse and run a command; the arguments are those of `main`."""
-    commands = {
-        command.__name__: command for command in (train, evaluate, play, record)
-    }
+    commands = {f.__name__: f for f in (train, evaluate, play, record)}
     name = words[0] if words and words[0] in commands else None
     if not name:  # help, or an error
         tyro.extras.subcommand_cli_from_dict(commands, prog=prog, args=words)
@@ -241,10 +238,7 @@ def run(words, prog, profiles, options, given):
         words = [plain.sub("--config.", word) for word in words]
         given["config"] = first_config(words, profiles, given.get("profile"))
     about = commands[name].__doc__.splitlines()[0]
-    if options:
-        about += (
-            f" Options of the environment are flags, too: --{', --'.join(options)}."
-        )
+    about += f" Options of the game: --{', --'.join(options)}." if options else ""
     command = functools.partial(commands[name], **given)
     tyro.cli(command, prog=f"{prog} {name}", description=about, args=words)
 
