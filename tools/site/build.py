@@ -16,7 +16,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 LINK = re.compile(r"""\]\(\s*<?([^)\s#>]+)|(?:src|href)=["']([^"'#]+)""")
-RAW = re.compile(r"""(?:src|href)=["']([^"'#:]+)""")
 GITHUB = re.compile(r"^\[!\[.*\]\(\.\./\.\./actions/.*\n", re.MULTILINE)  # the badges
 TERM = re.compile(r"^\*\*(.+?)\.\*\*", re.MULTILINE)
 TOC = """
@@ -99,17 +98,6 @@ def links(root, page, text):
     return [path for path in found if path.suffix not in (".ipynb", ".md")]
 
 
-def carry_raw_links(source, html):
-    """Copy what pages name in raw HTML: Sphinx passes that on unread."""
-    for page in source.rglob("*.md"):
-        for name in RAW.findall(page.read_text(encoding="utf-8")):
-            path = (page.parent / name).resolve()
-            if path.is_file() and path.is_relative_to(source):
-                target = html / path.relative_to(source)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(path, target)
-
-
 def bad_pictures(html):
     """Return one line for each picture without a file or without alt text."""
     lines = []
@@ -132,7 +120,6 @@ def build(root=ROOT):
     command += ["-c", str(HERE), "-d", str(folder / "doctrees")]
     command += [str(folder / "source"), str(folder / "html")]
     status = subprocess.run(command, check=False).returncode
-    carry_raw_links(folder / "source", folder / "html")
     found = bad_pictures(folder / "html")
     print("\n".join(found or [f"site: {(folder / 'html').relative_to(root)}"]))
     return 1 if status or found else 0
