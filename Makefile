@@ -40,7 +40,7 @@ help:
 	$(PYTHON) -m venv .venv
 	@echo "Step 1 of 2: PyTorch. 0.8 GB on disk; on Linux several GB of CUDA libraries more, unless TORCH=cpu is given."
 	$(PIP) torch
-	@echo "Step 2 of 2: Gymnasium, JupyterLab, the emulator and what they need, some 150 packages. 0.7 GB on disk."
+	@echo "Step 2 of 2: Gymnasium, JupyterLab, the emulator and what they need, some 120 packages. 0.7 GB on disk."
 	$(PIP) -e ".[mario,lab]"
 	@touch $@
 
