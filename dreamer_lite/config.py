@@ -37,6 +37,7 @@ class Config:
     rep_scale: float = 0.1  # weight of the KL that trains the posterior
     # Behaviour
     horizon: int = 15  # imagined steps
+    dream_share: float = 1.0  # share of a batch's sequences that dreams begin in
     discount: float = 1 - 1 / 333  # factor for a reward that comes one step later
     lam: float = 0.95  # lambda of the lambda-return
     entropy: float = 3e-4  # weight of the actor's entropy
@@ -159,7 +160,7 @@ def rates(lr):
 # the one after it.
 COUNTS = "deter units latents classes depth blocks batch horizon envs log_every".split()
 LIMITS = dict.fromkeys(COUNTS, (1, math.inf)) | {"length": (2, math.inf)}
-LIMITS |= dict.fromkeys("unimix discount lam slow_rate".split(), (0, 1))
+LIMITS |= dict.fromkeys("unimix discount lam slow_rate dream_share".split(), (0, 1))
 LIMITS |= {"seed": (0, 2**63 - 1)}
 
 # What belongs to the size of an agent: the shapes of its weights, and its rates.

@@ -51,6 +51,7 @@ Built in notebook 09. Source: DreamerV3, section "Learning algorithm".
 """
 
 import functools
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -385,7 +386,10 @@ class Dreamer(nn.Module):
         """All losses of a batch {key: [B, T, ...]}: one number, and the metrics."""
         with self._autocast():
             model_loss, metrics, states = self.world_model.loss(batch)
-            loss, more = self.actor_critic.loss(states, self.world_model, batch)
+            some = slice(math.ceil(self.config.dream_share * len(batch["reward"])))
+            start = states.map(lambda x: x[some])
+            rows = {key: value[some] for key, value in batch.items()}
+            loss, more = self.actor_critic.loss(start, self.world_model, rows)
         return model_loss + loss, metrics | more
 
     def dream(self, batch: dict, context: int = 5) -> dict[str, Tensor]:
