@@ -24,6 +24,7 @@ from dreamer_lite.replay import (
     Replay,
     admit,
     decode_action,
+    encode_action,
     read_action,
     select_spaces,
     write_whole,
@@ -109,31 +110,61 @@ class Dreamer(nn.Module):
             ValueError: with all that does not fit its space, or for a state of another
                 batch.
         """
+        model, action = state or (None, None)
+        now = self.observe(obs, action, model, is_first)
+        with self._autocast():
+            action = self.actor_critic.policy(now, greedy)
+        chosen = decode_action(self.choice, action.cpu().numpy())
+        return chosen, ActState(now, action)
+
+    @torch.no_grad()
+    def observe(
+        self,
+        obs: dict[str, np.ndarray] | np.ndarray,
+        action: np.ndarray | Tensor | None = None,
+        state: State | None = None,
+        is_first: np.ndarray | None = None,
+    ) -> State:
+        """Filter what is seen into the model state, whoever chose the action.
+
+        Args:
+            obs: as in `act`.
+            action: [B, ...], taken since the observation before, in the form that `act`
+                returns (default: none was).
+            state: what the last call returned.
+            is_first: as in `act`.
+
+        Returns:
+            states [B, ...], whose `feature` all heads read.
+
+        Raises:
+            ValueError: as `act`.
+        """
         obs = obs if isinstance(obs, dict) else {"obs": obs}
         if is_first is None:
             size = np.shape(next((obs[k] for k in self.seen if k in obs), 0))[:1]
             is_first = np.full(size, state is None)
         obs = admit(self.seen, {**obs, "is_first": is_first}, lead=1)
         obs = as_tensors(obs, self.device)
-        is_first = obs["is_first"]
-        batch, model = len(is_first), self.world_model
+        is_first, model = obs["is_first"], self.world_model
+        batch = len(is_first)
         if state is None:
-            zeros = torch.zeros(batch, model.rssm.action_size, device=self.device)
-            state = ActState(model.rssm.initial(batch), zeros)
-        if len(state.action) != batch:
+            state = model.rssm.initial(batch)
+        if action is None:
+            action = torch.zeros(batch, model.rssm.action_size)
+        elif not isinstance(action, Tensor):
+            rows = [encode_action(self.choice, row) for row in action]
+            action = torch.as_tensor(np.stack(rows), dtype=torch.float32)
+        if {len(state.h), len(action)} != {batch}:
             raise ValueError(
-                f"Dreamer.act got {batch} observations and a state of "
-                f"{len(state.action)}; pass the state of the same environments."
+                f"Dreamer.act got {batch} observations, a state of {len(state.h)} and "
+                f"{len(action)} actions; pass those of the same environments."
             )
+        action = action.to(self.device)[:, None]
         with self._autocast():
             embed = model.encoder(obs)[:, None]
-            states, _, _ = model.rssm.observe(
-                embed, state.action[:, None], is_first[:, None], state.model
-            )
-            now = states.map(lambda x: x[:, 0].float())
-            action = self.actor_critic.policy(now, greedy)
-        chosen = decode_action(self.choice, action.cpu().numpy())
-        return chosen, ActState(now, action)
+            states, _, _ = model.rssm.observe(embed, action, is_first[:, None], state)
+        return states.map(lambda x: x[:, 0].float())
 
     def _autocast(self) -> torch.autocast:
         low = self.dtype != torch.float32

@@ -104,7 +104,11 @@ COMPILED = (
     "actor_critic._critic_loss",
     "actor_critic.two_hot.mean",
 )
-AS_WRITTEN = ("act", "dream")  # other batch sizes: each would be compiled anew
+AS_WRITTEN = (
+    "act",
+    "observe",
+    "dream",
+)  # other batch sizes: each would be compiled anew
 
 
 def compile_update(agent):

@@ -136,6 +136,24 @@ def test_mean_and_deviation_of_a_joystick_are_clipped_apart(space, parts):
     assert all(group["parts"] == 1 for group in others)
 
 
+@pytest.mark.parametrize("space", [Discrete(3, start=2), Box(-1, 1, (2,), np.float32)])
+def test_observe_filters_with_actions_from_elsewhere(space):
+    """Given the actions of act, it gives the states of act; given others, others."""
+    agent = agent_for(MIXED, space)
+    state = model = action = None
+    for seed in range(3):
+        obs, before = observations(agent, seed=seed), model
+        torch.manual_seed(1)
+        model = agent.observe(obs, action, before)
+        torch.manual_seed(1)
+        taken, (action, state) = action, agent.act(obs, state)
+        assert all(map(torch.equal, model, state.model))
+    other = -taken if isinstance(space, Box) else 2 + (taken - 1) % 3
+    assert not torch.equal(agent.observe(obs, other, before).h, model.h)
+    with pytest.raises(ValueError, match="2 observations, .* 1 actions"):
+        agent.observe(obs, other[:1], before)
+
+
 class OwnEncoder(torch.nn.Module):
     """An encoder that somebody wrote: as wide as ours, made otherwise."""
 
@@ -175,6 +193,20 @@ def test_train_makes_the_agent_that_it_is_given(tmp_path):
     assert isinstance(encoder, OwnEncoder)
     known = {id(p) for g in trained.optimizer.param_groups for p in g["params"]}
     assert all(id(p) in known for p in encoder.parameters())
+
+
+def test_dreams_may_begin_in_a_share_of_the_sequences():
+    agent = agent_for(dream_share=0.4)
+    batch, starts = batch_for(agent, batch=5), []
+    imagine = agent.actor_critic._imagine
+
+    def counted(states, world_model):
+        starts.append(states.h.shape[:2])
+        return imagine(states, world_model)
+
+    agent.actor_critic._imagine = counted
+    metrics = agent.train_step(batch)
+    assert starts == [(2, 6)] and "loss/replay_critic" in metrics
 
 
 def test_unimix_is_the_floor_of_every_probability():
@@ -319,7 +351,7 @@ def test_act_refuses_batches_that_differ():
     mixed = three | {"mode": one["mode"]}
     wrong = [
         (mixed, None, None, "the batch sizes differ, .*'mode': \\(1,\\)"),
-        (three, state, None, "3 observations and a state of 1; pass"),
+        (three, state, None, "3 observations, a state of 1 and"),
         (three, None, np.ones(2, bool), "the batch sizes differ, .*'is_first': "),
         (one, state, True, "'is_first' is bool of shape"),
     ]
