@@ -8,7 +8,6 @@ import math
 import gymnasium as gym
 import numpy as np
 import pytest
-import torch
 
 import evaluate
 from course import mario as results
@@ -45,14 +44,6 @@ def test_a_profile_takes_the_size_and_the_rates_of_an_agent():
     assert (config.deter, config.depth, config.lr, config.warmup) == (64, 4, 1e-5, 7)
     assert (config.critic_lr, config.actor_lr) == (2e-5, 3e-6)
     assert config.entropy == PROFILES["hour"].entropy and config.minutes == 60
-
-
-def test_gpu_profile_on_a_machine_without_one_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    small = dict(envs=1, parallel=False, capacity=1000, steps=900)
-    config = dataclasses.replace(PROFILES["gpu"], **small).resized(Config(**TINY))
-    with pytest.raises(ValueError, match="needs a CUDA device"):
-        train(make_mario, config, tmp_path, progress=False)
 
 
 def test_minutes_of_the_config_end_a_call(tmp_path):
