@@ -350,7 +350,7 @@ def test_act_refuses_batches_that_differ():
     _, state = agent.act(one)
     mixed = three | {"mode": one["mode"]}
     wrong = [
-        (mixed, None, None, "the batch sizes differ, .*'mode': \\(1,\\)"),
+        (mixed, None, None, "the batch sizes differ, .*'mode': 1"),
         (three, state, None, "3 observations, a state of 1 and"),
         (three, None, np.ones(2, bool), "the batch sizes differ, .*'is_first': "),
         (one, state, True, "'is_first' is bool of shape"),

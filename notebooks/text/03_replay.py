@@ -57,12 +57,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 
-LARGEST = float(np.finfo(np.float32).max)
+LARGEST = np.finfo(np.float32).max
 
 # %% [markdown]
 # ## Mario on the screen
@@ -314,15 +315,20 @@ class Field:
     high: float | np.ndarray = LARGEST
     sizes: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Numbers of the vector that stands for a value: one-hots laid end to end."""
         return sum(self.sizes) or math.prod(self.shape)
 
-    @property
+    @cached_property
     def starts(self) -> list[int]:
         """The lowest number of each choice; most count from 0."""
         return np.broadcast_to(self.low, self.shape).ravel().tolist()
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """Where choice 0 of each one-hot would be in the vector of all."""
+        return np.cumsum(self.sizes) - self.sizes - self.starts
 
     @property
     def frame(self) -> tuple[int, int, int]:
@@ -574,15 +580,16 @@ def encode_text(text: object, length: int, lead: int) -> np.ndarray:
     return array.reshape(*array.shape[:lead], -1)[..., :length]
 
 
-def find_outside(field: Field, array: np.ndarray) -> np.ndarray:
+def find_outside(field: Field, array: np.ndarray) -> np.ndarray | tuple[()]:
     """The values [n] that a field does not allow; nan is never allowed.
 
     Source: none, bookkeeping.
     """
-    of_bytes = array.dtype == np.uint8 and field.kind != "choices"
-    if array.dtype == bool or (of_bytes and field.low <= 0 and field.high >= 255):
-        return array.ravel()[:0]  # no comparison: this is what most pictures are
-    return array[~((field.low <= array) & (array <= field.high))]
+    whole = array.dtype == field.dtype and field.kind != "choices"
+    if field.kind == "flag" or (whole and field.low <= 0 and field.high == 255):
+        return ()  # no comparison: this is what most pictures are
+    inside = (field.low <= array) & (array <= field.high)
+    return () if inside.all() else array[~inside]
 
 
 def admit(
@@ -611,14 +618,15 @@ def admit(
         array = values[name]
         if field.kind == "text":
             array = encode_text(array, field.shape[0], lead)
-        array, form = np.asarray(array), ["B"] * lead + [*map(str, field.shape)]
-        shaped = array.ndim == len(form) and array.shape[lead:] == field.shape
+        array, sides = np.asarray(array), lead + len(field.shape)
+        shaped = array.ndim == sides and array.shape[lead:] == field.shape
         if not shaped or array.dtype.kind not in KINDS[field.dtype.kind]:
+            form = ["B"] * lead + [*map(str, field.shape)]
             wrong.append(
                 f"{name!r} is {array.dtype} of shape {list(array.shape)}, where the "
                 f"space has {field.dtype} of [{', '.join(form)}]: convert it"
             )
-        elif (outside := find_outside(field, array)).size:
+        elif len(outside := find_outside(field, array)):
             finite = "finite numbers of float32"
             allowed = f"numbers from {field.low} to {field.high}"
             wrong.append(
@@ -627,7 +635,7 @@ def admit(
             )
         else:
             fits[name] = np.asarray(array, field.dtype, order="C")
-    sizes = {name: array.shape[:lead] for name, array in fits.items()}
+    sizes = {name: len(array) for name, array in fits.items()} if lead else {}
     if len(set(sizes.values())) > 1:
         wrong.append(f"the batch sizes differ, {sizes}: pass rows that belong together")
     if wrong:
@@ -733,8 +741,8 @@ def encode_action(field: Field, action: object) -> np.ndarray:
     if field.kind != "choices" or one_hot:
         return action
     chosen = admit({"action": field}, {"action": action})["action"].ravel()
-    vector, begin = np.zeros(field.width, np.float32), np.cumsum(field.sizes)
-    vector[begin - field.sizes - field.starts + chosen] = 1
+    vector = np.zeros(field.width, np.float32)
+    vector[field.places + chosen] = 1
     return vector
 
 
