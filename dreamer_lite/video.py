@@ -19,7 +19,7 @@ def optional(name, package):
     try:
         return importlib.import_module(name)
     except Exception as error:  # a broken installation raises anything
-        if getattr(error, "name", None) != package:
+        if getattr(error, "name", None) not in (package, name):
             warnings.warn(f"{package} cannot be used ({error}).", stacklevel=2)
         return None
 
