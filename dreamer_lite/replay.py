@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
 from pathlib import Path
 
 import gymnasium as gym
@@ -32,7 +31,7 @@ CHOICES = (gym.spaces.Discrete, gym.spaces.MultiDiscrete, gym.spaces.MultiBinary
 TEXT_LENGTH = 200  # characters of a text whose space does not say how many
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Field:
     """What one key of a row may hold, and how it is stored.
 
@@ -53,20 +52,14 @@ class Field:
     high: float | np.ndarray = LARGEST
     sizes: tuple[int, ...] = ()
 
-    @cached_property
-    def width(self) -> int:
-        """Numbers of the vector that stands for a value: one-hots laid end to end."""
-        return sum(self.sizes) or math.prod(self.shape)
-
-    @cached_property
-    def starts(self) -> list[int]:
-        """The lowest number of each choice; most count from 0."""
-        return np.broadcast_to(self.low, self.shape).ravel().tolist()
-
-    @cached_property
-    def places(self) -> np.ndarray:
-        """Where choice 0 of each one-hot would be in the vector of all."""
-        return np.cumsum(self.sizes) - self.sizes - self.starts
+    def __post_init__(self) -> None:
+        # Computed once, because every row and every update read them: the width of the
+        # vector that stands for a value, with one-hots laid end to end; the lowest
+        # number of each choice; where choice 0 of each one-hot would be in the vector.
+        self.width = sum(self.sizes) or math.prod(self.shape)
+        lowest = np.broadcast_to(self.low, self.shape) if self.sizes else np.zeros(0)
+        self.starts = lowest.ravel().astype(int).tolist()
+        self.places = np.cumsum(self.sizes).astype(int) - self.sizes - self.starts
 
     @property
     def frame(self) -> tuple[int, int, int]:

@@ -86,8 +86,13 @@ def pack_agent(agent):
 
 
 def agent_bytes(path):
-    """The bytes of an agent file, or of the newest agent of a run folder."""
+    """The bytes of an agent file, or of the newest agent of a run folder.
+
+    Raises: FileNotFoundError if there is none.
+    """
     path = Path(path).expanduser()
+    if not (path / CHECKPOINT).exists() and not path.is_file():
+        raise FileNotFoundError(f"There is no agent at {path}; train one or copy it.")
     return read_checkpoint(path)[1] if path.is_dir() else path.read_bytes()
 
 
