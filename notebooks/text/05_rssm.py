@@ -638,7 +638,7 @@ check("5.0", posterior_of, my_observe, my_imagine)
 # `_imagine_step`, so that torch can compile it (`speed.py`). The last method, `kl_loss`, is
 # explained below, in "One number, two gradients".
 
-# %%
+# %% tags=["hide-input"]
 #| export
 class RSSM(SequenceModel):
     """Sequence model, prior and posterior.

@@ -450,7 +450,7 @@ check("6.0", my_world_model_loss)
 # Read `loss` beside equation 2: encode, shift, observe, predict, compare. Every term is a mean
 # over the [B, T] rows, and the terms are added with their scales.
 
-# %%
+# %% tags=["hide-input"]
 #| export
 class WorldModel(nn.Module):
     """Encoder, RSSM, decoder, reward head and continue head, with their losses.

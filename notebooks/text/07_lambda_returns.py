@@ -304,7 +304,7 @@ check("7.0", my_lambda_return)
 # two halves of the equation. Fifteen small steps cost next to nothing beside the dream, so
 # there is no reason to be clever.
 
-# %%
+# %% tags=["hide-input"]
 #| export
 def lambda_return(
     reward: Tensor, value: Tensor, cont: Tensor, lam: float | Tensor = 0.95

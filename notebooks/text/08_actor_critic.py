@@ -681,7 +681,7 @@ check("8.0", my_losses)
 # value, as in notebook 07. And here, and only here, the gradient goes into the world model:
 # states that help to predict the return are good states.
 
-# %%
+# %% tags=["hide-input"]
 #| export
 class ActorCritic(nn.Module):
     """Actor, critic, the critic's slow copy and the return normaliser.

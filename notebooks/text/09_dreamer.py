@@ -870,7 +870,7 @@ passed = probe("constant", updates=100)
 # What `runs.Run` does is bookkeeping: it counts, writes and saves. What is left is the
 # algorithm, the seven lines from `while` on.
 
-# %%
+# %% tags=["hide-input"]
 #| export
 def train(
     make_env: str | Callable,
