@@ -465,9 +465,8 @@ class Run:
         self.skips = agent.scaler.is_enabled()  # fp16: no update if one overflows
         board = optional("torch.utils.tensorboard", "tensorboard")
         with self._writing():
-            partial = self.folder / "config.yaml.partial"
-            self.config.to_yaml(partial)
-            partial.replace(self.folder / "config.yaml")
+            path = self.folder / "config.yaml"
+            write_whole(path, lambda file: self.config.to_yaml(file.name))
             begin_table(self.history, self.step, [*EPISODE, *self.track])
             begin_table(self.metrics, self.step)
             if board:
