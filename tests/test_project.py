@@ -93,7 +93,8 @@ def test_make_works_in_a_folder_with_a_space(tmp_path):
         (folder / name).write_text((ROOT / name).read_text())
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M)
     for target in set(targets) - {"help"}:
-        command = ["make", "--dry-run", "--always-make", target]
+        # Below another make it would announce the folder, in make's own quotes.
+        command = ["make", "--no-print-directory", "-n", "--always-make", target]
         planned = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         assert planned.returncode == 0, planned.stderr
         for before in planned.stdout.split(str(folder))[:-1]:
