@@ -245,6 +245,19 @@ def test_a_tag_folds_a_cell(course):
     assert problems(course) == []
 
 
+def test_an_aside_is_a_folded_section(course):
+    path = course / "notebooks/text/01_tiny.py"
+    edit(path, "## What comes out?", "## Aside: what comes out?")
+    assert nb.main(["from-text", "--root", str(course)]) == 0
+    assert "has the tag aside" in "".join(problems(course))
+    edit(path, 'tags=["predict"]', 'tags=["aside", "predict"]')
+    assert nb.main(["from-text", "--root", str(course)]) == 0
+    cells = nb.read(course / "notebooks/01_tiny.ipynb").cells
+    folded = [c for c in cells if c.metadata.get("jp-MarkdownHeadingCollapsed")]
+    assert [c.source for c in folded] == ["## Aside: what comes out?"]
+    assert problems(course) == []
+
+
 def test_text_is_formatted(course):
     edit(course / "notebooks/text/01_tiny.py", 'print("one")', "print('one')")
     assert nb.main(["from-text", "--root", str(course)]) == 0

@@ -92,6 +92,8 @@ def _metadata(tags):
     found = {"tags": sorted(tags)} if tags else {}
     if FOLDED & tags:
         found["jupyter"] = {"source_hidden": True}
+    if "aside" in tags:  # JupyterLab's and Colab's name for a folded section
+        found |= {"jp-MarkdownHeadingCollapsed": True, "heading_collapsed": True}
     return found | ({"cellView": "form"} if "setup" in tags else {})
 
 

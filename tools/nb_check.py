@@ -165,8 +165,15 @@ def _headings(nb, stem):
 
 
 def _tags(nb, stem):
-    """Check that a cell which nbval passes over says why."""
+    """Check that cells which nbval skips say why, and that asides are tagged."""
     found = []
+    for cell in nb.cells:
+        begins = re.match(r"#+ Aside: ", cell.source) is not None
+        if cell.cell_type == "markdown" and begins != ("aside" in tags(cell)):
+            title = cell.source.partition("\n")[0]
+            found.append(
+                f"{stem}: '{title}': only a heading 'Aside: ...' has the tag aside"
+            )
     for number, cell in code_cells(nb):
         if NOT_COMPARED & tags(cell) and "# " not in cell.source:
             found.append(

@@ -22,6 +22,7 @@ html_theme_options = {
 }
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = ["asides.js"]
 html_show_sphinx = False
 html_last_updated_fmt = None
 
