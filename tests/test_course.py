@@ -233,7 +233,7 @@ def test_explore_has_a_static_twin_of_its_own(notebook):
     course.explore(
         lambda n: line_figure(n),
         alt=ALT,
-        static=lambda: course.frames_grid(clip()),
+        static=lambda: (course.frames_grid(clip()), ALT),
         n=course.Slider(1, 3),
     )
     assert picture(notebook[0][0]).width == 800

@@ -37,8 +37,8 @@ SAID = {
     "two_hot": "two-hot, which predicts a number as a distribution",
     "replay": "the replay memory between the game and the learning",
     "networks": "the encoder and the decoder",
-    "rssm": "the recurrent state-space model in the middle of the world model",
-    "world_model": "the world model with its heads and the imagination it allows",
+    "rssm": "the recurrent state-space model, which remembers and which imagines",
+    "world_model": "the world model with its heads for reward and continuation",
     "lambda_returns": "the lambda-returns that judge imagined steps",
     "actor_critic": "actor and critic, which learn inside the dream",
     "dreamer": "the loop that joins acting, world model and dreaming",
@@ -116,7 +116,7 @@ class _Map(Sheet):
         self.panel(524, 266, "3  Learn in the dream")
         self.node(548, 76, 102, 56, "Actor", "actor_critic", "what to do")
         self.node(664, 76, 102, 56, "Critic", "actor_critic", "how good it is")
-        self.node(548, 154, 218, 56, "Imagination", "world_model", "15 steps of dream")
+        self.node(548, 154, 218, 56, "Imagination", "rssm", "15 steps of dream")
         self.node(
             548, 230, 218, 56, r"$\lambda$-returns", "lambda_returns", "how good it was"
         )

@@ -205,8 +205,8 @@ def explore(
     Args:
         draw: takes the controls by name and returns a matplotlib figure.
         alt: one sentence on the figure, or a function of the values that returns it.
-        static: takes nothing and returns the figure for readers without a kernel, who
-            otherwise see ``draw`` at the start values.
+        static: takes nothing and returns the figure for readers without a kernel, and
+            its sentence. Without it they see ``draw`` at the start values.
         **controls: ``Slider(...)`` or ``Choice(...)``.
     """
     explorer = Explorer(draw, alt, controls)
@@ -216,8 +216,11 @@ def explore(
     import matplotlib.pyplot as plt
 
     with same_random_numbers():
-        fig = static() if static else explorer.figure()
-    publish(figure_png(fig), explorer.sentence())
+        if static:
+            fig, sentence = static()
+        else:
+            fig, sentence = explorer.figure(), explorer.sentence()
+    publish(figure_png(fig), sentence)
     plt.close(fig)
     with same_random_numbers():
         explorer.drive_to_the_ends()

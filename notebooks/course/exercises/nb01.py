@@ -59,7 +59,7 @@ def check_inverse(my_symlog, my_symexp):
 def check_way_back(my_symexp, x, y):
     """Check that symexp leads from y, which is symlog(x), back to x."""
     back = my_symexp(y)
-    require(back[0] < 0, "symexp is odd as well: give the sign of y back")
+    require(back[0] < 0, "symexp is odd as well: put the sign of y back")
     require(
         abs(back[-1] - 1001) > 0.5,
         "1,000 comes back as 1,001: subtract the 1 that symlog added",
