@@ -1,22 +1,24 @@
 # %% [markdown]
 # # 07 Lambda-returns: how far ahead should the agent look?
 #
-# **The question.** In a dream of 15 steps Mario earns some reward, and then the dream
-# stops. How good was what he did? And how good is good: is a return of 3 a lot?
+# **The question.** Mario dreams for 15 steps and earns some reward. Then the dream stops.
+# How good was what he did? And is a return of 3 a lot or a little?
 #
-# Two networks will live on the answer, and notebook 08 builds them: the *actor*, which
-# chooses the actions, and the *critic*, which guesses how much reward is still to come. All
-# that we need of them here is that they exist and that the critic may be wrong.
+# In notebook 08 two networks learn from the answer. The *actor* chooses the actions. The
+# *critic* guesses how much reward is still to come. For now it is enough to know that both
+# exist, and that the critic can be wrong.
 #
-# The answer itself is two small pieces of code. The first blends what was dreamed with what
-# the critic believes: the *lambda-return*. The second measures how large returns usually
-# are, so that one setting of the actor works for every game: *return normalisation*.
+# The answer is two short pieces of code. The *lambda-return* blends what was dreamed with
+# what the critic believes. *Return normalisation* then measures how large returns usually
+# are, so that one setting of the actor works for every game.
 #
-# **At the end** you have computed returns by hand, written the function that computes them
-# for the agent, and seen in numbers what lambda trades for what.
+# **At the end** you have computed returns by hand, and written the function that computes
+# them for the agent. You have also measured what we gain and what we lose by looking
+# further ahead.
 #
-# **You need** PyTorch tensors. From notebook 06: a dream is a sequence of states, and the
-# world model predicts a reward and a probability of going on for each of them.
+# **You need** PyTorch tensors, and one fact from notebook 06: a dream is a sequence of
+# states, and for each state the world model predicts a reward and the probability that the
+# game continues.
 #
 # *Measured: 0.1 minutes on two CPU cores, 0.4 GB memory, no GPU.*
 
@@ -30,6 +32,7 @@ sys.path[:0] = where or sys.exit("Open this notebook inside its repository.")
 import course
 
 # %%
+#| default_exp lambda_returns
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -38,17 +41,30 @@ from course import dreamer_map, explore, hint, lambda_recursion, line, show
 from course import solution, use_style, what_we_built
 
 use_style()
+show(*dreamer_map("lambda_returns"))
+
+# %%
+#| export
+"""How far to look ahead: lambda-returns, and the scale that makes them comparable.
+
+Built in notebook 07. Source: DreamerV3, sections "Critic learning" (equation 5) and
+"Actor learning" (equation 7).
+"""
+
+import torch
+from torch import Tensor, nn
 
 # %% [markdown]
 # ## The goal
 #
-# By the end you can draw this picture yourself and explain each line of it. It answers the
-# question of the title: $\lambda$ (lambda) is the knob, from 0 (ask the critic after one
-# step) to 1 (follow the dream to its end), and the height is how wrong the answer is. Too
-# short a look trusts a critic who is wrong, too long a look collects chance. (The formulas
-# are those of the section "The experiment: bias and variance".)
+# By the end you can draw this picture yourself and explain every line in it. The knob is
+# $\lambda$ (lambda). At 0 we follow the dream for one step and then ask the critic. At 1
+# we follow the dream to its end.
+#
+# The height says how wrong the answer is. If we look too short, we rely on a critic that is
+# wrong. If we look too far, we collect chance. The best answer lies in between.
 
-# %%
+# %% tags=["hide-input"]
 lam, k = np.linspace(0, 1, 101)[:, None], np.arange(15)
 decay = (0.95 * lam) ** k
 variance = 0.7**2 * (decay**2).sum(1)
@@ -64,33 +80,23 @@ ax.set(xlabel="lambda [1]", ylabel="squared error of a return [1]", ylim=(0, 5))
 ax.legend()
 show(fig, alt="The error of a return is smallest for a lambda between 0 and 1.")
 
-# %%
-#| default_exp lambda_returns
-show(*dreamer_map("lambda_returns"))
-
-# %%
-#| export
-"""How far to look ahead: lambda-returns, and the scale that makes them comparable.
-
-Built in notebook 07. Source: DreamerV3, sections "Critic learning" (equation 5) and
-"Actor learning" (equation 7).
-"""
-
-import torch
-from torch import Tensor, nn
-
 # %% [markdown]
 # ## Two simple answers that fail
 #
-# Mario walks along 20 fields. On the 21st stands the flag, worth 5, and the game ends. He
-# dreams 15 steps ahead from each field. For every dream we write down three numbers per
-# state, *aligned with the states* $s_0 \dots s_H$, where $H = 15$ is the horizon:
+# Do we need anything clever here? Let us try the two obvious answers first, in a world that
+# is small enough to see through.
 #
-# * the reward $r_t$ that arrives with state $s_t$,
-# * the continuation $c_t$: while the game goes on, the discount $\gamma = 0.997$ (what a
-#   reward one step later is worth now), and 0 at its end,
-# * the value $v_t$: what the critic believes is still to come after $s_t$. A new critic
-#   believes 0.
+# Mario walks along 20 fields. Behind the last one is the flag. Reaching it pays 5 and ends
+# the game. From each field he dreams 15 steps ahead.
+#
+# For every dream we write down three numbers per state. They are *aligned with the states*
+# $s_0 \dots s_H$, where $H = 15$ is the horizon:
+#
+# * the reward $r_t$ that arrives with state $s_t$;
+# * the continuation $c_t$. While the game continues it is the discount $\gamma = 0.997$,
+#   which says what a reward one step later is worth now. At the end of the game it is 0;
+# * the value $v_t$, which is what the critic believes is still to come after $s_t$. A new
+#   critic believes 0.
 
 # %%
 FIELDS, H, GAMMA = 20, 15, 0.997
@@ -103,14 +109,24 @@ print("rewards seen from field 3: ", reward[3].sum().item())
 print("rewards seen from field 10:", reward[10].sum().item())
 
 
-# %% [markdown]
-# *First answer: add up the dreamed rewards*, discounted. From fields 0 to 4 the flag is
-# more than 15 steps away, so the sum is 0, however often we dream. The agent is blind
-# beyond its horizon.
+# %% [markdown] tags=["predict"]
+# *The first answer: add up the dreamed rewards*, discounted. From fields 0 to 4 the flag is
+# more than 15 steps away, so the sum is 0 there. The agent is blind beyond its horizon.
 #
-# *Second answer: one reward, then ask the critic*, $r_1 + c_1 v_1$, and make that the
-# critic's new value. It sees arbitrarily far in the end, but news of the flag travels one
-# field per update. Let us count the fields that know of the flag.
+# *The second answer: take one reward, then ask the critic*. The sum $r_1 + c_1 v_1$ becomes
+# the critic's new value, and we do that again and again. Now news of the flag can travel
+# any distance, from field to field.
+#
+# **Predict.** We count the fields that have noticed the flag after 1, 2 and 20 updates. For
+# which of the two answers does this number grow? How fast?
+#
+# <details><summary>Answer</summary>
+#
+# Adding up never asks the critic, so repeating it changes nothing: it is 15 fields every
+# time. With the second answer the news moves by one field per update: 1, then 2, and after
+# 20 updates all 20.
+#
+# </details>
 
 # %%
 def sweep(target, updates):
@@ -137,34 +153,45 @@ for target in (add_up, one_step):
 
 
 # %% [markdown]
-# Adding up never reaches the first five fields. One step reaches all of them, after twenty
-# updates. We want both: far *and* fast.
-#
 # ## The equation
 #
+# Adding up never reaches the first five fields. Asking the critic reaches all of them, but
+# only after twenty updates. We want both: far *and* fast. The lambda-return gets both by
+# mixing the two answers.
+#
 # > **[The paper](https://arxiv.org/abs/2301.04104) says** (equation 5, section "Critic
-# > learning"). To see rewards beyond the horizon, the critic learns from bootstrapped lambda-returns, which mix predicted rewards
-# > and values:
+# > learning"). To see rewards beyond the horizon, the critic learns from bootstrapped
+# > lambda-returns, which mix predicted rewards and values:
 # >
 # > $$R^\lambda_t = r_t + \gamma\, c_t \big((1-\lambda)\, v_t + \lambda R^\lambda_{t+1}\big)
 # > \qquad R^\lambda_T = v_T$$
 #
-# **What we compute.** Printed like this, the indices invite a mistake. The reward, the
-# continuation and the value that are mixed with $R_{t+1}$ must all belong to the state in
-# which the step *arrives*; with the value of the state in which we stand, the critic would
-# learn from itself. The [authors' code](https://github.com/danijar/dreamerv3) takes the
-# next state everywhere. In our alignment, with the discount already inside $c$:
+# **What we compute.** Printed like this, the indices are easy to misread. Three numbers must
+# belong to the state in which the step *arrives*: the reward, the continuation, and the
+# value that is mixed with $R_{t+1}$. The
+# [authors' code](https://github.com/danijar/dreamerv3) takes the next state for all three.
+# In our alignment, with the discount already inside $c$, that is:
 #
 # $$R_H = v_H \qquad\qquad
 # R_t = r_{t+1} + c_{t+1} \big((1-\lambda)\, v_{t+1} + \lambda R_{t+1}\big)$$
 #
-# In words: after one step you get the reward. Then, if the game goes on, a mixture: a part
-# $1-\lambda$ trusts the critic at once, a part $\lambda$ looks one step further.
-# Where the dream stops, the critic's own guess takes the place of the rest: that is called
-# *bootstrapping*, and $v_H$ is the bootstrap.
+# In words: after one step you get the reward. If the game continues, a mixture is added to
+# it. The part $1-\lambda$ trusts the critic at once. The part $\lambda$ looks one step
+# further, where the same question is asked again.
 #
-# Does the index matter? Take $\lambda = 0$ and read only the value to the letter: reward
-# and continuation come from the next state, $v_t$ from the state in which Mario stands.
+# Where the dream stops we cannot look further. There the critic's guess $v_H$ takes the
+# place of everything that would follow. This is called *bootstrapping*, and $v_H$ is the
+# bootstrap.
+
+# %% [markdown] tags=["aside"]
+# ### Aside: the index taken literally
+#
+# Does the index really matter? Set $\lambda = 0$ and take the value as it is printed.
+# Reward and continuation come from the next state, but the value from the state that
+# Mario leaves.
+#
+# Now every field asks only itself. One field learns of the flag, because it sees the reward
+# directly, and the news never travels any further.
 
 # %%
 def to_the_letter(value):
@@ -176,11 +203,10 @@ knows = [int((sweep(to_the_letter, n) > 0.01).sum()) for n in (1, 2, 20)]
 print("fields that know of the flag:", knows)
 
 # %% [markdown]
-# One field knows, and the news never travels: every other field asks only itself.
-#
 # ## By hand
 #
-# Four states, so $H = 3$, with friendly numbers.
+# The quickest way to trust an equation is to work through it once on paper. Here is a dream
+# of four states, so $H = 3$, with friendly numbers.
 
 # %%
 toy_reward = torch.tensor([[0.0, 1.0, 0.0, 2.0]])
@@ -189,15 +215,16 @@ toy_cont = torch.tensor([[1.0, 0.5, 0.5, 0.5]])
 
 # %% [markdown] tags=["predict"]
 # **Predict.** Take $\lambda = 0.5$ and work from right to left: $R_3$, $R_2$, $R_1$, $R_0$.
-# Which of the twelve numbers above are never used?
+# Which of the twelve numbers above do you never use?
 #
 # <details><summary>Answer</summary>
 #
 # $R_3 = v_3 = 4$. $R_2 = 2 + 0.5\,(0.5 \cdot 4 + 0.5 \cdot 4) = 4$.
 # $R_1 = 0 + 0.5\,(0.5 \cdot 2 + 0.5 \cdot 4) = 1.5$.
-# $R_0 = 1 + 0.5\,(0.5 \cdot 4.5 + 0.5 \cdot 1.5) = 2.5$. Nothing of state 0 is used,
-# neither its reward nor its continuation nor its value: all three are about how one came
-# there, or what was believed before looking.
+# $R_0 = 1 + 0.5\,(0.5 \cdot 4.5 + 0.5 \cdot 1.5) = 2.5$.
+#
+# The three numbers of state 0 are never used. Its reward and its continuation belong to
+# the step that led there. Its value is what the critic believed before we looked.
 #
 # </details>
 
@@ -218,61 +245,27 @@ show(*lambda_recursion(toy_reward[0], toy_value[0], toy_cont[0], lam=0.5))
 
 
 # %% [markdown]
-# ## Word for word
-#
-# The equation can be typed in as it is: a function that calls itself. Read it beside the
-# formula, line by line.
-
-# %%
-def by_recursion(reward, value, cont, lam, t=0):
-    """R_t of one dream: [B]."""
-    if t == value.shape[1] - 1:
-        return value[:, t]
-    later = by_recursion(reward, value, cont, lam, t + 1)
-    mixed = (1 - lam) * value[:, t + 1] + lam * later
-    return reward[:, t + 1] + cont[:, t + 1] * mixed
-
-
-# %% [markdown] tags=["predict"]
-# **Predict.** With $\lambda = 0$, what is $R_0$ of the toy? And with $\lambda = 1$?
-#
-# <details><summary>Answer</summary>
-#
-# $\lambda = 0$ asks the critic after one step: $1 + 0.5 \cdot 4.5 = 3.25$.
-# $\lambda = 1$ only asks it at the end:
-# $1 + 0.5\,(0 + 0.5\,(2 + 0.5 \cdot 4)) = 2$.
-#
-# </details>
-
-# %%
-toy = toy_reward, toy_value, toy_cont
-for lam in (0.0, 0.5, 1.0):
-    print(f"lambda {lam}: R_0 = {by_recursion(*toy, lam).item()}")
-
-
-# %% [markdown]
-# It is right, and wasteful: one call gives one return, and the calls for $R_0$, $R_1$, ...
-# all do the same work again. What we want computes every return of a dream in a single
-# walk from its end to its beginning.
+# Read the bottom row of the picture from right to left. Each return needs the return to its
+# right, and the three numbers above that one. So a single walk from the end of the dream to
+# its beginning gives us all the returns.
 #
 # ## Build it yourself
-
-# %% [markdown]
+#
 # ### Exercise 7.0: Write the lambda-return
 #
 # *hard, about 40 minutes, 7 lines to write, 3 hints*
 #
 # This is the heart of the notebook, and you have everything you need. Write it before you
-# look at ours. The check goes through five stages: shapes, numbers by hand, ends inside a
-# dream, the authors' own numbers, and random dreams with their gradients. It tells you how
-# far you got.
+# look at ours. The check has five stages: shapes, numbers by hand, ends inside a dream, the
+# authors' own numbers, and random dreams with their gradients. It tells you how far you
+# got.
 #
-# One thing is new: $\lambda$ may also be a tensor, one number for each state. What that is
-# good for becomes clear in "The same function on real rows".
+# One thing is new: $\lambda$ may also be a tensor, with one number for each state. We will
+# need that below, in "The same function on real rows".
 #
-# If you are stuck, `hint("7.0", 1)` nudges, `hint("7.0", 3)` outlines, and the solution is
-# there when you want to compare. If you would rather read on, do: the notebook
-# continues with our version and needs nothing of yours.
+# If you are stuck, `hint("7.0", 1)` nudges and `hint("7.0", 3)` outlines. The solution is
+# there when you want to compare. You can also just read on: the notebook continues with our
+# version and needs nothing of yours.
 
 # %% tags=["exercise-7.0"]
 def my_lambda_return(reward, value, cont, lam=0.95):
@@ -291,18 +284,15 @@ def my_lambda_return(reward, value, cont, lam=0.95):
 
 # %%
 check("7.0", my_lambda_return)
-
-
-# %%
 # hint("7.0", 1)
 # solution("7.0")
 
 # %% [markdown]
 # ## Our version
 #
-# A list that is filled backwards and then reversed. The two lines inside the loop are the
-# two halves of the equation. Fifteen small steps cost next to nothing beside the dream, so
-# there is no reason to be clever.
+# We fill a list from the back and then reverse it. The two lines inside the loop are the
+# two halves of the equation. Fifteen small steps cost almost nothing compared with the
+# dream itself, so there is no reason to be clever.
 
 # %% tags=["hide-input"]
 #| export
@@ -338,18 +328,32 @@ def lambda_return(
 
 
 # %% [markdown]
-# Does it agree with the recursion? And with the numbers that you computed by hand?
+# Does it give the numbers that you computed by hand? We also try the two ends of the knob.
+# With $\lambda = 0$ it asks the critic after one step, $1 + 0.5 \cdot 4.5$. With
+# $\lambda = 1$ it asks only at the end.
 
 # %%
-for lam in (0.0, 0.5, 1.0):
-    name = f"lambda {lam}"
-    compare(name, lambda_return(*toy, lam)[:, 0], by_recursion(*toy, lam))
-print("lambda 0.5:", lambda_return(*toy, 0.5)[0].tolist())
+toy = toy_reward, toy_value, toy_cont
+by_hand = torch.stack([R0, R1, R2]).detach()
+compare("lambda 0.5, by hand", lambda_return(*toy, 0.5)[0], by_hand, tolerance=0)
+for lam in (0.0, 1.0):
+    print(f"lambda {lam}: R_0 = {lambda_return(*toy, lam)[0, 0].item()}")
 
 
-# %% [markdown]
-# Back to the flag. With $\lambda = 0.95$ the first update reaches 15 fields and the second
-# one all 20: far and fast.
+# %% [markdown] tags=["predict"]
+# Now back to the flag, which needs a look that is far and fast.
+#
+# **Predict.** With $\lambda = 0.95$ and dreams of 15 steps, how many of the 20 fields know
+# of the flag after one update? After two? And do their values lie above or below those of
+# plain adding up?
+#
+# <details><summary>Answer</summary>
+#
+# 15 after the first update, which is as far as a dream reaches, and all 20 after the
+# second. The values are the same or lower, because a part of each return still listens to
+# the critic, and the critic began at 0.
+#
+# </details>
 
 # %%
 def far_and_fast(value):
@@ -374,20 +378,22 @@ show(
 
 
 # %% [markdown]
-# Where both know of the flag, the lambda-return is at most as high as the plain sum: a part
-# of it still listens to a critic that has hardly learnt anything. That part becomes right by
-# itself, update by update, and only the lambda-return reaches the five fields at the left.
+# Look at the five fields on the left: only the lambda-return has reached them. Elsewhere it
+# is still a little below the plain sum. That gap closes by itself, update by update, as the
+# critic learns.
+
+# %% [markdown] tags=["aside"]
+# ### Aside: the same return as a weighted mean
 #
-# ## Brute force
+# There is a second way to see the lambda-return. It makes a good test, because it shares
+# not a single line with our loop.
 #
-# There is a second way to understand the lambda-return, and it makes a good test, because
-# it shares no line with the loop. Call $G_n$ the *n-step return*: follow the dream for $n$
-# steps, then ask the critic.
+# Call $G_n$ the *n-step return*: follow the dream for $n$ steps, then ask the critic.
 #
 # $$G_n = r_1 + c_1 r_2 + c_1 c_2 r_3 + \dots + c_1 \cdots c_{n-1} r_n + c_1 \cdots c_n v_n$$
 #
-# The lambda-return is a weighted mean of all of them. Each step further gets $\lambda$
-# times the weight, and the last one takes what remains:
+# The lambda-return is a weighted mean of all of them. Each further step has $\lambda$ times
+# the weight of the one before, and the last one takes what remains:
 #
 # $$R_0 = (1-\lambda) \sum_{n=1}^{H-1} \lambda^{n-1} G_n + \lambda^{H-1} G_H$$
 
@@ -413,30 +419,13 @@ def brute_force(reward, value, cont, lam):
     return torch.stack(returns)
 
 
-# %% [markdown] tags=["predict"]
-# **Predict.** With $\lambda = 0.95$ and $H = 15$: how much weight has the one-step return
-# $G_1$, and how much has $G_{15}$, which follows the dream to its end?
-#
-# <details><summary>Answer</summary>
-#
-# $G_1$ has $1 - 0.95 = 0.05$, and $G_{15}$ has $0.95^{14} = 0.488$: almost half of the
-# return follows the whole dream.
-#
-# </details>
-
 # %%
-print(f"weight of G_1: {1 - 0.95:.2f}, of G_15: {0.95**14:.3f}")
-
 generator = torch.Generator().manual_seed(0)
 shape = 64, 16
 dream_reward = torch.randn(shape, generator=generator, dtype=torch.float64)
 dream_value = torch.randn(shape, generator=generator, dtype=torch.float64)
 dream_cont = torch.rand(shape, generator=generator, dtype=torch.float64)
 dream_cont[dream_cont < 0.1] = 0  # some dreams end in the middle
-claim(
-    "more than half of the dreams end inside",
-    (dream_cont[:, 1:] == 0).any(1).float().mean() > 0.5,
-)
 
 for lam in (0.0, 0.5, 0.95, 1.0):
     dreams = zip(dream_reward, dream_value, dream_cont)
@@ -445,9 +434,16 @@ for lam in (0.0, 0.5, 0.95, 1.0):
     compare(f"lambda {lam}", mine, truth, tolerance=1e-12)
 
 
-# %% [markdown]
-# Move lambda and the horizon: with lambda 0 all weight is on one step, with lambda 1 all of
-# it is on the last one. The dashed line shows how far the return looks on average.
+# %% [markdown] tags=["predict"]
+# **Predict.** Draw the 15 weights for $\lambda = 0.95$ as bars. Do they rise or fall? Which
+# bar is the tallest?
+#
+# <details><summary>Answer</summary>
+#
+# They fall slowly, from 0.05 for $G_1$. But the last bar is by far the tallest:
+# $0.95^{14} = 0.488$. Almost half of the return follows the whole dream.
+#
+# </details>
 
 # %% tags=["hide-input"]
 def draw_weights(lam, horizon):
@@ -482,73 +478,79 @@ explore(
 # %% [markdown]
 # ## When the game ends in the dream
 #
-# The continuation does two jobs. It discounts, and it ends: where it is 0, nothing that is
-# dreamed afterwards may count. That is why the reward of the end is *outside* the bracket
-# and the future *inside*.
+# A dream always has the same length, but Mario may die in the middle of it. The model
+# dreams on, and nothing that it dreams after the end may count.
+#
+# So the continuation has two jobs: it discounts, and it ends. Look at the equation again.
+# The reward is *outside* the bracket, because dying still brings its reward. The future is
+# *inside*, where a continuation of 0 removes it.
 
 # %% [markdown] tags=["predict"]
-# **Predict.** In the toy the game ends at $s_2$: $c_2 = 0$. What are $R_1$ and $R_0$, for
-# $\lambda = 0.5$? Does a reward of 1000 at $s_3$ change them?
+# **Predict.** In our toy dream the game now ends at $s_2$, so $c_2 = 0$. At $s_3$ a reward
+# of 1000 is waiting. Which of the three returns $R_0$, $R_1$, $R_2$ notice it?
 #
 # <details><summary>Answer</summary>
 #
-# $R_1 = r_2 + 0 = 0$, and $R_0 = 1 + 0.5\,(0.5 \cdot 4.5 + 0.5 \cdot 0) = 2.125$. The 1000
-# changes neither: it lies behind the end.
+# Only $R_2$, whose step begins where the game has already ended. (In notebook 08 such a
+# step gets the weight 0.) $R_1$ and $R_0$ stay as they are, 0 and 2.125, because the 1000
+# lies behind the end.
 #
 # </details>
 
 # %%
 ended = torch.tensor([[1.0, 0.5, 0.0, 0.5]])
-print(lambda_return(toy_reward, toy_value, ended, 0.5)[:, :2])
+print("without:", lambda_return(toy_reward, toy_value, ended, 0.5)[0].tolist())
 
 tempting = toy_reward.clone()
 tempting[0, 3] = 1000.0
-print(lambda_return(tempting, toy_value, ended, 0.5)[:, :2])
+print("with:   ", lambda_return(tempting, toy_value, ended, 0.5)[0].tolist())
 
 # %% [markdown]
-# In a dream the end is a matter of degree. The world model predicts a *probability* of
-# going on, and we multiply with it. The
-# [first version of DreamerV3](https://github.com/danijar/dreamerv3/tree/8fa35f8) rounded it
-# to 0 or 1 and multiplied with the discount separately; DreamerV2 took the values from a
-# slow copy of the critic, while here they come from the critic itself. If you compare with
-# older code, look for these two.
+# In a real dream the end is a matter of degree. The world model predicts the *probability*
+# that the game continues, and we multiply by it. A dream that ends with probability 0.3
+# keeps 70 % of its future.
 #
 # ## The same function on real rows
 #
-# Dreams are not the only place to learn values. The rows of the replay hold rewards that
-# were really earned.
+# We can also learn values from real experience. The rows of the replay hold rewards that
+# were really earned, so they can correct a critic that was misled by a dream.
 #
 # > **The paper says.** The critic also learns on trajectories from the replay, with a
 # > loss weight of 0.3. The return that was imagined from each replayed state is taken as
 # > that state's value, and lambda-returns are computed over the real rewards ("Critic
 # > learning").
 #
-# **So it is the same function**, with three changes of what we pass in: the rewards are
-# real; `value` is $R_0$ of the dream that began at the row; and where an episode ends, the
-# look along the rows must stop (one says: the *trace* is cut), since the next row belongs
-# to another episode. Two flags of notebook 03 do that:
+# **So it is the same function.** Only what we pass in is different. The rewards are real
+# ones, and `value` is the $R_0$ of a dream that began at the row.
 #
-# * `is_terminal`: nothing comes after it, so `cont` is 0;
-# * `is_last`: we cannot look further *along the rows*, so `lam` is 0 there. If it is not
-#   terminal (a time limit), the value still counts.
+# There is one complication: a window of rows may hold the end of one episode and the
+# beginning of the next. The look along the rows must stop there. Two flags from notebook 03
+# take care of it:
 #
-# Two short episodes in one window: the first ends at a flag (terminal), the second is cut off
-# by a time limit (last, not terminal), then a third begins.
+# * `is_terminal`: nothing comes after this row, so `cont` is 0;
+# * `is_last`: the next row belongs to another episode, so `lam` is 0. If the row is not
+#   terminal, as with a time limit, its value still counts.
+#
+# The return *of* a last row would reach into the next episode and means nothing. Notebook
+# 08 leaves such rows out of the loss.
 
 # %%
+# Row 2 is the flag: terminal. Row 5 is cut off by a time limit: last, not terminal.
 row_reward = torch.tensor([[0.0, 1, 5, 0, 1, 1, 0, 1]])
 is_terminal = torch.tensor([[0.0, 0, 1, 0, 0, 0, 0, 0]])
 is_last = torch.tensor([[0.0, 0, 1, 0, 0, 1, 0, 0]])
 imagined = torch.full((1, 8), 4.0)  # R_0 of a dream from each row
 
 # %% [markdown] tags=["predict"]
-# **Predict.** The discount is 0.5, so that the numbers stay round, and $\lambda = 1$. What is
-# the return of row 1, just before the flag? And of row 4, just before the time limit?
+# **Predict.** Rows 1 and 4 are each one step before an end. From every row a return of 4 was
+# imagined. Whose return contains an imagined value: that of the row before the flag, that
+# of the row before the time limit, or both?
 #
 # <details><summary>Answer</summary>
 #
-# Row 1: 5, the reward at the flag, and nothing after it. Row 4: the reward 1 and half of
-# what was imagined from the row of the time limit, $1 + 0.5 \cdot 4 = 3$.
+# Only the one before the time limit. At the flag the game is over, so row 1 has 5, the
+# reward, and nothing more. A time limit is not an end of the game: Mario could have played
+# on. With a discount of 0.5 row 4 has $1 + 0.5 \cdot 4 = 3$.
 #
 # </details>
 
@@ -570,20 +572,32 @@ compare("second episode alone", returns[:, 3:5], second, tolerance=0)
 
 
 # %% [markdown]
-# The returns of the last rows themselves (rows 2 and 5) reach into the next episode and
-# mean nothing. The loss in notebook 08 leaves them out: it is multiplied with `1 - is_last`.
-#
 # ## The experiment: bias and variance
 #
 # Why not always look as far as possible? Because a dream, like a game, is full of chance.
-# The further we follow it, the more chance is added up. The critic adds no further chance,
-# but it may be wrong. Lambda decides whom to trust.
+# The further we follow it, the more chance is added up. Asking the critic adds no chance,
+# but the critic may be wrong. Lambda decides which of the two we trust.
 #
-# We make a world in which the truth is known. In every step the reward is 1 on average,
+# To measure this we make a world in which the truth is known. Every step pays 1 on average,
 # with noise of standard deviation 0.7. With a discount of 0.95 every state is worth
-# $1 / (1 - 0.95) = 20$. The critic is too optimistic and says 22. We compute 100,000 returns
-# from dreams of 15 steps and ask for two numbers: by how much is their mean wrong (*bias*),
-# and how much do they scatter (*variance*)? The mean squared error is bias² + variance.
+# $1 / (1 - 0.95) = 20$.
+#
+# The critic is too optimistic and says 22. We compute 100,000 returns from dreams of 15
+# steps and ask two questions. By how much is their mean wrong? This is the *bias*. How much
+# do they scatter? This is the *variance*. The mean squared error is bias² + variance.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Sketch bias² and variance over $\lambda$ from 0 to 1. Which curve falls, and
+# which one rises? If the critic becomes better, does the best $\lambda$ move to the left or
+# to the right?
+#
+# <details><summary>Answer</summary>
+#
+# The bias falls: the further we look, the less the critic's error counts. The variance
+# rises, because each step adds noise. With a better critic there is less bias to avoid, so
+# a shorter look is best, and the best $\lambda$ moves to the left.
+#
+# </details>
 
 # %%
 def bias_and_variance(lam, error, dreams=100_000, noise=0.7, gamma=0.95, horizon=15):
@@ -598,28 +612,6 @@ def bias_and_variance(lam, error, dreams=100_000, noise=0.7, gamma=0.95, horizon
 lams = [i / 20 for i in range(21)]
 young = torch.tensor([bias_and_variance(lam, error=2.0) for lam in lams])
 grown = torch.tensor([bias_and_variance(lam, error=0.5) for lam in lams])
-
-
-# %% [markdown]
-# For a noise as simple as this the two can also be written down. The critic's error $e$
-# enters wherever a value is used, the noise $\sigma$ wherever a reward is used:
-#
-# $$\text{bias} = e\,\Big(\gamma (1-\lambda) \sum_{k=0}^{H-2} (\gamma\lambda)^k
-# + \gamma (\gamma\lambda)^{H-1}\Big) \qquad
-# \text{variance} = \sigma^2 \sum_{k=0}^{H-1} (\gamma\lambda)^{2k}$$
-
-# %%
-def on_paper(lam, error, noise=0.7, gamma=0.95, horizon=15):
-    """Bias and variance by the two formulas above."""
-    steps = torch.arange(horizon)
-    decay = (gamma * lam) ** steps
-    bias = error * (gamma * (1 - lam) * decay[:-1].sum() + gamma * decay[-1])
-    return bias.item(), (noise**2 * (decay**2).sum()).item()
-
-
-formula = torch.tensor([on_paper(lam, 2.0) for lam in lams])
-gap = (young - formula).abs() / formula.abs()
-claim("experiment and formula differ by less than 5 %", (gap < 0.05).all())
 
 
 # %% tags=["hide-input"]
@@ -658,19 +650,51 @@ claim(
 )
 claim("a better critic wants a smaller lambda", best_grown < best)
 
+
 # %% [markdown]
-# So no lambda is best for the whole of training: a young critic wants a long look, a
-# grown one a short look. The paper uses 0.95 throughout. Our noise is the same in every
-# state and so is the critic's error, which no real game offers; but the two directions
-# are the usual ones: more of the dream is more chance, more of the critic more of its error.
+# So no lambda is best for the whole of training. A young critic wants a long look, and a
+# grown one a short look. The paper uses 0.95 throughout.
 #
+# No real game has the same noise in every state, and no real critic is wrong by the same
+# amount everywhere. The two directions are still the usual ones: looking further brings
+# more chance, and asking the critic earlier brings more of its error.
+
+# %% [markdown] tags=["aside"]
+# ### Aside: the two curves as formulas
+#
+# For such a simple noise, bias and variance can be written down. This is how the picture at
+# the top was drawn. The critic's error $e$ enters wherever a value is used, and the noise
+# $\sigma$ wherever a reward is used:
+#
+# $$\text{bias} = e\,\Big(\gamma (1-\lambda) \sum_{k=0}^{H-2} (\gamma\lambda)^k
+# + \gamma (\gamma\lambda)^{H-1}\Big) \qquad
+# \text{variance} = \sigma^2 \sum_{k=0}^{H-1} (\gamma\lambda)^{2k}$$
+
+# %%
+def on_paper(lam, error, noise=0.7, gamma=0.95, horizon=15):
+    """Bias and variance by the two formulas above."""
+    steps = torch.arange(horizon)
+    decay = (gamma * lam) ** steps
+    bias = error * (gamma * (1 - lam) * decay[:-1].sum() + gamma * decay[-1])
+    return bias.item(), (noise**2 * (decay**2).sum()).item()
+
+
+formula = torch.tensor([on_paper(lam, 2.0) for lam in lams])
+gap = (young - formula).abs() / formula.abs()
+claim("experiment and formula differ by less than 5 %", (gap < 0.05).all())
+
+# %% [markdown]
 # ## How large is a large return?
 #
-# The actor of notebook 08 will maximise two things at once: the *advantage* (return minus
-# value: how much better it went than the critic expected) and, a little, its *entropy* (how
-# undecided it is), so that it keeps trying. In the paper the entropy has the weight
-# $3 \cdot 10^{-4}$ in every game. But games count in different coins. How large is an
-# advantage beside that weight?
+# We can now say how good a dream was. But is 3 a lot? The actor of notebook 08 needs to
+# know, because it wants two things at once.
+#
+# One is a high *advantage*: return minus value, or how much better it went than the critic
+# expected. The other is some *entropy*: the actor should stay a little undecided, so that
+# it keeps trying. In the paper the entropy has the weight $3 \cdot 10^{-4}$ in every game.
+#
+# But games pay in different coins. Let us see how large an advantage is compared with that
+# weight.
 
 # %%
 generator = torch.Generator().manual_seed(2)
@@ -680,9 +704,8 @@ for size in (0.01, 1.0, 100.0):
     print(f"returns around {size:<6} advantage : entropy weight = {ratio:9,.0f} : 1")
 
 # %% [markdown]
-# A weight that counts a little in the first game counts for nothing in the last. Normalising
-# is the cure for large returns (small ones are left alone on purpose, see below), and there
-# are traps on the way.
+# The same weight counts a little in the first game and nothing at all in the last one. So
+# we bring the returns to one size before the actor sees them.
 #
 # > **The paper says** (equations 6 and 7, section "Actor learning"). Divide by the range of
 # > the returns, from the 5th to the 95th percentile, smoothed over time, and never by less
@@ -691,8 +714,18 @@ for size in (0.01, 1.0, 100.0):
 # > $$\frac{R^\lambda_t - v_t}{\max(1, S)} \qquad
 # > S = \text{EMA}\big(\text{Per}(R^\lambda_t, 95) - \text{Per}(R^\lambda_t, 5),\ 0.99\big)$$
 #
-# Each part has a reason. *Percentiles* instead of smallest and largest, because of
-# outliers. Let one dream in a hundred find a treasure of 1000:
+# Each part has a reason.
+#
+# *Percentiles*, because the smallest and the largest return may be outliers. One lucky
+# dream should not make all others look small. The next cell gives one dream in a hundred a
+# treasure of 1000.
+#
+# *Never below 1*, because small returns are often noise. Before the first reward is found,
+# all returns are errors of the networks. Divided by their own tiny range they would look
+# like a real goal, and they would outweigh the entropy that makes the agent explore.
+#
+# *A moving average* (EMA, exponential moving average), because one batch is not the whole
+# game. It starts at 0, and each update takes it one hundredth of the way to the new batch.
 
 # %%
 treasure = torch.rand(1000, generator=generator)
@@ -702,14 +735,6 @@ low, high = torch.quantile(treasure, torch.tensor([0.05, 0.95]))
 print(f"largest - smallest: {treasure.max() - treasure.min():.0f}")
 claim("the percentile range stays below 1", high - low < 1)
 
-
-# %% [markdown]
-# *Never below 1*, because small returns are often noise. Before the first reward is found,
-# all returns are errors of the networks. Divided by their own tiny range they would look as
-# important as a real goal, and outweigh the entropy that should make the agent explore.
-#
-# *A moving average* (EMA, exponential moving average), because one batch is not the whole
-# game. It starts at 0, and each update takes it one hundredth of the way to the new batch.
 
 # %%
 #| export
@@ -747,41 +772,47 @@ class ReturnNormalizer(nn.Module):
         return (self.range[1] - self.range[0]).clamp(min=self.limit)
 
 
-# %% [markdown]
-# The two percentiles are averaged one by one, which gives the same as averaging their
-# difference. They live in a buffer, so that they are saved with the agent.
-#
-# The check: a batch whose percentiles are exactly -2 and 8, once and a hundred times.
-
 # %% [markdown] tags=["predict"]
-# **Predict.** The range of the returns is 10 in every batch. What is $S$ after the first
-# update, and after 100? What does the actor divide by?
+# The two percentiles are averaged one by one, which gives the same as averaging their
+# difference. They live in a buffer, so that they are saved together with the agent.
+#
+# **Predict.** We feed in a batch whose range is 10, again and again. Draw the divisor
+# $\max(1, S)$ over 400 updates. Where does it begin, when does it leave that value, and how
+# does it approach 10?
 #
 # <details><summary>Answer</summary>
 #
-# $S_1 = 0.01 \cdot 10 = 0.1$; the divisor is 1. $S_{100} = 10\,(1 - 0.99^{100}) = 6.34$, and
-# that is also the divisor.
+# It begins at 1 and stays there for ten updates, because $S$ climbs from 0 and is still
+# below 1. Then it follows $S = 10\,(1 - 0.99^n)$: fast at first and ever more slowly. After
+# 100 updates it is at 6.34, after 400 just below 10.
 #
 # </details>
 
 # %%
 batch = torch.cat([torch.full((10,), -2.0), torch.zeros(80), torch.full((10,), 8.0)])
-normalizer = ReturnNormalizer()
-normalizer.update(batch)
-print("S after 1 update:", round((normalizer.range[1] - normalizer.range[0]).item(), 4))
-print("divided by:", normalizer.scale.item())
-
-for _ in range(99):
+normalizer, divisor = ReturnNormalizer(), []
+for _ in range(400):
     normalizer.update(batch)
-print("S after 100 updates:", round(normalizer.scale.item(), 2))
-compare("S", normalizer.scale, torch.tensor(10 * (1 - 0.99**100)), tolerance=1e-4)
+    divisor.append(normalizer.scale.item())
+print("divided by, after 1, 100 and 400 updates:", np.round(divisor, 2)[[0, 99, 399]])
+
+fig, ax = plt.subplots(figsize=(7.2, 2.2))
+ax.plot(range(1, 401), divisor, **line("return"), label="max(1, S)")
+ax.axhline(10, **line("threshold"), label="range of every batch")
+ax.set(xlabel="update [1]", ylabel="divisor [1]", ylim=(0, 11))
+ax.legend(loc="lower right")
+show(fig, alt="The divisor stays at 1 for ten updates, then climbs slowly towards 10.")
 
 
 # %% [markdown]
-# Move the size of the returns and the share of treasures. On the left the returns, on the
-# right the same returns after the division: large ones come down to about 1, small ones
-# stay as they are. (The counts are on a logarithmic scale, so that the few treasures can be
-# seen. On the right, what lies beyond 8 is counted at 8.)
+# This slowness is wanted. Each batch moves the divisor by only a hundredth of the way, so
+# the actor's task changes gently. In a run you can watch the divisor under the name
+# `return/scale`; the page [metrics](reference/metrics.md) shows how it should look.
+#
+# Now move the size of the returns and the share of treasures. On the left are the returns,
+# on the right the same returns after the division. Notice that large ones come down to
+# about 1 and small ones stay as they are. The counts are logarithmic, so that the few
+# treasures can be seen, and what lies beyond 8 is counted at 8.
 
 # %%
 def draw_normalized(exponent, treasures):
@@ -822,25 +853,29 @@ for size in (0.01, 1.0, 100.0, 10_000.0):
     spread[size] = ((size * noise) / normalizer.scale).std().item()
 
 claim(
-    "returns of 100 and of 10,000 look alike", abs(spread[100] - spread[10_000]) < 1e-3
+    "returns of 100 and of 10,000 get the same size",
+    abs(spread[100] - spread[10_000]) < 1e-3,
 )
 claim("large returns come down below 1", 0.2 < spread[100] < 0.5)
 claim("returns of 0.01 stay below 0.011", 0.009 < spread[0.01] < 0.011)
 
 
 # %% [markdown]
-# DreamerV2 had nothing of this kind, and tuned the weight of the entropy for each group of
-# games. Other agents divide *advantages* by their own spread, which blows up noise while
-# rewards are still rare (the paper's argument, in "Actor learning").
+# So a return of 3 is a lot in a game whose returns differ by 4, and little in one whose
+# returns differ by 400. The actor no longer has to care.
 #
 # ## Exercises
-
-# %% [markdown]
+#
 # ### Exercise 7.1: The n-step return
 #
 # *easy, about 10 minutes*
 #
-# Write $G_n$ for a batch of dreams. A loop over the steps, two lines in it, and one after it.
+# Follow each dream for $n$ steps and then ask the critic. In symbols, for a batch of
+# dreams, this is
+#
+# $$G_n = r_1 + c_1 r_2 + \dots + c_1 \cdots c_{n-1} r_n + c_1 \cdots c_n v_n$$
+#
+# You need a loop over the steps with two lines in it, and one line after it.
 
 # %% tags=["exercise-7.1"]
 def n_step_return(reward, value, cont, n):
@@ -853,9 +888,6 @@ def n_step_return(reward, value, cont, n):
 
 # %%
 check("7.1", n_step_return)
-
-
-# %%
 # solution("7.1")
 
 # %% [markdown]
@@ -880,9 +912,6 @@ def dream_return(reward, value, cont, lam=0.95):
 
 # %%
 check("7.2", dream_return)
-
-
-# %%
 # solution("7.2")
 
 # %% [markdown]
@@ -890,8 +919,8 @@ check("7.2", dream_return)
 #
 # *medium, about 10 minutes*
 #
-# Write the return normaliser as two functions: one moves the running percentiles, one
-# uses them.
+# Write the return normaliser as two functions. The first moves the running percentiles, and
+# the second uses them.
 
 # %% tags=["exercise-7.3"]
 def update_range(low_high, returns, rate=0.01):
@@ -906,28 +935,32 @@ def normalized_advantage(returns, value, low_high):
 
 # %%
 check("7.3", update_range, normalized_advantage)
-
-# %%
 # solution("7.3")
 
 # %% [markdown]
 # ## What breaks
 #
-# | what people did | how it looked | how it was found |
+# All of these mistakes run without an error. Most of them were found in published code.
+#
+# | mistake | how it looks | how to find it |
 # |---|---|---|
-# | the reward of $s_{t+1}$ with the value of $s_{t+2}$ | the agent [never succeeds](https://github.com/epignatelli/navix/pull/152), all losses look healthy | brute force, as above |
-# | the value of the state in which one stands, as the formula is printed | with lambda 0 the critic learns from itself | the walk to the flag: one field knows, for ever |
+# | the reward of $s_{t+1}$ with the value of $s_{t+2}$ | the agent [never succeeds](https://github.com/epignatelli/navix/pull/152), all losses look healthy | compare with the weighted mean of n-step returns |
+# | the value of the state that is left, as the formula is printed | with lambda 0 the critic learns from itself | the walk to the flag: only one field ever knows |
 # | the continuation one step late | the agent hopes for rewards after its death | a 0 in the middle of a dream |
-# | no bootstrap at the end, or 0 | rewards beyond the horizon count too little, with lambda 1 not at all (`add_up` above); the late states of a dream, which have few steps left, lose near ones too | lambda 1, by hand |
+# | no bootstrap at the end, or 0 | rewards beyond the horizon count too little, with lambda 1 not at all (`add_up` above); late states of a dream lose near rewards too | lambda 1, by hand |
 # | normaliser built but [not applied](https://github.com/pytorch/rl/pull/4125) | works for rewards near 1, fails for scores | returns of 100 and of 10,000 must give the same advantages |
 # | advantages divided by their own spread | exploration stops before the first reward | returns of 0.01 must stay 0.01 |
 #
+# The page [troubleshooting](reference/troubleshooting.md) begins with the symptom and leads
+# to the cause.
+#
 # ## What we built
 #
-# `lambda_return`, which blends a dream with the critic's opinion, for dreams and for real
-# rows, and `ReturnNormalizer`, which brings returns of any game down to one size. Now every
-# dreamed step has a return. Notebook 08 trains the critic to predict it and the actor to
-# raise it, without touching the real game.
+# `lambda_return` blends a dream with the critic's opinion, and it does the same for real
+# rows. `ReturnNormalizer` brings the returns of any game to one size.
+#
+# Now every dreamed step has a return. In notebook 08 the critic learns to predict it and the
+# actor learns to raise it, without touching the real game.
 
 # %%
 what_we_built("07_lambda_returns")

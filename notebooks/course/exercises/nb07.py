@@ -44,7 +44,7 @@ def check_shapes(my_lambda_return):
 
 
 def check_by_hand(my_lambda_return):
-    """The toy of the notebook, and numbers that name their states."""
+    """Numbers that show which state they came from, then the toy of the notebook."""
     reward = torch.tensor([[7.0, 1.0, 2.0, 3.0]])
     value = torch.tensor([[7000.0, 1000.0, 2000.0, 3000.0]])
     one = my_lambda_return(reward, value, torch.ones(1, 4), 0.0)[0].tolist()
@@ -87,7 +87,7 @@ def check_reference(my_lambda_return):
 
 
 def draw_to_build(rng):
-    """Dreams of random size whose parts want gradients; lambda of either kind."""
+    """Random dreams with gradients, and a lambda that is a number or a tensor."""
     *dream, _ = draw_dream(rng)[0]
     lam = float(rng.random())
     lam = torch.rand_like(dream[0]) if rng.random() < 0.5 else lam
@@ -111,9 +111,9 @@ exercise(
     draw_to_build,
     hints=[
         "R_t needs R_{t+1}, so begin at the end of the dream and walk backwards. What "
-        "is the very first `later`?",
-        "In step t everything belongs to the state in which it arrives: reward, cont, "
-        "value and lam all have the index t + 1.",
+        "is R_{t+1} in the very first step?",
+        "In step t everything belongs to the state in which the step arrives: reward, "
+        "cont, value and lam all have the index t + 1.",
         "later = value[:, -1]; for t in reversed(range(H)): mix value and later by "
         "lam, put that into reward + cont * mixed, keep it in a list; at the end "
         "reverse the list and stack it along dimension 1. For a lam that is a number, "
@@ -155,7 +155,7 @@ def check_n_step_return(n_step_return):
     require(one < 50, "the reward of s_0 was earned before: begin with reward[:, 1]")
     require(one != 1, "after n steps the critic is asked: add alive * value[:, n]")
     require(one != 5.5, "the reward of s_1 is not discounted: first add, then discount")
-    require(one != 0, "the continuation of s_0 lies behind us: begin with cont[:, 1]")
+    require(one != 0, "the continuation of s_0 is in the past: begin with cont[:, 1]")
     three = n_step_return(reward, value, cont, 3)
     require(
         three != 1 + 0.5 * 2 + 0.5 * 4 + 0.5 * 40,
@@ -198,7 +198,7 @@ def draw_dream_and_lambda(rng):
     ),
 )
 def check_dream_return(dream_return):
-    """Tell the index mistakes apart by numbers that name their states."""
+    """Use numbers that show which state they came from, to tell mistakes apart."""
     reward = torch.tensor([[7.0, 1.0, 2.0, 3.0]])
     value = torch.tensor([[7000.0, 1000.0, 2000.0, 3000.0]])
     cont = torch.ones(1, 4)
@@ -209,7 +209,7 @@ def check_dream_return(dream_return):
         "reward 1 is added to value 2: with lambda 0, R_0 is reward 1 plus value 1",
     )
     require(
-        one[0, 0] != 7001, "this is the value of the state in which one stands, s_0"
+        one[0, 0] != 7001, "this is the value of s_0, the state that the step leaves"
     )
     far = dream_return(reward, value, cont, 1.0)
     require(far[0, 0] > 3000, "with lambda 1 the last value, 3000, must still count")
