@@ -3,13 +3,12 @@
 #
 # **The question.** Why predict a distribution instead of a number?
 #
-# The agent judges its dreams by two predictions: the reward of a step, and the value of a
-# moment, the sum of rewards that is still to come on average. Both can be of any size, and
-# what they predict can come out in more than one way.
+# The agent judges its dreams by two predictions: the reward of a step, and the value of
+# a moment. Both can be of any size, and both can come out in more than one way.
 #
 # **At the end** a small network predicts "300 points on average, which means 1,000 or
-# nothing", learns it equally fast for points and for millions, and starts from exactly 0
-# instead of from an invented number.
+# nothing". It learns this equally fast for points and for millions, and it starts from
+# exactly 0.
 #
 # **You need** notebook 01 (symlog and symexp), softmax and cross entropy.
 #
@@ -24,7 +23,8 @@ where = [p for p in ("dreamer-lite/notebooks", ".", "..") if Path(p, "course").i
 sys.path[:0] = where or sys.exit("Open this notebook inside its repository.")
 import course
 
-# %%
+# %% tags=["hide-input"]
+#| default_exp two_hot
 import math
 
 import matplotlib.pyplot as plt
@@ -42,13 +42,14 @@ use_style()
 # %% [markdown]
 # ## Where we are going
 #
-# A game pays 1,000 points in three of ten tries, and otherwise nothing. The finished *head*
-# (the end of a network, which makes one prediction from all that the network has computed),
-# which you will build here, has watched it 50,000 times. The bars are what it believes,
-# and the line is the number that it gives when it is asked for one. (Do not mind the code
-# yet; the axis of the picture is stretched by symlog.)
+# A game pays 1,000 points in three of ten tries, and otherwise nothing. A *head*, the
+# last part of a network, which makes one prediction, has watched it 50,000 times. It is
+# the one that you will build here.
+#
+# The bars show what it believes. The line is the number that it gives if we ask for
+# just one. (The axis is stretched by symlog.)
 
-# %%
+# %% tags=["hide-input"]
 from dreamer_lite.two_hot import TwoHot
 
 finished = TwoHot()
@@ -75,10 +76,14 @@ ax.set_xticks([symlog(t).item() for t in ticks], ticks)
 ax.set(xlim=(-0.5, 7.4), ylim=(0, 1), xlabel="what the game pays [points]")
 ax.set(ylabel="probability [1]")
 ax.legend(loc="upper center")
-show(fig, alt="The bars stand at nothing and around 1,000 points, the mean in between.")
+show(
+    fig,
+    alt="Two groups of bars, at nothing and at 1,000 points; the mean lies between.",
+)
 
 # %% [markdown]
-# One number could not say that. And this is the part of Dreamer that says it:
+# A single number could not say that. Here is where the head belongs: it predicts
+# rewards in the world model, and values in the critic.
 
 # %% tags=["hide-input"]
 show(*dreamer_map("two_hot"))
@@ -86,30 +91,29 @@ show(*dreamer_map("two_hot"))
 # %% [markdown]
 # ## The flag or the pit
 #
-# Mario runs towards a pit. Say that of ten tries he clears it in three and reaches the
-# flag, for 1,000 points in all; in seven he falls, for nothing. The sum of rewards from
-# here to the end is called the **return**; its mean is the **value** of this moment.
-
-# %%
-returns = torch.tensor([1000.0] * 3 + [0.0] * 7)
-print("value:", returns.mean().item())
+# First, why is one number not enough? Mario runs towards a pit. In three of ten tries
+# he clears it and reaches the flag, for 1,000 points. In seven he falls, for nothing.
+#
+# The sum of rewards from here to the end is called the **return**. Its mean is the
+# **value** of this moment, here 300.
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Three heads learn from these ten returns: one with the squared error; one
-# with the squared error after symlog, as in notebook 01; one that fits a Normal distribution
-# (mean and width). Which number does each give for the value? And how likely does the
-# Normal think a *negative* return is?
+# **Predict.** Three heads learn the value from these ten tries. One minimises the
+# squared error, one the squared error after symlog, and one fits a Normal distribution.
+# Which of them find 300? And which of them know that 300 itself never happens?
 #
 # <details><summary>Answer</summary>
 #
-# The squared error gives the mean, 300. After symlog it gives $\mathrm{symexp}(0.3 \cdot
-# 6.909) = 6.9$, the flaw that notebook 01 ended with. The Normal has the mean 300 and the
-# width $\sqrt{0.3 \cdot 0.7} \cdot 1000 = 458$, and so it puts about a quarter of its
-# probability on returns below 0, which never happen.
+# The squared error finds 300, and so does the Normal. After symlog the head says
+# $\mathrm{symexp}(0.3 \cdot 6.909) = 6.9$, the flaw that notebook 01 ended with.
+#
+# None of them knows that there are two outcomes. The Normal is so wide that it puts a
+# quarter of its probability below 0, on returns that never happen.
 #
 # </details>
 
 # %%
+returns = torch.tensor([1000.0] * 3 + [0.0] * 7)
 width = returns.std(correction=0)
 below_zero = 0.5 * (1 + math.erf(-300 / (width.item() * math.sqrt(2))))
 print(f"squared error       : {returns.mean().item():.0f}")
@@ -117,11 +121,9 @@ print(f"squared symlog error: {symexp(symlog(returns).mean()).item():.1f}")
 print(f"Normal              : 300, width {width:.0f}, below zero {below_zero:.2f}")
 
 # %% [markdown]
-# The squared error is right about the mean, at a price that we saw in notebook 01: its
-# gradient grows with the target, so one learning rate does not fit all games. Symlog mends
-# the gradient and spoils the mean. And none of the three knows that there are two
-# outcomes. We want all of it: the right mean, a gradient that does not depend on the
-# size of the numbers, and both outcomes.
+# So the squared error is right about the mean, but its gradient grows with the target.
+# Symlog tames the gradient and spoils the mean. We want three things at once: the right
+# mean, a gradient that does not depend on the size of the numbers, and both outcomes.
 #
 # ## Bins, and two weights
 #
@@ -136,10 +138,9 @@ print(f"Normal              : 300, width {width:.0f}, below zero {below_zero:.2f
 # > A number is encoded for training as a *two-hot* vector: all zeros but for the two bins
 # > around the number, whose weights add up to 1; the nearer bin gets the larger one.
 #
-# Here $f(x)$ are the outputs of the network, one per bin (the *logits*, as before any
-# softmax), and $B$ is the vector of all bins. So predicting a number becomes classification,
-# as in image recognition: which of 255 bins does it fall into? Let us do it with five bins,
-# to see every number.
+# In our words: predicting a number becomes classification, as in image recognition. The
+# network gives one output per bin, the *logits* $f(x)$, and the question is which bin
+# the number falls into. Let us take five bins, so that we can see every number.
 
 # %%
 steps = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0])
@@ -148,16 +149,14 @@ print("toy bins:", [round(b, 3) for b in toy_bins.tolist()])
 
 
 # %% [markdown]
-# The number 1 lies between the bins 0 and 1.718. One-hot would have to round it to one
-# of them. Two-hot shares the weight so that the *mean of the bins gives the number back*:
-# with weight $w$ on the upper bin, $(1 - w) \cdot 0 + w \cdot 1.718 = 1$. In general, for
-# neighbours $b_k \le y \le b_{k+1}$:
+# The number 1 lies between the bins 0 and 1.718. A one-hot vector would have to round
+# it. Two-hot shares the weight between the two, so that the *mean of the bins gives the
+# number back*: $0.418 \cdot 0 + 0.582 \cdot 1.718 = 1$. In general, for neighbours $b_k
+# \le y \le b_{k+1}$:
 #
 # $$w_{k+1} = \frac{y - b_k}{b_{k+1} - b_k} \qquad w_k = 1 - w_{k+1}$$
 #
-# First as a loop that follows these words, then the numbers, then a picture of two of them.
-# (The axis of the picture is stretched by symlog, so that the bins stand at equal
-# distances.)
+# Here is a loop that follows these words.
 
 # %%
 def two_hot_slow(y, bins):
@@ -174,14 +173,15 @@ def two_hot_slow(y, bins):
 
 
 # %% [markdown] tags=["predict"]
-# **Predict.** What are the two-hot vectors of 1, of 0 and of 50 over the toy bins
-# (-6.389, -1.718, 0, 1.718, 6.389)?
+# **Predict.** Sketch the weights of two numbers as bars over the toy bins (-6.389,
+# -1.718, 0, 1.718, 6.389): first 1, then -3. How many bars does each have, and which
+# bar is the higher one? What happens to 50, which lies beyond the last bin?
 #
 # <details><summary>Answer</summary>
 #
-# For 1: $w = 1 / 1.718 = 0.582$, so $(0, 0, 0.418, 0.582, 0)$. For 0: the bin is hit, all
-# the weight is on it, $(0, 0, 1, 0, 0)$. 50 lies beyond the last bin and becomes it:
-# $(0, 0, 0, 0, 1)$.
+# Two bars each. For 1 the bar on 1.718 is higher, for -3 the one on -1.718, because the
+# nearer bin gets more weight. 50 puts all its weight on the last bin, so it is read
+# back as 6.389.
 #
 # </details>
 
@@ -207,33 +207,34 @@ show(
 # %% [markdown]
 # ## Why the bins grow
 #
-# The real head has 255 bins from symexp(-20) to symexp(20), that is up to 485 million. Near
-# 0 they lie 0.17 apart. Far away they are coarse, but each is about 17 % larger than the one
-# before: *relative* precision, just as symlog charges for relative errors.
+# Five bins were a toy. The real head has 255, from symexp(-20) to symexp(20), and so it
+# reaches up to 485 million. How fine can it be, with so few bins for so long a way?
 
 # %% [markdown] tags=["predict"]
-# **Predict.** The bins next to 0 are at -0.17 and 0.17. If all bins were that close to each
-# other, how many would it take to reach 485 million on both sides?
+# **Predict.** Near 0 the bins are 0.17 apart. Does this distance stay the same for
+# larger numbers, or does it grow in proportion to them? What do you expect near 1,000?
 #
 # <details><summary>Answer</summary>
 #
-# $2 \cdot 4.85 \cdot 10^8 / 0.17$, about 5.7 billion. The exponential spacing does it
-# with 255.
+# It grows in proportion: each bin is about 17 % larger than the one before. Near 1,000
+# they are about 150 apart. In other words, the bins have *relative* precision, just as
+# symlog charges for relative errors. With equal distances of 0.17 it would take 5.7
+# billion bins.
 #
 # </details>
 
 # %%
 real_bins = symexp(torch.linspace(-20, 20, 255))
-print("around zero:", [round(b, 2) + 0.0 for b in real_bins[124:131].tolist()])
-print(f"the last   : {real_bins[-1].item():.3g}")
-equal = 2 * real_bins[-1].item() / 0.1706
-print(f"equally spaced bins needed: {equal:.1e}")
+for number in (0.1, 10.0, 1_000.0, 1_000_000.0):
+    above = torch.searchsorted(real_bins, torch.tensor(number))
+    gap = (real_bins[above] - real_bins[above - 1]).item()
+    print(f"near {number:>11,.1f} the bins are {float(f'{gap:.2g}'):>7,g} apart")
+print(f"the last bin: {real_bins[-1].item():.3g}")
 
 
 # %% [markdown]
-# Move the number and watch the weight walk from bin to bin. (The axis is stretched by
-# symlog again.) Between two bins the weight is shared; when the number hits a bin, that bin
-# has all of it.
+# Coarse bins do no harm, because the weights fill the gaps. Move the number and watch
+# the weight walk from bin to bin. When the number hits a bin, that bin has all of it.
 
 # %% tags=["hide-input"]
 def draw_bins(y):
@@ -254,23 +255,22 @@ def draw_bins(y):
 
 _ = explore(
     draw_bins,
-    alt=lambda y: f"Only the two bins beside the number {y:.2f} carry weight.",
+    alt=lambda y: f"Only the bins right beside the number {y:.2f} carry weight.",
     y=Slider(-20.0, 20.0, 0.05, value=1.0, label="the number"),
 )
 
 
 # %% [markdown]
-# The loop `two_hot_slow` is a good specification and a slow program: it takes one number and
-# one bin at a time. Write the fast version.
-
-# %% [markdown]
+# The loop `two_hot_slow` says exactly what we want, but it takes one number and one bin
+# at a time. Write the fast version.
+#
 # ### Exercise 2.1: Two-hot without a loop
 #
 # *medium, about 15 minutes*
 #
-# Return what `two_hot_slow` returns, for all numbers at once. `torch.searchsorted(bins, y,
-# right=True)` gives, for each number, how many bins are less than or equal to it. (For a
-# number on the last bin that is all K of them: there is no upper neighbour.)
+# Return what `two_hot_slow` returns, for all numbers at once. `torch.searchsorted(bins,
+# y, right=True)` gives, for each number, how many bins are less than or equal to it.
+# Mind the last bin: a number on it counts all K bins, and has no upper neighbour.
 
 # %% tags=["exercise-2.1"]
 def two_hot(y, bins):
@@ -280,13 +280,12 @@ def two_hot(y, bins):
 
 # %%
 check("2.1", two_hot)
-
-
-# %%
 # solution("2.1")
 
 # %% [markdown]
 # ## The loss
+#
+# Now the head can describe a number. How does it learn one?
 #
 # > **The paper says** (equation 11): the loss is the cross entropy between the two-hot
 # > target and the predicted distribution,
@@ -297,9 +296,9 @@ check("2.1", two_hot)
 # > It depends on the probabilities of the bins but not on where the bins lie, and so the
 # > size of the gradient no longer depends on the size of the target.
 #
-# The code of the equation. Its result is in *nats*, the unit of losses made of natural
-# logarithms: where the target sits on a single bin, a loss of $n$ nats means that this bin
-# had been given the probability $e^{-n}$ (with base 2 the unit would be bits).
+# The result is in *nats*, the unit of losses that are made of natural logarithms. If
+# the target is on a single bin, a loss of $n$ nats means that this bin had the
+# probability $e^{-n}$.
 
 # %%
 def two_hot_loss_slow(logits, y, bins):
@@ -307,60 +306,57 @@ def two_hot_loss_slow(logits, y, bins):
     return -(two_hot_slow(y, bins) * torch.log_softmax(logits, -1)).sum(-1)
 
 
-# %% [markdown]
-# The gradient of a cross entropy with respect to the logits is $\mathrm{softmax} -
-# \mathrm{target}$: each entry is between -1 and 1, and all of them together have at most
-# the size 2. Compare that with the squared error, for a small and for a huge target.
-
-# %%
-for target in (1.0, 1_000_000.0):
-    logits = torch.zeros(1, 255, requires_grad=True)
-    two_hot_loss_slow(logits, torch.tensor([target]), real_bins).sum().backward()
-    number = torch.zeros(1, requires_grad=True)
-    ((number - target) ** 2).sum().backward()
-    size, raw = logits.grad.abs().sum().item(), number.grad.abs().item()
-    print(f"target {target:>9g}   two-hot {size:.2f}   squared error {raw:g}")
-
 # %% [markdown] tags=["predict"]
-# **Predict.** Before the first update, all logits are 0 (our experiment arranges that, and
-# "What breaks" shows what happens without). What is the loss of the head, for any target?
+# **Predict.** The target grows from 1 to a million. The gradient of the squared error
+# grows with it, a million times. What does the gradient of the two-hot loss do?
 #
 # <details><summary>Answer</summary>
 #
-# Every bin has the probability $1/255$, and the two weights add up to 1. So the loss is
-# $\ln 255 = 5.541$, whatever the reward. When you train a Dreamer, this is the first
-# value of the reward loss. If yours is another, something is wrong already.
+# It stays the same. The gradient of a cross entropy is $\mathrm{softmax} -
+# \mathrm{target}$, so each entry is between -1 and 1, and all of them together have at
+# most the size 2. It makes no difference what the bins stand for.
 #
 # </details>
 
 # %%
-start = two_hot_loss_slow(torch.zeros(3, 255), torch.tensor([0.0, 1.0, 1e6]), real_bins)
-print("initial loss:", [round(v, 3) for v in start.tolist()])
-print("ln 255      :", round(math.log(255), 3))
+for target in (1.0, 1_000_000.0):
+    logits = torch.zeros(1, 255, requires_grad=True)
+    loss = two_hot_loss_slow(logits, torch.tensor([target]), real_bins).sum()
+    loss.backward()
+    number = torch.zeros(1, requires_grad=True)
+    ((number - target) ** 2).sum().backward()
+    size, raw = logits.grad.abs().sum().item(), number.grad.abs().item()
+    print(f"target {target:>9g}   two-hot {size:.2f}   squared error {raw:g}")
+print(f"both losses begin at ln 255 = {loss.item():.3f}")
 
 # %% [markdown]
-# And the *lowest* loss? Not 0. The target itself is spread over two bins, and the best
-# prediction is the target. What remains is the entropy of its two weights, $w$ and $1 - w$,
+# The last line is a number to remember. Before training all 255 bins are equally
+# likely, so the loss begins at $\ln 255 = 5.541$, for any reward. You will meet it
+# again in notebook 06.
 #
-# $$H = -w \ln w - (1 - w) \ln(1 - w),$$
-#
-# 0 if the number sits on a bin and up to $\ln 2 = 0.693$ in the middle between two. This is
-# easily taken for a bug: with rewards of 1 and -1 the reward loss stops at 0.665 even if the
-# network always knows which of the two comes, and no training gets it lower.
+# And where does it end? Not at 0. A target that is spread over two bins has an entropy
+# of its own, $-w \ln w - (1 - w) \ln(1 - w)$, and no prediction can get below it.
 
-# %%
-rewards = torch.tensor([0.0, 0.1, 0.5, 1.0, -1.0, 2.0, 10.0, 100.0])
-weights = two_hot_slow(rewards, real_bins)
-floor = torch.special.entr(weights).sum(-1)  # entr(w) is -w ln w, and 0 at w = 0
-for reward, nats in zip(rewards.tolist(), floor.tolist()):
-    print(f"reward {reward:6.1f}   lowest loss {abs(nats):.3f}")
+# %% [markdown] tags=["predict"]
+# **Predict.** A reward is always the same, and the network knows it. Sketch the lowest
+# possible loss over rewards from 0 to 3. Where does it touch 0, and where is it
+# largest?
+#
+# <details><summary>Answer</summary>
+#
+# It touches 0 on every bin, where a single weight is left. In between it arches up to
+# $\ln 2 = 0.693$, where both bins have the weight one half. The arches get wider as the
+# bins do.
+#
+# </details>
 
 # %% tags=["hide-input"]
 y = torch.linspace(-0.2, 3.0, 641)
-curve = torch.special.entr(two_hot_slow(y, real_bins)).sum(-1)
+curve = torch.special.entr(two_hot_slow(y, real_bins)).sum(-1)  # entr(w) is -w ln w
+at_one = torch.special.entr(two_hot_slow(torch.ones(1), real_bins)).sum().item()
 fig, ax = plt.subplots(figsize=(6.8, 2.8))
 ax.plot(y, curve, **line("entropy"), label="lowest loss")
-ax.plot(1.0, floor[3], "o", color=COLORS["target"], label="reward 1")
+ax.plot(1.0, at_one, "o", color=COLORS["target"], label="reward 1")
 near = real_bins[(real_bins >= -0.2) & (real_bins <= 3)]
 ax.plot(near, 0 * near, "|", markersize=14, color=COLORS["ink"], label="bins")
 ax.axhline(math.log(2), **line("threshold"), label="ln 2")
@@ -368,13 +364,31 @@ ax.set(xlabel="reward that is always the same [1]", ylabel="loss [nats]")
 ax.set(ylim=(-0.05, 0.95))
 ax.legend(loc="upper right", ncols=4)
 show(fig, alt="The lowest loss is zero on every bin and arches up to ln 2 between two.")
+print(f"lowest loss for a reward of 1: {at_one:.3f}")
 
 # %% [markdown]
+# This floor is easily taken for a bug. With rewards of 1 and -1, the reward loss stops
+# at 0.665 even if the network always knows which of the two comes.
+#
 # ## Reading it out: a value from nothing
 #
-# The prediction is the mean of the bins under the probabilities. With equal probabilities
-# it should be 0, because for each bin there is its mirror image with the other sign. Here
-# is the sum as one writes it first, from left to right, in float32.
+# To read a prediction, we take the mean of the bins under the probabilities. This
+# sounds harmless. It hides a trap that gives a fresh agent a hallucination.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** All 255 probabilities are equal. Every bin has a mirror image with the
+# other sign, so the true mean is 0. We add the products from left to right, in float32.
+# Will the sum be exactly 0, off by something like $10^{-7}$, or off by an amount that
+# you would notice?
+#
+# <details><summary>Answer</summary>
+#
+# By an amount that you would notice: 0.625. After the negative bins, the sum is at -13
+# million, and there float32 numbers are a whole 1 apart. The small bins around 0 come
+# just then, and they are rounded away. The large bins that follow cannot bring them
+# back.
+#
+# </details>
 
 # %%
 upper = np.expm1(np.linspace(0, 20, 128))  # in float64, then rounded once
@@ -387,51 +401,23 @@ for product in products:
     total = total + product
     lowest = min(lowest, total)
 print("left to right:", total)
-
-# %% [markdown]
-# 0.625, from a network that has learnt nothing. The reason is in the middle of the sum:
-# after the 127 negative bins it stands at -13 million, where float32 numbers are a whole 1
-# apart. Everything that is added there is rounded to a whole number, and the small bins
-# around 0, which come just then, drop out altogether. What the large bins add afterwards
-# cannot repair it. NumPy's own sum, which adds in another order, makes another
-# error (-1.0 where this was written).
-
-# %%
 print(f"lowest partial sum: {lowest:.3g}")
 print("distance of neighbouring numbers there:", np.spacing(np.abs(lowest)))
 compare("NumPy's sum", products.sum(), 0.0, expect="different")
 
-# %% [markdown] tags=["predict"]
-# **Predict.** From notebook 07 on, what lies further ahead counts a little less: a reward
-# $n$ steps ahead is multiplied by $\gamma^n$, with the *discount* $\gamma = 1 - 1/333$, so
-# that $1 + \gamma + \gamma^2 + \ldots = 333$. An agent's reward head invents 0.625 per
-# step. How large a return does the agent believe in?
-#
-# <details><summary>Answer</summary>
-#
-# $0.625 \cdot 333 = 208$. For comparison: in our Mario dying costs 2. The first thing that
-# such an agent learns from is a hallucination.
-#
-# </details>
-
-# %%
-print("believed return:", round(float(total) * 333))
-
 # %% [markdown]
+# A network that has learnt nothing sees a reward of 0.625 in every step. NumPy adds in
+# another order and makes another error.
+#
+# Does it matter? From notebook 07 on, an agent adds up rewards over about 333 steps. So
+# it would believe in a return of 208. In our Mario, dying costs 2.
+#
 # > **The paper says** (Methods, "Distributions"): the order of the sum matters; positive and
 # > negative bins are summed separately, from small to large, and then added.
 #
-# The authors' code adds to each product that of its mirror image, and then all the pairs.
-# We go one step further, which costs nothing: pair each positive bin with its mirror
-# image and subtract their *probabilities* before anything is multiplied or added. Equal
-# probabilities cancel exactly, to the last bit, wherever the bins lie. But only the positive
-# bins are read now, each negative one is taken for the mirror image of its partner. So it
-# must be just that, and `linspace` promises it only up to rounding: its middle need not even
-# be 0. We build one half and mirror it.
-#
-# Before training all probabilities are equal. Later they cancel only as long as training
-# moves mirrored bins alike, to the last bit. That is the task of the layer in front of the
-# bins, and notebook 04 builds one that does it.
+# We go one step further, at no cost. We pair each positive bin with its mirror image,
+# and subtract their *probabilities* before we multiply or add anything. Then equal
+# probabilities cancel exactly.
 
 # %%
 paired = ((1 / 255 - np.full(127, 1 / 255)) * bins32[128:]).sum()
@@ -443,19 +429,22 @@ print(
 )
 
 # %% [markdown]
+# This only works if each negative bin is the exact mirror image of its partner.
+# `linspace` promises that only up to rounding, so we build one half of the bins and
+# mirror it.
+#
+# And the probabilities have to stay equal as long as the gradients of two mirrored bins
+# are equal. That is up to the layer in front of the bins. Notebook 04 builds one.
+#
 # ## The module
 #
-# Everything together, in its final form: the mirrored bins, the two-hot vector without a
-# loop, the loss, and the mean in mirrored pairs. Two things are new. The loss needs only two
-# log-probabilities for each number, so it gathers those two and never builds the
-# 255-wide target. And the target is detached: the loss trains the prediction, never the
-# number that is to be predicted (which matters in notebook 08, where the target is itself
-# computed by networks).
+# Here is everything together. Two things are new. The loss needs only two
+# log-probabilities per number, so it gathers those two and never builds the 255-wide
+# target. And the target is detached: the loss trains the prediction, never the number
+# that is to be predicted. That matters in notebook 08, where the target itself comes
+# out of networks.
 
-# %%
-#| default_exp two_hot
-
-# %%
+# %% tags=["hide-input"]
 #| export
 """Numbers predicted as a distribution over exponentially spaced bins.
 
@@ -546,8 +535,8 @@ class TwoHot(nn.Module):
 # %% [markdown]
 # ## Check it
 #
-# Against the loops above, against the hand calculation, and the two promises: exactly 0 for
-# equal probabilities, and no gradient into the target.
+# We compare with the loops and with the hand calculation. Then come the two promises:
+# exactly 0 for equal probabilities, and no gradient into the target.
 
 # %%
 toy_head = TwoHot(bins=5, low=-2.0, high=2.0)
@@ -565,24 +554,20 @@ compare("gathered and dense loss", head.loss(logits, numbers), dense, 1e-4)
 compare("bins mirror", head.bins, -head.bins.flip(0), tolerance=0)
 compare("uniform mean", head.mean(torch.zeros(255)), 0.0, tolerance=0)
 
-# %%
 target = torch.tensor([3.0], requires_grad=True)
-logits = torch.zeros(1, 255, requires_grad=True)
-head.loss(logits, target).sum().backward()
-print(
-    "gradient of the logits:", tuple(logits.grad.shape), " of the target:", target.grad
-)
+head.loss(logits[:1].requires_grad_(), target).sum().backward()
+claim("no gradient reaches the target", target.grad is None)
 
-# %% [markdown]
-# ## The old form and the new one
+# %% [markdown] tags=["aside"]
+# ### Aside: the form of the first version
 #
-# The first version of the paper (arXiv v1), and
-# [PyTorch ports](https://github.com/NM512/dreamerv3-torch) that follow it, space the
-# bins *equally in symlog space*, encode symlog(y), take the mean there and apply symexp
-# to the mean. The published form takes the mean of the numbers themselves. The old one has
-# the flaw that we met at the pit. It is right when the outcome is sure. When the outcome is
-# random it is wrong in general: where all outcomes are gains, or all are losses, their mean
-# comes out too small in size, often far too small.
+# The first version of the paper (arXiv v1), and [PyTorch
+# ports](https://github.com/NM512/dreamerv3-torch) that follow it, spaced the bins
+# *equally in symlog space*. They took the mean there and applied symexp to it. The
+# published form takes the mean of the numbers themselves.
+#
+# The old form is right when the outcome is certain. When it is random, it has the flaw
+# that we met at the pit.
 
 # %%
 mixture = head.encode(returns).mean(0)  # what a perfect head predicts: [255]
@@ -595,7 +580,7 @@ print(f"new form  : {(mixture * head.bins).sum().item():.0f}")
 
 # %% [markdown]
 # Move the chance of reaching the flag, and what it pays. The bars are what a perfect
-# head would predict; the lines are what is read out of it.
+# head would predict, and the lines are the two numbers that are read out of it.
 
 # %% tags=["hide-input"]
 def draw_read_out(chance, flag):
@@ -623,7 +608,9 @@ def draw_read_out(chance, flag):
 _ = explore(
     draw_read_out,
     alt=lambda chance, flag: (
-        f"{flag:g} points with the chance {chance:g}: the old form reads too little."
+        f"{flag:g} points with the chance {chance:g}: the new form reads "
+        f"{chance * flag:.3g}, the old one "
+        f"{symexp(chance * symlog(flag)).item():.1f}."
     ),
     chance=Slider(0.0, 1.0, 0.05, value=0.3, label="chance of the flag"),
     flag=Slider(1.0, 1000.0, 1.0, value=1000.0, label="points for the flag"),
@@ -632,13 +619,13 @@ _ = explore(
 # %% [markdown]
 # ## The real experiment: flag or pit, three sizes, four heads
 #
-# Now with learning. The input is the chance $x$ of reaching the flag, between 0 and 1 (for
-# the real agent it would be hidden in what the game shows); the return is the flag's points
-# with probability $x$ and otherwise 0, drawn anew for every sample. Four heads, everything
-# else equal: squared error, squared error after symlog, a Normal fitted by its likelihood,
-# and two-hot. And three games that pay 1, 1,000 and 1,000,000 for the flag: twelve short
-# trainings. All outputs start at 0: weights and bias of the last layer are 0, as in
-# DreamerV3 for rewards and values.
+# Now the same with learning. The input is the chance $x$ of reaching the flag, between
+# 0 and 1. The return is the flag's points with probability $x$ and otherwise 0, drawn
+# anew for every sample.
+#
+# Four heads compete, with everything else equal: squared error, squared error after
+# symlog, a Normal, and two-hot. The flag pays 1, 1,000 or 1,000,000. That makes twelve
+# short trainings.
 
 # %%
 HEADS = {"squared": 1, "symlog": 1, "Normal": 2, "two-hot": 255}
@@ -663,7 +650,11 @@ def read_out(kind, output):
     return symexp(output[:, 0]) if kind == "symlog" else output[:, 0]
 
 
-# %%
+# %% [markdown]
+# All outputs start at 0, as they do in DreamerV3 for rewards and values. The network is
+# the one of notebook 01. Its code is folded, and so is that of the game.
+
+# %% tags=["hide-input"]
 def new_network(kind):
     """A small network with one kind of head; all its outputs are 0 at first."""
     torch.manual_seed(0)
@@ -678,30 +669,6 @@ def play(flag, count, generator):
     """Chances x [count], evenly drawn, and what came of them: returns y [count]."""
     x = torch.rand(count, generator=generator)
     return x, flag * (torch.rand(count, generator=generator) < x).float()
-
-
-# %% [markdown] tags=["predict"]
-# **Predict.** Take the game of 1,000 points. Since all chances $x$ are equally likely, half
-# of the tries reach the flag. All outputs are 0; for the Normal that means mean 0 and
-# width $e^0 = 1$. What is the first loss of each head?
-#
-# <details><summary>Answer</summary>
-#
-# Squared error: $1000^2$ in half of the tries, $500{,}000$ on average. After symlog:
-# $6.909^2 / 2 = 23.9$. Normal: half the squared error, and $\ln 1 = 0$ for the width,
-# $250{,}000$. Two-hot: $\ln 255 = 5.5$, in this game as in any other.
-#
-# </details>
-
-# %%
-expected = {"squared": 1000**2 / 2, "symlog": symlog(1000.0).item() ** 2 / 2}
-expected |= {"Normal": 1000**2 / 4, "two-hot": math.log(255)}
-x, y = play(1000.0, 100_000, torch.Generator().manual_seed(0))
-with torch.no_grad():
-    for kind, paper in expected.items():
-        measured = head_loss(kind, new_network(kind)(x[:, None]), y).item()
-        paper, measured = float(f"{paper:.2g}"), float(f"{measured:.2g}")
-        print(f"{kind:8} by hand {paper:>9,g}   first loss {measured:>9,g}")
 
 
 # %%
@@ -726,16 +693,18 @@ games = [1.0, 1_000.0, 1_000_000.0]
 trained = {(kind, flag): train(kind, flag) for kind in HEADS for flag in games}
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Which heads find the value, with a mean error below a tenth of what the flag
-# pays, (a) in the game of 1 point, (b) in the game of 1,000, (c) in the game of 1,000,000?
+# **Predict.** Sketch the error of the value, as a share of what the flag pays, over the
+# three games. Which head's line stays flat and low? Which ones rise, and which of them
+# gives up first?
 #
 # <details><summary>Answer</summary>
 #
-# (a) All four; symlog is a little low even here, because between 0 and 1 its slope falls
-# from 1 to 1/2 already. (b) Squared error and two-hot. The Normal drowns: its gradient for
-# the mean is divided by the square of the width, and the width grows past a hundred while
-# the mean has hardly moved. (c) Only two-hot, for which the three games are the same problem
-# with other bins.
+# Only two-hot stays low: for it, the three games are the same problem with other bins.
+# The squared error is fine up to 1,000 and fails at a million.
+#
+# The Normal fails at 1,000 already. The gradient of its mean is divided by the square
+# of its width, and the width grows past a hundred while the mean has hardly moved.
+# Symlog fails there too, because it reads out the wrong mean.
 #
 # </details>
 
@@ -753,7 +722,7 @@ for kind in HEADS:
     row = [f"{flag:>11,.0f} {word}" for flag, word in zip(games, found)]
     print(f"{kind:8}", *row)
 
-# %%
+# %% tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(6.8, 3.2))
 looks = {"squared": "naive", "symlog": "neutral", "Normal": "random", "two-hot": "ours"}
 for (kind, quantity), marker in zip(looks.items(), "xdso"):
@@ -776,17 +745,25 @@ claim("Normal: over 30 % at a thousand", error["Normal", 1e3] > 0.3)
 claim("symlog: over 20 % at a thousand", error["symlog", 1e3] > 0.2)
 
 # %% [markdown]
-# To be fair: in the game of 1 point squared error and Normal have the *smaller* error of the
-# mean, and in the game of 1,000 squared error still has. Where the scale is known and fits
-# the learning rate, there is nothing wrong with them. Two-hot is not the sharpest tool for
-# one game, but the one that works in all.
-#
-# And the outcomes? Here is what the Normal and the two-hot head of the 1-point game believe
-# where the chance is one half. The Normal's probability is collected in the same bins. (Its
-# mean is one half; the bell seems to lean to the right because the bins get wider there and
-# so collect more.)
+# To be fair: in the game of 1 point, the squared error and the Normal have the
+# *smaller* error, and in the game of 1,000 the squared error still has. If the scale is
+# known, there is nothing wrong with them. Two-hot is not the sharpest tool for any one
+# game. It is the tool that works in all of them.
 
-# %%
+# %% [markdown] tags=["predict"]
+# **Predict.** And the outcomes? Take the 1-point game where the chance is one half.
+# Sketch the probability that the two-hot head and the Normal give to each return
+# between -1 and 2.
+#
+# <details><summary>Answer</summary>
+#
+# The two-hot head puts nearly everything on 0 and on the two bins around 1. The Normal
+# is one wide bell around one half, with most of its probability on returns that never
+# happen.
+#
+# </details>
+
+# %% tags=["hide-input"]
 with torch.no_grad():
     half = torch.tensor([[0.5]])
     probs = torch.softmax(trained["two-hot", 1.0](half)[0], -1)
@@ -794,10 +771,8 @@ with torch.no_grad():
 
 normal = torch.distributions.Normal(mean, log_width.exp())
 edges = torch.cat([head.bins[:1] - 1, (head.bins[1:] + head.bins[:-1]) / 2])
-below = torch.cat([normal.cdf(edges), torch.ones(1)])
-normal_probs = below.diff()
+normal_probs = torch.cat([normal.cdf(edges), torch.ones(1)]).diff()
 
-# %%
 near = (head.bins > -1.3) & (head.bins < 2.3)
 fig, ax = plt.subplots(figsize=(6.8, 3.0))
 at = head.bins[near]
@@ -810,7 +785,7 @@ ax.set(xlabel="return; the lines are what happens [points]", ylabel="probability
 ax.legend(loc="upper left")
 show(
     fig,
-    alt="The two-hot head puts its weight on 0 and 1, the Normal around and between.",
+    alt="Two-hot puts its weight on 0 and beside 1, the Normal around and between.",
 )
 
 possible = head.encode(torch.tensor([0.0, 1.0])).sum(0) > 0
@@ -824,15 +799,21 @@ claim(
 
 
 # %% [markdown]
-# ## Exercises
+# The Normal's bell seems to lean to the right only because the bins get wider there,
+# and so collect more.
+#
+# So the two-hot head does what we asked for at the beginning. It finds the mean at any
+# size, and it knows what can happen.
 
 # %% [markdown]
+# ## Exercises
+#
 # ### Exercise 2.2: A value from nothing
 #
 # *medium, about 10 minutes, one planted bug*
 #
-# An agent with this read-out believes in returns before its first update, as in "Reading
-# it out": equal probabilities do not give 0. Find out why, and mend it.
+# An agent with this read-out believes in returns before its first update, as in
+# "Reading it out": equal probabilities do not give 0. Find out why, and mend it.
 
 # %% tags=["exercise-2.2"]
 def read_mean(probs, bins):
@@ -845,9 +826,6 @@ def read_mean(probs, bins):
 
 # %%
 check("2.2", read_mean)
-
-
-# %%
 # solution("2.2")
 
 # %% [markdown]
@@ -855,17 +833,18 @@ check("2.2", read_mean)
 #
 # *medium, about 15 minutes*
 #
-# In a game, half of the rewards are 0 and half are 1. The reward loss has stopped at 0.34.
-# Is the network as good as it can be? Write the function that answers such questions: the
-# lowest loss that *any* prediction can reach if it does not know which of the given rewards
-# comes next. Then compare its result for the rewards 0 and 1 together, for a network that
-# cannot tell which comes, with the mean of its results for 0 alone and for 1 alone, for one
-# that can.
+# In a game, half of the rewards are 0 and half are 1. The reward loss has stopped at
+# 0.34. Is the network as good as it can be?
+#
+# Write the function that answers such questions: the lowest loss that *any* prediction
+# can reach if it does not know which of the given rewards comes next. Then call it in
+# two ways. For a network that cannot tell the rewards apart, give it 0 and 1 together.
+# For one that can, take the mean of its results for 0 alone and for 1 alone.
 #
 # <details><summary>Answer: bug or floor?</summary>
 #
-# Not knowing costs at least 1.03 nats. Knowing costs $(0 + 0.665) / 2 = 0.33$. With 0.34 the
-# network tells the rewards apart almost perfectly; there is no bug.
+# Not knowing costs at least 1.03 nats. Knowing costs $(0 + 0.665) / 2 = 0.33$. With
+# 0.34 the network tells the rewards apart almost perfectly. There is no bug.
 #
 # </details>
 
@@ -880,17 +859,22 @@ def lowest_loss(rewards, head):
 
 # %%
 check("2.3", lowest_loss)
-
-# %%
 # solution("2.3")
 
 # %% [markdown]
 # ## What breaks
 #
-# * **The last layer does not start at 0.** The bins reach 485 million, so a tiny surplus on
-#   one far bin is a fortune: a probability of one in a million on the last bin alone is 485
-#   points. With PyTorch's usual initialisation the first prediction is far beyond 1,000.
-#   Weights *and* bias must be 0; then the first prediction is exactly 0.
+# * **The last layer does not start at 0.** The bins reach 485 million, so a probability
+#   of one in a million on the last bin is already worth 485 points. With PyTorch's
+#   usual initialisation, the first prediction is far beyond 1,000. Weights *and* bias
+#   must be 0.
+# * **The two weights are swapped.** The loss falls to the same floor, because the
+#   swapped target has the same entropy. Only the read-out is wrong: 1 becomes 1.075.
+#   Always test the round trip, encode then mean.
+# * **The floor is taken for a bug**, or a bug for the floor. Compare the loss with the
+#   entropy of the targets, not with 0.
+# * **A plain sum in the read-out.** It shows as a value that is not 0 in the very first
+#   step of training.
 
 # %%
 print("one in a million on the last bin:", round(1e-6 * head.bins[-1].item()))
@@ -899,19 +883,6 @@ usual = nn.Linear(64, 255)
 first = head.mean(usual(torch.randn(100, 64))).abs().median()
 claim("usual initialisation: the first prediction is beyond 1,000", first > 1000)
 
-# %% [markdown]
-# * **The two weights are swapped.** The loss falls as ever, to the same floor, since the
-#   swapped target has the same entropy. Only the read-out is wrong: 1 becomes 1.075. Always
-#   test the round trip, encode then mean.
-# * **The floor is taken for a bug**, or a bug for the floor: with rewards of 1 and -1 the
-#   loss of a network that always knows which one comes ends at 0.665. Compare with the
-#   entropy of the targets, not with 0.
-# * **A plain sum** in the read-out, as in "Reading it out". It shows as a value that is not
-#   0 at the very first step of training.
-#
-# The number of the second point, the swapped weights:
-
-# %%
 swapped = head.encode(1.0)
 pair = swapped.nonzero()[:, 0]  # the two bins that carry weight
 swapped[pair] = swapped[pair].flip(0)
@@ -920,12 +891,12 @@ print(f"1 read back with swapped weights: {(swapped * head.bins).sum().item():.3
 # %% [markdown]
 # ## What we built
 #
-# `TwoHot`, with four members: `bins`, `encode`, `loss` and `mean`. The reward head (notebook
-# 06) and the critic (notebook 08) are each a small network with 255 outputs and one
-# `TwoHot`.
+# `TwoHot`, with four members: `bins`, `encode`, `loss` and `mean`. The reward head
+# (notebook 06) and the critic (notebook 08) are each a small network with 255 outputs
+# and one `TwoHot`.
 #
-# Next, in **03_replay**: where the experience comes from, and which action belongs to which
-# frame.
+# Next, in **03_replay**: where the experience comes from, and which action belongs to
+# which frame.
 
 # %%
 what_we_built("02_two_hot")

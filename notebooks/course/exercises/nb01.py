@@ -67,7 +67,7 @@ def check_way_back(my_symexp, x, y):
     require(not back[3].isnan(), DIVIDED)
     require(
         torch.allclose(back.to(x.dtype), x, rtol=1e-4),
-        "symexp(symlog(x)) must be x again",
+        "symexp(symlog(x)) must give x back",
     )
 
 

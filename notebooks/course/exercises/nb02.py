@@ -40,7 +40,7 @@ def check_no_loop(two_hot):
         counts.add(calls.count)
     require(
         len(counts) == 1,
-        "right, but still a loop: its work grows with the numbers or with the bins; "
+        "right, but still a loop, whose work grows with the numbers or with the bins: "
         "torch.searchsorted finds all the bins at once",
     )
 

@@ -87,11 +87,14 @@ def check_episode_rows(episode_rows):
     require(
         got["action"][0].any(), "row 0 holds the action that was chosen after its frame"
     )
-    require(list(got["is_first"]) == [True] + 5 * [False], "is_first: row 0, only")
+    require(
+        list(got["is_first"]) == [True] + 5 * [False], "is_first is True in row 0 only"
+    )
     cut = episode_rows(actions, rewards, False)
     require(cut["is_last"][-1], "an episode that was cut off still has a last row")
     require(
-        not cut["is_terminal"].any(), "cut off by a time limit is last, not terminal"
+        not cut["is_terminal"].any(),
+        "a last row that was cut off by a time limit is not terminal",
     )
 
 
@@ -128,7 +131,7 @@ def check_random_window(random_window):
     starts = np.bincount(old[:, 0], minlength=9)[3:]
     require(
         starts.max() < 2 * starts.min(),
-        "some windows come far more often than others: every start equally likely",
+        "some windows come far more often than others: make every start equally likely",
     )
     young = np.array([random_window(half, 4, 4, 2, rng) for _ in range(300)])
     require((young >= 0).all(), "in a half full ring this reads an empty place")

@@ -50,7 +50,8 @@ def check_fan_in(fan_in):
     require(up == 32, "2 x 2 pixels of 8 channels are 32 inputs")
     block = fan_in(BlockLinear(96, 160, 4))
     require(
-        block != 24, "Dreamer counts the full width for a block layer, not one block's"
+        block != 24,
+        "Dreamer counts the full width of a block layer, not that of one block",
     )
     require(block == 96, "the full width of this block layer is 96: all its inputs")
 
@@ -100,12 +101,12 @@ def check_prepare(prepare):
     )
     require(
         torch.allclose(prepare(screen.float()), out),
-        "the same bytes as floats, 0. to 255., must give the same: an agent that acts "
-        "would see other pictures than it was trained on",
+        "the same bytes as floats, 0. to 255., must give the same: else the agent sees "
+        "other pictures when it acts than when it is trained",
     )
     require(
         torch.allclose(prepare(dark.float()), prepare(dark)),
-        "a dark picture as floats, 0. and 1., holds bytes too: always divide",
+        "a dark picture as floats, 0. and 1., still holds bytes: always divide",
     )
     for kind in (torch.float64, torch.int32):
         require(
@@ -144,7 +145,7 @@ def check_block_linear(my_block_linear):
     require(out != [5.0, 6.0, 4.0, 6.0], "block 0 comes first: keep the blocks' order")
     require(
         out != [4.0, 5.0, 6.0, 6.0],
-        "outputs are interleaved: the pieces stand one after the other",
+        "outputs are interleaved: put the results of the blocks one after the other",
     )
     out = my_block_linear(torch.zeros(1, 4), weight, torch.arange(4.0))
     require(out[0].tolist() == [0.0, 1.0, 2.0, 3.0], "add the bias, once")
