@@ -4,29 +4,32 @@ Written by hand, not exported from a notebook. Torch is imported only by the com
 themselves, so that `--help` answers at once.
 """
 
-import argparse
 import functools
+import inspect
 import json
 import re
 import sys
 import traceback
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 import tyro
 
-from dreamer_lite.config import SIZES, Config, rates
+from dreamer_lite.config import SIZES, Config
 
-Argument = Annotated[Path, tyro.conf.Positional]
+Agent = Annotated[Path, tyro.conf.Positional]
+Hidden = tyro.conf.Suppress[dict]
 
 
 def train(
     env: str,
     logdir: Path,
-    config: Config = Config(),  # noqa: B008
+    config: Hidden = {},  # noqa: B006
+    game: Hidden = {},  # noqa: B006
+    profiles: Hidden = {},  # noqa: B006
+    profile: tyro.conf.Suppress[str | None] = None,
     preset: Literal[tuple(SIZES)] | None = None,
-    profile: str | None = None,
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
     track: tuple[str, ...] = (),
     film: bool = False,
@@ -35,29 +38,36 @@ def train(
     """Train an agent. The same command again continues the run in its folder.
 
     Args:
-        env: a Gymnasium id, module:id of a module that registers it on import, or
-            module:function; with options as in "CartPole-v1(render_mode='human')".
+        env: a Gymnasium id, module:id or module:function; options as in "f(x=1)".
         logdir: folder of the run.
-        config: Every number that a run depends on. --config.lr also moves critic_lr and
-            actor_lr, unless they are given. Here "config." may be left out.
-        preset: size of the agent, with its learning rates; 3m or that of the profile
-            without it.
+        config: Every number that a run depends on. --lr moves critic-lr and actor-lr,
+            too, unless they are given. "--config.lr" is the same as "--lr".
+        game: Options of the game.
+        profiles: {name: Config} of every profile.
         profile: a configuration made for the environment.
-        start: agent file or run folder; a new run begins with its weights and size.
+        preset: size of the agent, with its learning rates.
+        start: agent file or run folder; a new run begins with its size and weights.
         track: names in the environment's info to record at the end of an episode.
         film: film an episode with every video of the run.
         quiet: show no progress bar.
     """
     from dreamer_lite import dreamer, envs, playing
 
-    make_env = envs.env_by_name(env)
+    base = profiles[profile] if profile else Config()
+    if start:
+        base = base.resized(dreamer.Dreamer.load(start).config)
+    if preset:
+        base = base.resized(Config.preset(preset))
+    make_env = envs.env_by_name(env, **game)
     callback = functools.partial(playing.film, make_env=make_env) if film else None
+    config = base.changed(**config)
     dreamer.train(make_env, config, logdir, None, track, start, callback, not quiet)
     print(f"the run is in {logdir}")
 
 
 def evaluate(
-    agent: Argument,
+    agent: Agent,
+    game: Hidden = {},  # noqa: B006
     env: str | None = None,
     episodes: int = 100,
     envs: int = 4,
@@ -70,7 +80,8 @@ def evaluate(
 
     Args:
         agent: agent file or run folder.
-        env: the environment, as in train; without it that of the run.
+        game: Options of the game.
+        env: the environment, as in train; by default that of the run.
         episodes: number of episodes, shared equally by the environments.
         envs: environments side by side, each in a process of its own.
         seed: seed of environments and actions. No training run has these episodes.
@@ -79,29 +90,28 @@ def evaluate(
         out: JSON file to write.
     """
     from dreamer_lite import dreamer, playing
+    from dreamer_lite.envs import env_name
 
-    if min(episodes, envs) < 1:
-        raise ValueError("--episodes and --envs are at least 1; raise them.")
-    check_target(out)
-    player, envs = dreamer.Dreamer.load(agent).eval(), min(envs, episodes)
-    env, make_env = playing.env_of(agent, env)
-    how = episodes, envs, seed, track, envs > 1, greedy
-    played = dreamer.evaluate(player, make_env, *how)
+    if out:
+        check_target(out)
+    player, make_env = dreamer.Dreamer.load(agent), playing.env_of(agent, env, game)
+    how = min(envs, episodes), seed, track, envs > 1, greedy
+    played = dreamer.evaluate(player.eval(), make_env, episodes, *how)
     for key in [key for key in played[0] if key != "env"]:
         found = [episode[key] for episode in played if key in episode]
         total = f"{sum(found):g} of {len(found)}, " if set(found) <= {0, 1} else ""
         span = f"from {min(found):g} to {max(found):g}"
         print(f"{key}: {total}mean {sum(found) / len(found):.4g}, {span}")
     if out:
-        about = dict(agent=str(agent), env=env, envs=envs, seed=seed, greedy=greedy)
-        about["episodes"] = played
-        with open(out, "w", encoding="utf-8") as file:
-            json.dump(about, file, indent=1)
+        about = dict(agent=str(agent), env=env_name(make_env), envs=envs, seed=seed)
+        about |= dict(greedy=greedy, episodes=played)
+        out.write_text(json.dumps(about, indent=1), encoding="utf-8")
         print(f"wrote {out}")
 
 
 def play(
-    agent: Argument,
+    agent: Agent,
+    game: Hidden = {},  # noqa: B006
     env: str | None = None,
     out: Path | None = None,
     seed: int = 0,
@@ -114,8 +124,9 @@ def play(
 
     Args:
         agent: agent file or run folder.
-        env: the environment, as in train; without it that of the run.
-        out: GIF to write; runs/NAME.gif without it.
+        game: Options of the game.
+        env: the environment, as in train; by default that of the run.
+        out: GIF to write; by default runs/NAME.gif.
         seed: seed of environment and actions.
         steps: agent steps at most.
         greedy: take the most likely actions instead of sampled ones.
@@ -124,17 +135,15 @@ def play(
     """
     from dreamer_lite import dreamer, playing, video
 
-    out = Path("runs", f"{agent.resolve().stem}.gif") if out is None else out
-    check_target(None if human else out)
-    player = dreamer.Dreamer.load(agent).eval()
-    _, make_env = playing.env_of(agent, env)
-    played = playing.play_episode(player, make_env, seed, steps, human, greedy)
+    out = out or Path("runs", f"{agent.resolve().stem}.gif")
+    if not human:
+        check_target(out)
+    player, make_env = dreamer.Dreamer.load(agent), playing.env_of(agent, env, game)
+    played = playing.play_episode(player.eval(), make_env, seed, steps, human, greedy)
     print(f"{len(played.rows['reward']) - 1} steps, return {played.total:.1f}")
     if "flag_get" in played.info:
-        place = (
-            f"no flag, the end was at x = {played.info['x_pos']:,}; try another seed"
-        )
-        print("reached the flag" if played.info["flag_get"] else place)
+        end = f"no flag, the episode ended at x = {played.info['x_pos']:,}"
+        print("reached the flag" if played.info["flag_get"] else end)
     if not human:
         frames = playing.beside(player, played.rows) if dream else played.screens
         video.write_gif(out, frames, played.fps)
@@ -142,8 +151,9 @@ def play(
 
 
 def record(
-    out: Argument,
+    out: Annotated[Path, tyro.conf.Positional],
     env: str,
+    game: Hidden = {},  # noqa: B006
     players: tuple[str, ...] = ("random",),
     rows: int = 2000,
     seed: int = 0,
@@ -154,123 +164,92 @@ def record(
     Args:
         out: file to write (.npz).
         env: the environment, as in train.
-        players: random, agent files or run folders; for Mario also right (runs and
-            jumps to the right) and follow (follows a list that reaches the flag).
+        game: Options of the game.
+        players: random, agent files or run folders; for Mario also right and follow.
         rows: rows of each stream.
         seed: seed of environments and players.
         overwrite: replace the file if it exists.
     """
-    from dreamer_lite import playing
+    from dreamer_lite import envs, playing
 
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists; add --overwrite to replace it.")
     check_target(out)
-    ends = playing.record(out, playing.env_by_name(env), players, rows, seed)
+    make_env = envs.env_by_name(env, **game)
+    ends = playing.record(out, make_env, players, rows, seed)
     print(f"{len(players)} x {rows} rows, {len(ends)} whole episodes\nwrote {out}")
 
 
 def check_target(path):
     """Find out before the work whether a file can be written. Raises: OSError."""
-    if path is None:
-        return
     new = not path.exists()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        open(path, "ab").close()
-    except OSError as error:
-        error = f"{path} cannot be written ({error}); name another file."
-        raise OSError(error) from None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.open("ab").close()
     if new:
         path.unlink()
 
 
-def known(words, names):
-    """Take `--name value` out of `words`: {name: value}, and the other words."""
-    parser = argparse.ArgumentParser(usage="", add_help=False, allow_abbrev=False)
-    for name in names:
-        parser.add_argument(f"--{name}")
-    found, rest = parser.parse_known_args(words)
-    return {name: value for name, value in vars(found).items() if value}, rest
+def flags(example):
+    """A type for the command line: the fields of a dataclass, each an optional flag.
+
+    The comment beside a field is its help. What is parsed is a dictionary that holds
+    only the fields that were typed.
+
+    Args:
+        example: an instance, whose values are shown as the defaults.
+    """
+    text = inspect.getsource(type(example))
+    helps = dict(re.findall(r"^    (\w+): .*?  # (.*)$", text, re.MULTILINE))
+    kinds = {}
+    for field in fields(example):
+        value = getattr(example, field.name)
+        hint = f"(default: {value:g})" if field.type is float else f"(default: {value})"
+        about = tyro.conf.arg(help=helps[field.name], help_behavior_hint=hint)
+        kinds[field.name] = Annotated[field.type, about]
+    name = type(example).__name__
+    return tyro.conf.OmitArgPrefixes[TypedDict(name, kinds, total=False)]
 
 
-def first_config(words, profiles, profile):
-    """The Config that --config.* changes: of the profile, size and rate asked for."""
-    asked, _ = known(words, ["preset", "profile", "from", "config.lr"])
-    profile = asked.get("profile", profile)
-    if profile and profile not in profiles:
-        raise ValueError(f"--profile is one of {[*profiles]}, but got {profile!r}.")
-    if {"preset", "from"} <= set(asked):
-        raise ValueError("--preset and --from both name a size; leave one of them out.")
-    config = profiles[profile] if profile else Config()
-    if asked.get("preset") in SIZES:
-        config = config.resized(Config.preset(asked["preset"]))
-    if "from" in asked:
-        from dreamer_lite.dreamer import Dreamer
-
-        config = config.resized(Dreamer.load(asked["from"]).config)
-    lr = asked.get("config.lr")
-    return replace(config, **rates(Config(lr=lr).lr)) if lr else config
+def mendable(error):
+    """Whether an error says what a person can mend: of a file, or our own sentence."""
+    last = traceback.extract_tb(error.__traceback__)[-1].filename
+    kinds = ValueError, TypeError, ImportError, MemoryError, FloatingPointError
+    own = isinstance(error, kinds) and Path(__file__).parent in Path(last).parents
+    return own or isinstance(error, OSError)
 
 
-def name_with(env, options):
-    """The name of an environment with further options, {name: text}."""
-    import yaml
-
-    from dreamer_lite.envs import env_by_name, env_name
-
-    options = {name: yaml.safe_load(text) for name, text in options.items()}
-    return env_name(functools.partial(env_by_name(env), **options))
-
-
-def run(words, prog, profiles, options, given):
-    """Parse and run a command; the arguments are those of `main`."""
-    commands = {f.__name__: f for f in (train, evaluate, play, record)}
-    name = words[0] if words and words[0] in commands else None
-    if not name:  # help, or an error
-        tyro.extras.subcommand_cli_from_dict(commands, prog=prog, args=words)
-    asked, words = known(words[1:], options)
-    given = dict(given.get(name, {}))
-    if asked:
-        given["env"] = name_with(given["env"], asked)
-    if name == "train":
-        plain = "|".join(field.name for field in fields(Config))
-        plain = re.compile(f"--(?=(no-)?({plain}|{plain.replace('_', '-')})(=|$))")
-        words = [plain.sub("--config.", word) for word in words]
-        given["config"] = first_config(words, profiles, given.get("profile"))
-    about = commands[name].__doc__.splitlines()[0]
-    about += f" Options of the game: --{', --'.join(options)}." if options else ""
-    command = functools.partial(commands[name], **given)
-    tyro.cli(command, prog=f"{prog} {name}", description=about, args=words)
-
-
-def ours(error):
-    """Whether the package raised an error itself, to say what a person can mend."""
-    frame = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1]
-    inside = Path(__file__).parent in Path(frame.f_code.co_filename).parents
-    kinds = OSError, ValueError, TypeError, ImportError, MemoryError, FloatingPointError
-    unknown = type(error).__module__ == "gymnasium.error"  # an id, say
-    return unknown or inside and isinstance(error, kinds)
-
-
-def main(words=None, prog="python -m dreamer_lite", profiles=None, options=(), **given):
+def main(words=None, prog="python -m dreamer_lite", profiles=None, game=None, **given):
     """Run a command. What a person can mend is said in one sentence, with status 2.
 
     Args:
         words: the command line without the program's name.
         prog: the program's name.
         profiles: {name: Config} for `train`.
-        options: names of the environment's options that are flags, too.
+        game: an instance of a dataclass of the environment's options.
         **given: default arguments, {name: value}, of a command.
     """
-    words = sys.argv[1:] if words is None else list(words)
+    words = sys.argv[1:] if words is None else words
+    words = [word.replace("--config.", "--") for word in words]
+    commands, shown = {}, Config()
+    if profiles:
+        shown = profiles[given["train"]["profile"]]
+        given["train"] |= {"profiles": profiles}
+        train.__annotations__["profile"] = Literal[tuple(profiles)]
+    train.__annotations__["config"] = flags(shown)
+    for command in (train, evaluate, play, record):
+        defaults = given.get(command.__name__, {})
+        if game:
+            options = replace(game, **defaults.get("game", {}))
+            command.__annotations__["game"] = flags(options)
+        commands[command.__name__] = functools.partial(command, **defaults)
     try:
-        run(words, prog, profiles or {}, options, given)
+        tyro.extras.subcommand_cli_from_dict(commands, prog=prog, args=words)
     except KeyboardInterrupt as stop:
         notes = getattr(stop, "__notes__", ["Stopped."])
         print(f"{words[0]}:", *notes, file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if not ours(error):
+        if not mendable(error):
             raise
         print(f"{words[0]}: {error}", *getattr(error, "__notes__", ()), file=sys.stderr)
         sys.exit(2)

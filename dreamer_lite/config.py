@@ -4,10 +4,13 @@ Written by hand, not exported from a notebook; notebook 09 shows it. The comment
 a field is also its help on the command line.
 """
 
+import contextlib
 import math
 import operator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+
+import yaml
 
 
 @dataclass(frozen=True)
@@ -64,21 +67,18 @@ class Config:
         for field in fields(self):
             name, kind, value = field.name, field.type, getattr(self, field.name)
             low, high = LIMITS.get(name, (0, math.inf))
-            expected = f"{kind.__name__} from {low} to {high}"
-            try:
-                if kind is float:  # also YAML's "1e-4", which it reads as text
-                    value = float(value)
-                elif kind is int:
-                    value = operator.index(value)
-                else:
-                    expected, low, high = kind.__name__, value, value
-                fits = isinstance(value, kind) and low <= value <= high
-            except (TypeError, ValueError, OverflowError):
-                fits = False
-            if not fits or value == math.inf:
+            span, fits = f" from {low} to {high}", isinstance(value, kind)
+            if kind in (str, bool):
+                span = ""
+            else:
+                with contextlib.suppress(TypeError, ValueError):
+                    # YAML reads 1e-4 as text; operator.index keeps fractions out.
+                    value = float(value) if kind is float else operator.index(value)
+                    fits = low <= value <= high and value < math.inf
+            if not fits:
                 raise ValueError(
-                    f"Config expects {name} as {expected}, but got {value!r}; correct "
-                    "that field."
+                    f"Config expects {name} as {kind.__name__}{span}, but got "
+                    f"{value!r}; correct that field."
                 )
             object.__setattr__(self, name, value)
         if self.deter % self.blocks:
@@ -108,8 +108,14 @@ class Config:
             )
         units, depth, lr, warmup = SIZES[name]
         size = dict(units=units, deter=8 * units, classes=units // 16, depth=depth)
-        lr = cls(lr=changes.get("lr", lr)).lr
-        return cls.from_dict(size | dict(warmup=warmup) | rates(lr) | changes)
+        return cls(**size, warmup=warmup).changed(**{"lr": lr, **changes})
+
+    def changed(self, **changes):
+        """A copy with `changes` to single fields; `lr` moves the other rates, too."""
+        if "lr" in changes:
+            lr = replace(self, lr=changes["lr"]).lr
+            changes = dict(critic_lr=lr / 2, actor_lr=lr / 5) | changes
+        return replace(self, **changes)
 
     def resized(self, other):
         """This configuration for an agent of another size, with that size's rates.
@@ -117,42 +123,20 @@ class Config:
         Args:
             other: the Config that has the sizes, learning rates and warm-up.
         """
-        return replace(self, **{name: getattr(other, name) for name in OF_A_SIZE})
-
-    @classmethod
-    def from_dict(cls, values):
-        """Build from {field: value}; missing fields take their defaults.
-
-        Raises:
-            ValueError: for an unknown field, or a value out of range.
-        """
-        unknown = sorted(set(values) - {field.name for field in fields(cls)})
-        if unknown:
-            raise ValueError(
-                f"Config has no field {', '.join(unknown)}; correct the name."
-            )
-        return cls(**values)
+        return replace(
+            self, **{name: getattr(other, name) for name in OF_A_SIZE.split()}
+        )
 
     @classmethod
     def from_yaml(cls, path):
         """Read a file written by `to_yaml`, or by hand with some of the fields."""
-        import yaml
-
-        return cls.from_dict(
-            yaml.safe_load(Path(path).expanduser().read_text("utf-8")) or {}
-        )
+        text = Path(path).expanduser().read_text("utf-8")
+        return cls(**yaml.safe_load(text) or {})
 
     def to_yaml(self, path):
         """Write every field, one per line."""
-        import yaml
-
         text = yaml.safe_dump(asdict(self), sort_keys=False)
         Path(path).expanduser().write_text(text, "utf-8")
-
-
-def rates(lr):
-    """The three learning rates that belong to one of the world model."""
-    return dict(lr=lr, critic_lr=lr / 2, actor_lr=lr / 5)
 
 
 # The least and the largest value of a number, where they are not 0 and infinity (which
@@ -165,7 +149,6 @@ LIMITS |= {"seed": (0, 2**63 - 1)}
 
 # What belongs to the size of an agent: the shapes of its weights, and its rates.
 OF_A_SIZE = "deter units latents classes depth blocks lr critic_lr actor_lr warmup"
-OF_A_SIZE = OF_A_SIZE.split()
 
 # Nominal size: width, convolution depth, learning rate of the world model, warm-up.
 # The paper's 4e-5 after 1,000 updates is for the budget of a GPU; a CPU has a few

@@ -231,7 +231,7 @@ class Dreamer(nn.Module):
         """
         obs_space, action_space, config, weights = runs.load_agent(path)
         config |= {"device": "auto", "speed": "eager", **changes}
-        agent = cls(obs_space, action_space, Config.from_dict(config))
+        agent = cls(obs_space, action_space, Config(**config))
         agent.load_state_dict(weights)
         return agent
 

@@ -8,6 +8,7 @@ import ast
 import contextlib
 import functools
 import importlib
+import operator
 import os
 import re
 import signal
@@ -23,8 +24,14 @@ class SeededEpisodes(gym.Wrapper):
     """Seed every reset by (seed, environment, episode), whoever calls it.
 
     A vector environment resets by itself and without a seed; with this wrapper episode
-    k of environment i is the same in every run, also in one that was continued. With
-    `held_out` it is another one, which no run of any seed trains on.
+    k of environment i is the same in every run, also in one that was continued.
+
+    Args:
+        env: the environment.
+        seed: the seed of the run.
+        index: number of the environment.
+        episode: number of the first episode.
+        held_out: play other episodes, which no run of any seed trains on.
     """
 
     def __init__(self, env, seed, index=0, episode=0, held_out=False):
@@ -42,26 +49,28 @@ class SeededEpisodes(gym.Wrapper):
 
 
 def leaves(space, value=None, name=""):
-    """The spaces inside nested Dict and Tuple spaces: (name, space, value) of each.
+    """Yield (name, space, value) of every space inside Dict and Tuple spaces.
 
-    Names are the keys on the way, joined by a slash.
+    A name is made of the keys on the way, joined by a slash; a plain space is obs.
     """
     if isinstance(space, (gym.spaces.Dict, gym.spaces.Tuple)):
         names = space if isinstance(space, gym.spaces.Dict) else range(len(space))
         for key in names:
             if isinstance(value, dict) and key not in value:
-                continue  # whoever reads the observation will miss it
+                continue  # `admit` will miss it
             inner = None if value is None else value[key]
             yield from leaves(space[key], inner, f"{name}/{key}".lstrip("/"))
-        return
-    yield name or "obs", space, value
+    else:
+        yield name or "obs", space, value
 
 
 class DictObservation(gym.Wrapper):
     """Observations as one flat dictionary; rewards as plain numbers.
 
     A single space is named obs. Nested Dict and Tuple spaces become "a/b" or "0".
-    Raises: ValueError for a reset whose observation does not fit its space.
+
+    Raises:
+        ValueError: for a reset whose observation does not fit its space.
     """
 
     def __init__(self, env):
@@ -89,30 +98,20 @@ class DictObservation(gym.Wrapper):
 
 
 class UnitActions(gym.ActionWrapper):
-    """Let a bounded Box be acted in as [-1, 1]: clip, then rescale to its bounds.
+    """Act in a bounded Box as in [-1, 1]^A: clip, then rescale to its bounds.
 
     Whole numbers get equal shares of [-1, 1], the highest one too.
-    Raises: ValueError for a Box without finite bounds, of bool, or of whole numbers of
-    2**53 and more.
+
+    Raises:
+        ValueError: for a Box without finite bounds.
     """
 
     def __init__(self, env):
         super().__init__(env)
         space = env.action_space
-        size = (int(np.prod(space.shape)),)
-        self.action_space = gym.spaces.Box(-1.0, 1.0, size, np.float32)
-        self.dtype, self.whole = space.dtype, space.dtype.kind in "iu"
-        if space.dtype.kind == "b":
-            raise ValueError(
-                f"Actions are numbers, but the space is {space}; use a Discrete space, "
-                "or a Box of whole numbers from 0 to 1."
-            )
         self.low, self.high = space.low.astype(float), space.high.astype(float)
-        if self.whole and not (np.abs([self.low, self.high]) < 2.0**53).all():
-            raise ValueError(
-                f"Whole numbers as actions are below 2**53 in size, but the space is "
-                f"{space}; beyond it floats skip some, so give it closer bounds."
-            )
+        self.action_space = gym.spaces.Box(-1.0, 1.0, (self.low.size,), np.float32)
+        self.dtype, self.whole = space.dtype, space.dtype.kind in "iub"
         if not np.isfinite([self.low, self.high]).all():
             raise ValueError(
                 f"Continuous actions need finite bounds, but the space is {space}; "
@@ -142,66 +141,63 @@ def env_name(make_env):
     """
     if isinstance(make_env, str):
         return make_env
-    args, options = (), {}
-    while isinstance(make_env, functools.partial):
-        args, options = make_env.args + args, make_env.keywords | options
-        make_env = make_env.func
-    if make_env is gym.make:
+    whole = functools.partial(make_env)  # one, also of several partials
+    args, options = whole.args, sorted(whole.keywords.items())
+    if whole.func is gym.make:
         name, *args = args
     else:
-        named = make_env if hasattr(make_env, "__qualname__") else type(make_env)
+        kind = type(whole.func)
+        named = whole.func if hasattr(whole.func, "__qualname__") else kind
         name = f"{named.__module__}:{named.__qualname__}"
-    words = [*map(repr, args), *(f"{key}={options[key]!r}" for key in sorted(options))]
+    words = [*map(repr, args), *(f"{key}={value!r}" for key, value in options)]
     # Addresses of objects differ from process to process.
     return name + re.sub(r" at 0x\w+", "", f"({', '.join(words)})") * bool(words)
 
 
-def env_by_name(name):
-    """What `env_name` names, as a Gymnasium id or a callable.
+def env_by_name(name, **more):
+    """What makes the environment that `env_name` names: a callable.
 
     Args:
         name: a Gymnasium id, `module:id` (of a module that registers ids when it is
             imported) or `module:function`, optionally with options in parentheses.
+        **more: further options.
 
     Raises:
-        ValueError: for a name that cannot be read, a missing module or function.
+        ValueError: for a name that cannot be read or found.
     """
-    head, opened, tail = name.partition("(")
+    head, _, options = name.partition("(")
     module, _, function = head.rpartition(":")
     try:
-        call = ast.parse(f"f({tail}" if opened else "f()", mode="eval").body
+        call = ast.parse(f"f({options or ')'}", mode="eval").body
         args = [ast.literal_eval(value) for value in call.args]
         options = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
-        found = module and getattr(importlib.import_module(module), function, None)
-    except (SyntaxError, ValueError, ImportError) as error:
+        make = module and getattr(importlib.import_module(module), function, None)
+        if not make:
+            gym.spec(function)
+    except (SyntaxError, ValueError, ImportError, gym.error.Error) as error:
         raise ValueError(
             "An environment is a Gymnasium id or module:function, optionally with "
             f"(option=value), but {name!r} cannot be found ({error}); correct it."
         ) from None
-    if found:
-        return functools.partial(found, *args, **options)
-    return functools.partial(gym.make, head, *args, **options) if opened else head
+    make = make or functools.partial(gym.make, head)
+    return functools.partial(make, *args, **options | more)
 
 
 def build_env(make_env, seed=0, index=0, episode=0, held_out=False):
     """One environment: actions in [-1, 1], observations named, resets seeded.
 
-    Args: make_env, a Gymnasium id or a callable; the others, see `SeededEpisodes`.
-    Raises: TypeError for anything else, or a callable that returns anything else.
+    Args:
+        make_env: a Gymnasium id, or a callable that returns an environment.
+        seed: see `SeededEpisodes`, also for the others.
+
+    Raises:
+        TypeError: for a callable that returns anything else.
     """
-    if isinstance(make_env, str):
-        env = gym.make(make_env)
-    elif callable(make_env):
-        env = make_env()
-        if not isinstance(env, gym.Env):
-            raise TypeError(
-                "make_env is a callable that returns a gymnasium.Env, but got "
-                f"{env!r}; return the environment from it."
-            )
-    else:
+    env = gym.make(make_env) if isinstance(make_env, str) else make_env()
+    if not isinstance(env, gym.Env):
         raise TypeError(
-            "make_env is a Gymnasium id or a callable that returns an environment, but "
-            f"got {make_env!r}; pass for example 'CartPole-v1'."
+            f"make_env is a callable that returns a gymnasium.Env, but got {env!r}; "
+            "return the environment from it."
         )
     if isinstance(env.action_space, gym.spaces.Box):
         env = UnitActions(env)
@@ -209,35 +205,39 @@ def build_env(make_env, seed=0, index=0, episode=0, held_out=False):
     return SeededEpisodes(env, seed, index, episode, held_out)
 
 
-class EnvFactory:
-    """A picklable `build_env` call, for worker processes started in any way.
+def build_worker(trainer, *args):
+    """`build_env`, also in a process of its own.
 
     Ctrl-C reaches every process of a terminal; only the one that trains answers it and
     ends its workers, so that none of them breaks off in a step and prints how it died.
+
+    Args:
+        trainer: id of the process that trains.
+        *args: those of `build_env`.
     """
-
-    def __init__(self, *args):
-        self.args, self.trainer = args, os.getpid()
-
-    def __call__(self):
-        if os.getpid() != self.trainer:
-            # No SIG_IGN: a program that an environment starts would inherit it.
-            signal.signal(signal.SIGINT, lambda *_: None)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a run catches
-        return build_env(*self.args)
+    if os.getpid() != trainer:
+        # No SIG_IGN: a program that an environment starts would inherit it.
+        signal.signal(signal.SIGINT, lambda *_: None)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # which a run catches
+    return build_env(*args)
 
 
 def make_vector(
     make_env, num_envs, seed=0, episodes=None, parallel=False, held_out=False
 ):
-    """`num_envs` copies side by side, resetting themselves on the step after the end.
+    """Several copies side by side, resetting themselves on the step after the end.
 
-    Args: episodes, the number of the first episode of each; parallel, one process each;
-    held_out, episodes that no training run has.
+    Args:
+        make_env: as in `build_env`.
+        num_envs: number of copies.
+        seed: see `SeededEpisodes`.
+        episodes: the number of the first episode of each (default: 0).
+        parallel: give each a process of its own.
+        held_out: play episodes that no training run has.
     """
-    episodes = [0] * num_envs if episodes is None else episodes
     factories = [
-        EnvFactory(make_env, seed, i, k, held_out) for i, k in enumerate(episodes)
+        functools.partial(build_worker, os.getpid(), make_env, seed, i, k, held_out)
+        for i, k in enumerate(episodes or [0] * num_envs)
     ]
     mode = {"autoreset_mode": gym.vector.AutoresetMode.NEXT_STEP}
     if parallel and num_envs > 1:
@@ -272,7 +272,6 @@ def open_vector(*args, **options):
 
 def random_policy(action_space, rng):
     """A policy for `Collector.tick` that acts at random, uniformly in unit actions."""
-
     field = read_action(action_space)
 
     def policy(obs, is_first):
@@ -284,29 +283,24 @@ def random_policy(action_space, rng):
     return policy
 
 
-def alike(one, other):
-    """Whether two fields hold the same things; the bounds of numbers may differ."""
-    forms = [(f.kind, f.shape, f.dtype, f.sizes) for f in (one, other)]
-    same_start = not one.sizes or np.array_equal(one.low, other.low)
-    return forms[0] == forms[1] and same_start
-
-
 def check_fit(agent, envs):
     """Refuse an environment, vector or not, that an agent was not made for.
 
-    Choices must be the same and shapes too; bounds and further observations may differ.
-    Raises: ValueError with the name of the space.
+    Choices and shapes must be the same; the bounds of numbers may differ, and there may
+    be further observations.
+
+    Raises:
+        ValueError: with the name of the space.
     """
+    form = operator.attrgetter("kind", "shape", "dtype", "sizes", "starts")
     several = isinstance(envs, gym.vector.VectorEnv)
     space = envs.single_observation_space if several else envs.observation_space
     action = envs.single_action_space if several else envs.action_space
     c = agent.config
     theirs = {**select_spaces(space, c.obs_keys, c.text_keys), "action": action}
-    mine = {**agent.obs_space, "action": agent.action_space}
-    for name, space in mine.items():
-        read = read_action if name == "action" else read_space
-        other = theirs.get(name)
-        if other is None or not alike(read(space), read(other)):
+    for name, space in {**agent.obs_space, "action": agent.action_space}.items():
+        read, other = read_action if name == "action" else read_space, theirs.get(name)
+        if other is None or form(read(space)) != form(read(other)):
             raise ValueError(
                 f"The agent expects an environment with {name!r} as it knows it, "
                 f"{space}, but got {other}; use the environment that it learnt in, or "

@@ -26,7 +26,7 @@ from dreamer_lite.envs import (
 from dreamer_lite.networks import keys_of, scale_picture
 from dreamer_lite.replay import Replay
 from dreamer_lite.runs import read_checkpoint
-from dreamer_lite.video import compare_frames
+from dreamer_lite.video import compare_frames, in_colour
 
 RUN = Path(__file__).resolve().parents[1] / "data" / "mario_1_1_actions.json"
 
@@ -151,7 +151,7 @@ def play_episode(agent, make_env, seed=0, max_steps=3000, show=False, greedy=Fal
     Args:
         agent: a `Dreamer`.
         make_env: a Gymnasium id or a callable. It is asked for rendered screens if it
-            takes a render mode; else the agent's first picture is filmed.
+            takes a render mode; else the pictures that the agent sees are filmed.
         seed: seed of the environment and the agent.
         max_steps: agent steps at most.
         show: show the episode in a window, at its own pace; no screens are kept.
@@ -165,7 +165,7 @@ def play_episode(agent, make_env, seed=0, max_steps=3000, show=False, greedy=Fal
         check_fit(agent, env)
         rendered = env.render_mode == "rgb_array"
         if not (rendered or show):
-            first_picture(agent)  # or there is nothing to film
+            picture_keys(agent)  # or there is nothing to film
         fps = env.metadata.get("render_fps", 15)
         torch.manual_seed(seed)
         replay = Replay(max_steps + 1, agent.obs_space, agent.action_space)
@@ -183,31 +183,41 @@ def play_episode(agent, make_env, seed=0, max_steps=3000, show=False, greedy=Fal
             if show:  # wait until the frames of this step would have been shown
                 time.sleep(max(0.0, begin + (step + 1) / fps - time.perf_counter()))
     rows = {key: column[0, : step + 1] for key, column in replay.data.items()}
-    screens = np.array(screens) if rendered or show else picture(agent, rows)
-    return Played(rows, screens, fps, info)
+    if not (rendered or show):
+        screens = stack([pictures(agent, rows, key) for key in picture_keys(agent)])
+    return Played(rows, np.array(screens), fps, info)
 
 
-def first_picture(agent):
-    """The key of the first picture that an agent sees. Raises: ValueError for none."""
+def picture_keys(agent):
+    """The keys of the pictures that an agent sees. Raises: ValueError for none."""
     keys = keys_of(agent.world_model.fields, "picture")
     if not keys:
         raise ValueError(
             "The agent sees no pictures, and so it dreams none; film it where the "
             "environment has the render mode rgb_array, and without a dream."
         )
-    return keys[0]
+    return keys
 
 
-def picture(agent, rows):
-    """The first picture in an episode's rows, as uint8 [T+1, H, W, C]."""
-    key = first_picture(agent)
-    value = torch.as_tensor(rows[key])
-    value = scale_picture(agent.world_model.fields[key], value)
+def pictures(agent, rows, key):
+    """The pictures `key` of an episode's rows, as uint8 [T+1, H, W, C]."""
+    value = scale_picture(agent.world_model.fields[key], torch.as_tensor(rows[key]))
     return (255 * value).round().byte().numpy()
 
 
+def stack(clips):
+    """Clips [T, H, W, C] of any size as one [T, H, W, 3], one below the other."""
+    width = max(clip.shape[2] for clip in clips)
+    sides = [(0, 0), (0, GAP), (0, 0), (0, 0)]
+    padded = []
+    for clip in map(in_colour, clips):
+        sides[2] = (0, width - clip.shape[2])
+        padded.append(np.pad(clip, sides, constant_values=255))
+    return np.concatenate(padded, axis=1)[:, :-GAP]
+
+
 @torch.no_grad()
-def dream_beside(agent, rows, context=5, horizon=30):
+def dream_beside(agent, rows, context=5, horizon=30, key=None):
     """What the agent would have dreamed, to be shown beside the real pictures.
 
     The model watches the first `context` rows. From then on it dreams `horizon` steps
@@ -219,9 +229,10 @@ def dream_beside(agent, rows, context=5, horizon=30):
         rows: the rows of `Played`.
         context: rows that are watched first.
         horizon: steps of one dream.
+        key: which picture (default: the first one).
 
     Returns:
-        The agent's first picture, dreamed: [T+1, H, W, C] uint8.
+        The dreamed picture, [T+1, H, W, C] uint8.
     """
     batch = {key: torch.as_tensor(column)[None] for key, column in rows.items()}
     batch = agent._on_device(batch)
@@ -236,20 +247,25 @@ def dream_beside(agent, rows, context=5, horizon=30):
             future, _ = model.rssm.imagine(now, actions, actions.shape[1])
             features.append(future.feature[:, 1:])
         frames = model.decoder(torch.cat([f.float() for f in features], 1))
-        frames = frames[first_picture(agent)][0]
+        frames = frames[key or picture_keys(agent)[0]][0]
     return (frames.float().clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
-GAP = 2  # white columns between two pictures, or sky and ground run through all three
+GAP = 2  # white pixels between pictures, or sky and ground would run through them
 
 
 def beside(agent, rows, scale=3):
-    """Frames real | dreamed | error of an episode, enlarged: uint8 [T+1, ..., 3]."""
-    real, dreamed = picture(agent, rows), dream_beside(agent, rows)
-    parts = np.split(compare_frames(real, dreamed, axis=2), 3, axis=2)
-    white = np.full_like(parts[0][:, :, :GAP], 255)
-    frames = np.concatenate([parts[0], white, parts[1], white, parts[2]], axis=2)
-    return frames.repeat(scale, 1).repeat(scale, 2)
+    """Frames real | dreamed | error of an episode, enlarged: uint8 [T+1, ..., 3].
+
+    Several pictures are shown one below the other.
+    """
+    strips = []
+    for key in picture_keys(agent):
+        real, dreamed = pictures(agent, rows, key), dream_beside(agent, rows, key=key)
+        real, dreamed, error = np.split(compare_frames(real, dreamed, axis=2), 3, 2)
+        white = np.full_like(real[:, :, :GAP], 255)
+        strips.append(np.concatenate([real, white, dreamed, white, error], axis=2))
+    return stack(strips).repeat(scale, 1).repeat(scale, 2)
 
 
 def film(agent, run, make_env):
@@ -259,18 +275,19 @@ def film(agent, run, make_env):
     run.video("episode", played.screens, played.fps)
 
 
-def env_of(path, name=None):
-    """The environment of a run folder: its name, and what makes it.
+def env_of(path, name, options):
+    """What makes the environment of a run folder, or the one that is asked for.
 
     Args:
         path: the run folder.
-        name: another environment that is asked for.
+        name: the name of another environment, or None.
+        options: further options, {name: value}.
 
     Raises:
-        ValueError: if nothing names one.
+        ValueError: if nothing names an environment.
     """
     if name is None:
         if not Path(path).is_dir():
             raise ValueError(f"{path} does not name an environment; add --env.")
         name = read_checkpoint(path)[0]["environment"]
-    return name, env_by_name(name)
+    return env_by_name(name, **options)

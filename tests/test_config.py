@@ -1,6 +1,6 @@
 """Config: presets, validation, and files."""
 
-import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -60,7 +60,6 @@ def test_config_survives_yaml(tmp_path):
         (dict(lr=math.nan), "lr as float from 0 to inf, but got nan; correct"),
         (dict(lr=-1e-4), "lr as float from 0 to inf, but got -0.0001; correct"),
         (dict(lr="fast"), "lr as float .* but got 'fast'"),
-        (dict(lr=10**400), "lr as float"),
         (dict(ratio=math.inf), "ratio as float .* but got inf;"),
         (dict(steps=1e5), "steps as int"),
         (dict(parallel=1), "parallel as bool, but got 1; correct"),
@@ -68,27 +67,19 @@ def test_config_survives_yaml(tmp_path):
         (dict(unimix=1.5), "unimix as float from 0 to 1, but got 1.5; correct"),
         (dict(seed=2**63), "seed as int from 0 to 9223372036854775807, but got"),
         (dict(deter=100), "deter 100 and blocks 8; correct one of them"),
-        (dict(layers=3, width=2), "has no field layers, width; correct the name"),
     ],
 )
 def test_config_refuses_values_that_would_fail_later(changes, words):
-    for make in (Config.from_dict, lambda values: Config.preset("1m", **values)):
-        with pytest.raises(ValueError, match=words) as error:
-            make(changes)
-        assert str(error.value).count("\n") == 0
-    if "layers" not in changes:
+    for make in (Config, functools.partial(Config.preset, "1m"), Config().changed):
         with pytest.raises(ValueError, match=words):
-            dataclasses.replace(Config(), **changes)
+            make(**changes)
 
 
 def test_config_takes_numbers_of_numpy_as_plain_ones():
     config = Config(seed=np.int64(5), lr=np.float64(1e-3), ratio=np.int32(8))
     assert config == Config(seed=5, lr=1e-3, ratio=8.0)
-    assert [type(config.seed), type(config.lr), type(config.ratio)] == [
-        int,
-        float,
-        float,
-    ]
+    kinds = [type(x) for x in (config.seed, config.lr, config.ratio)]
+    assert kinds == [int, float, float]
 
 
 def test_unknown_presets_are_refused():

@@ -478,7 +478,8 @@ def test_box_actions_are_rescaled_and_clipped_at_the_environment_only():
 
 
 @pytest.mark.parametrize(
-    "low, high, dtype", [(0, 4, np.int64), (-2, 2, np.int8), (0, 255, np.uint8)]
+    "low, high, dtype",
+    [(0, 4, np.int64), (-2, 2, np.int8), (0, 255, np.uint8), (0, 1, bool)],
 )
 def test_whole_numbers_get_equal_shares_of_the_actions(low, high, dtype):
     """The highest one too: truncated, it would come at exactly 1.0 only."""
@@ -508,19 +509,6 @@ def test_actions_never_leave_the_bounds_by_rounding(low, high, dtype):
     assert all(env.env.action_space.contains(action) for action in found)
     assert (found[0] == low).all() and (found[-1] == high).all()
     assert (np.diff(found, axis=0) >= 0).all()
-
-
-@pytest.mark.parametrize("end", [2**53, 2**63 - 1])
-def test_whole_numbers_that_a_float_skips_are_refused(end):
-    space = Box(0, end, (1,), np.int64)
-    with pytest.raises(ValueError, match=r"below 2\*\*53 in size, but the space is"):
-        UnitActions(Steps(action_space=space))
-
-
-def test_a_box_of_bool_is_refused():
-    space = Box(0, 1, (2,), bool)
-    with pytest.raises(ValueError, match="Actions are numbers, but .*; use a Discrete"):
-        UnitActions(Steps(action_space=space))
 
 
 def test_make_env_returns_an_environment():

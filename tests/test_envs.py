@@ -13,7 +13,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from dreamer_lite.envs import EnvFactory, build_env, env_by_name, env_name, make_vector
+from dreamer_lite.envs import (
+    build_env,
+    build_worker,
+    env_by_name,
+    env_name,
+    make_vector,
+)
 from dreamer_lite.mario import make_mario
 
 
@@ -58,17 +64,23 @@ def test_objects_among_the_options_have_the_same_name_in_every_process():
 )
 def test_a_name_gives_the_environment_back(name):
     made = env_by_name(name)
-    if name.startswith("gymnasium:"):
-        assert made == name
-    else:
-        assert env_name(made).removesuffix("()") == name
+    assert env_name(made) == name
     env = build_env(made)
     assert isinstance(env.unwrapped, gym.envs.classic_control.CartPoleEnv)
     assert env.render_mode == ("rgb_array" if "render_mode" in name else None)
     env.close()
 
 
-@pytest.mark.parametrize("name", ["none:make", "os:f(", "CartPole-v1(a=b)"])
+def test_further_options_win():
+    made = env_by_name("test_envs:make(size=1, more=2)", size=3)
+    assert env_name(made) == "test_envs:make(more=2, size=3)"
+
+
+def make(**options):
+    """An environment with options."""
+
+
+@pytest.mark.parametrize("name", ["none:make", "os:f(", "CartPole-v1(a=b)", "Pole-v9"])
 def test_a_name_that_cannot_be_read_is_named(name):
     with pytest.raises(ValueError, match="Gymnasium id or module:function.*correct it"):
         env_by_name(name)
@@ -86,7 +98,7 @@ def test_episodes_are_seeded_one_by_one():
         vector.close()
         return obs["obs"]
 
-    env = EnvFactory("CartPole-v1", 5, 1)()
+    env = build_env("CartPole-v1", 5, 1)
     frames = [env.reset()[0]["obs"] for _ in range(3)]
     assert np.array_equal(first_frames([0, 2])[1], frames[2])
     assert not np.array_equal(*first_frames([0, 0]))
@@ -100,7 +112,8 @@ def test_environments_travel_to_new_processes(context):
 
     if context not in multiprocessing.get_all_start_methods():
         return
-    factories = [EnvFactory("CartPole-v1", 0, i, 0) for i in range(2)]
+    make = functools.partial(build_worker, os.getpid(), "CartPole-v1", 0)
+    factories = [functools.partial(make, i) for i in range(2)]
     vector = gym.vector.AsyncVectorEnv(factories, context=context)
     obs, _ = vector.reset()
     vector.close()

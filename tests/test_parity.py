@@ -104,7 +104,7 @@ class Case:
     def __init__(self, path):
         self.path, (self.arrays, self.meta) = path, read(path)
         given = dict(device="cpu", precision="fp32", speed="eager")
-        config = Config.from_dict(self.meta["config"] | given)
+        config = Config(**self.meta["config"] | given)
         self.agent = Dreamer(*spaces(self.meta), config)
         self.stoch = config.latents * config.classes
         self.load()

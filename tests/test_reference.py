@@ -77,9 +77,9 @@ def test_fixed_numbers_are_those_of_the_configuration():
 def logged(tmp_path_factory):
     """The column names of both tables that a real, tiny run writes."""
     folder = tmp_path_factory.mktemp("runs") / "tiny"
-    config = dreamer.Config.from_dict(
-        dict(units=16, deter=32, classes=2, latents=4, batch=2, length=8, prefill=40)
-        | dict(steps=60, ratio=1.0, log_every=1, device="cpu", precision="fp32")
+    config = dreamer.Config(
+        **dict(units=16, deter=32, classes=2, latents=4, batch=2, length=8, prefill=40),
+        **dict(steps=60, ratio=1.0, log_every=1, device="cpu", precision="fp32"),
     )
     dreamer.train("CartPole-v1", config, folder, progress=False)
     names = set()

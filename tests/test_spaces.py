@@ -123,7 +123,7 @@ class World(gym.Env):
 def collected(obs_space, action_space=None, ticks=24, **changes):
     """An agent, and a replay of two environments; the second half is its own play."""
     torch.manual_seed(0)
-    config = Config.from_dict(vars(SMALL) | changes)
+    config = Config(**vars(SMALL) | changes)
     with open_vector(lambda: World(obs_space, action_space), 2) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
         agent = Dreamer(*spaces, config)

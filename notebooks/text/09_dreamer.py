@@ -475,7 +475,7 @@ class Dreamer(nn.Module):
         """
         obs_space, action_space, config, weights = runs.load_agent(path)
         config |= {"device": "auto", "speed": "eager", **changes}
-        agent = cls(obs_space, action_space, Config.from_dict(config))
+        agent = cls(obs_space, action_space, Config(**config))
         agent.load_state_dict(weights)
         return agent
 
@@ -1113,7 +1113,7 @@ show(fig, alt="Returns of CartPole rise far above random within 6,000 steps, whi
 # %%
 def same_settings(about):
     """Whether a stored run had the configuration above, but for seed and machine."""
-    stored = Config.from_dict(about["config"])
+    stored = Config(**about["config"])
     may_differ = (runs.FREE - {"steps"}) | {"seed"}
     free = {key: getattr(stored, key) for key in may_differ}
     return stored == dataclasses.replace(config, **free)
