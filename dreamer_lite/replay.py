@@ -497,7 +497,7 @@ class Replay:
     def load(cls, path: str | os.PathLike) -> "Replay":
         """Read a replay written by `save`.
 
-        Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
+        Raises: FileNotFoundError, or ValueError if the file is damaged or not a replay.
         """
         path = Path(path).expanduser()
         if not path.is_file():
@@ -518,7 +518,7 @@ class Replay:
         except Exception as error:  # zip, zlib, NumPy and JSON each raise their own
             raise ValueError(
                 f"Replay.load expects a file written by Replay.save, but {path} is "
-                f"damaged or foreign ({error}); record it again or restore a copy."
+                f"damaged or not a replay ({error}); record it again or restore a copy."
             ) from error
 
     @classmethod

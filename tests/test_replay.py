@@ -305,7 +305,7 @@ def test_an_array_of_objects_is_not_unpickled(tmp_path):
     rings(16, (30,)).save(path)
     with np.load(path) as file:
         np.savez(path, **dict(file), more=np.array([Trap(trace)]))
-    with pytest.raises(ValueError, match="damaged or foreign.*; record it again"):
+    with pytest.raises(ValueError, match="damaged or not a replay.*; record it again"):
         Replay.load(path)
     assert not trace.exists()
     with np.load(path, allow_pickle=True) as file:
@@ -353,11 +353,13 @@ SPOILED = {
 
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED)
-def test_a_damaged_or_foreign_file_is_refused(tmp_path, spoil, compress):
+def test_a_damaged_file_or_another_one_is_refused(tmp_path, spoil, compress):
     path = tmp_path / "replay.npz"
     rings(64, (60,)).save(path, compress=compress)
     spoil(path)
-    with pytest.raises(ValueError, match="damaged or foreign.*; record it again") as e:
+    with pytest.raises(
+        ValueError, match="damaged or not a replay.*; record it again"
+    ) as e:
         Replay.load(path)
     assert "\n" not in str(e.value) and str(path) in str(e.value)
 

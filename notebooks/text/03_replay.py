@@ -1,17 +1,17 @@
 # %% [markdown]
 # # 03 Replay: what the agent remembers
 #
-# **The question.** What does the agent remember, and which action goes with which frame?
+# **The question.** What does the agent remember, and which action goes with which
+# frame?
 #
-# Dreamer plays a little and learns a lot: every frame that Mario sees is replayed dozens
-# of times. Between playing and learning stands a memory, the *replay*. It is a simple part
-# of Dreamer, and one in which mistakes hide well: a frame paired with the wrong action
-# still gives a loss that falls.
+# Dreamer trains on every frame of the game dozens of times. So between playing and
+# learning there is a memory, the *replay*. It is a simple part, but mistakes hide well
+# in it: a frame that is paired with the wrong action still gives a loss that falls.
 #
-# **At the end** a file of recorded Mario play lies in memory, one call returns batches of
-# sequences from it, and you can say for every number in them where it came from.
+# **At the end** a file of recorded Mario play is in memory, one call returns batches of
+# sequences from it, and you can say where every number in them came from.
 #
-# **You need** NumPy indexing and the idea of an environment with `reset` and `step`.
+# **You need** NumPy indexing, and the idea of an environment with `reset` and `step`.
 # Nothing from notebooks 01 and 02.
 #
 # *Measured: 0.1 minutes on two CPU cores, 1.8 GB memory, no GPU.*
@@ -25,10 +25,9 @@ where = [p for p in ("dreamer-lite/notebooks", ".", "..") if Path(p, "course").i
 sys.path[:0] = where or sys.exit("Open this notebook inside its repository.")
 import course
 
-# %%
+# %% tags=["hide-input"]
 import tempfile
 import textwrap
-import tracemalloc
 
 import matplotlib.pyplot as plt
 
@@ -38,11 +37,11 @@ from course import show_gif, solution, use_style, what_we_built
 
 use_style()
 
-# %%
+# %% tags=["hide-input"]
 #| default_exp replay
 show(*dreamer_map("replay"))
 
-# %%
+# %% tags=["hide-input"]
 #| export
 """What the agent remembers: rows of experience, sampled as sequences.
 
@@ -67,12 +66,9 @@ LARGEST = np.finfo(np.float32).max
 # %% [markdown]
 # ## Mario on the screen
 #
-# (The cell above begins the module: cells marked `#| export` are collected, in order, into
-# `dreamer_lite/replay.py`.)
-#
-# The file `data/mario_episodes.npz` holds recorded play. It is a plain archive of arrays,
-# so we can open it before we have written a single line of the replay. The first two
-# dimensions count *streams* (each is one way of playing) and *rows* (moments in time).
+# Before we build a memory, let us look at what belongs in it. The file
+# `data/mario_episodes.npz` holds recorded play. It has several *streams*, one for each
+# way of playing, and in each stream many *rows*, one for each moment.
 
 # %%
 with np.load(data_path("mario_episodes.npz")) as file:
@@ -82,8 +78,9 @@ for key, column in recorded.items():
     print(f"{key:12} {column.dtype!s:8} {list(column.shape[2:])} in each row")
 
 # %% [markdown]
-# A frame of 64 x 64 pixels in three colours, an action, a reward and three flags: that is
-# all the agent remembers of a moment. Played one after the other:
+# A frame of 64 x 64 pixels in three colours, an action, a reward and three flags. That
+# is all the agent remembers of a moment. Played one after the other, the rows look like
+# this:
 
 # %% tags=["hide-input"]
 stream = 2  # the best of the three players
@@ -98,10 +95,9 @@ show_gif(
 # %% [markdown]
 # ## Which action goes with which frame?
 #
-# Here are the last six rows of that episode. Below each frame stands what the file says
-# about it: the reward and the action of the *same* row. (A step pays 1 for every 16 pixels
-# to the right and costs 0.02; losing Mario, or 120 steps without progress, costs 2; the
-# flag pays 5.)
+# Here are the last six rows of that episode. Below each frame you see the reward and
+# the action that the file has in the *same* row. A step pays 1 for every 16 pixels to
+# the right and costs 0.02. Losing Mario costs 2.
 
 # %% tags=["hide-input"]
 NAMES = ["wait", "right", "right+jump", "right+run", "run+jump"]
@@ -119,22 +115,25 @@ fig = frames_grid(recorded["obs"][stream, last_six], [caption(row) for row in la
 show(fig, alt="Six frames to the end of an episode, each with its reward and action.")
 
 # %% [markdown]
-# The question of this notebook hides in that picture. Is the action under a frame the one
-# that *led to* it, or the one that was chosen *after seeing* it? Both habits exist in
-# published code, and both are fine. Mixing them is not: then the model learns what a
-# button does from frames that the button did not cause.
+# The question of this notebook hides in that picture. Is the action under a frame the
+# one that *led to* it, or the one that was chosen *after seeing* it? Published code has
+# both habits, and both are fine.
 #
-# Would we notice? Let us measure how often the wrong action, the one of a neighbouring row,
-# happens to be the right one.
+# Mixing them is not. Then the model learns what a button does from frames that the
+# button did not cause. Would we notice?
 
 # %% [markdown] tags=["predict"]
-# **Predict.** One of the recorded players presses one of five buttons at random, anew in
-# every row. In what share of its rows does the row before hold the same action?
+# **Predict.** A bug shifts all actions by one row. Now every frame has the action of
+# its neighbour. One of the recorded players presses a random button in every row; the
+# other two hold their buttons for a while. For which players is the wrong action most
+# often the right one, by luck? Is that half of the time, or more?
 #
 # <details><summary>Answer</summary>
 #
-# In one of five: 0.2. The other players hold their buttons for a while, so for them the
-# share is higher.
+# For the players who hold their buttons, and it is far more than half: over 80 % of the
+# rows. For the random player with his five buttons it is one row in five.
+#
+# So the bug is almost invisible with a good player, and good players are what we want.
 #
 # </details>
 
@@ -147,7 +146,7 @@ agree = [(choice[i, 1:] == choice[i, :-1])[both[i]].mean() for i in range(len(ch
 for player, share in zip(PLAYERS, agree):
     print(f"{player:15} {share:.1f}")
 
-# %%
+# %% tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(6.4, 2.6))
 ax.barh(range(len(agree)), agree, color=COLORS["action"])
 ax.axvline(0.2, color=COLORS["threshold"], linestyle=":", label="chance: 1 of 5")
@@ -163,12 +162,13 @@ claim("the other two repeat themselves in more than 80 %", min(agree[1:]) > 0.8)
 
 
 # %% [markdown]
-# For a player who holds his buttons, a shifted action column is right most of the time.
-# The loss still falls, the reconstructions still look good, and yet the agent never gets
-# far. A bug that hides like this one must be prevented by a rule and caught by a test.
-# So: a rule, and an environment so small that we can check every number by hand.
+# The loss would still fall, the pictures would still look good, and the agent would
+# never get far. A bug that hides so well needs a rule that prevents it, and a test that
+# catches it.
 #
 # ## Six rows by hand
+#
+# Here is the rule, and an environment so small that we can check every number by hand.
 #
 # > **The paper says.** Experience is a sequence of sensory inputs $x_t$, actions $a_t$,
 # > rewards $r_t$ and continuation flags $c_t$. The state at time $t$ is computed from the
@@ -176,24 +176,26 @@ claim("the other two repeat themselves in more than 80 %", min(agree[1:]) > 0.8)
 # > at time $t$ are predicted from that state
 # > ([DreamerV3](https://arxiv.org/abs/2301.04104), "World model learning", equation 1).
 #
-# (The *state* is the model's own memory: the vectors in which it keeps what it has seen and
-# done so far. Notebook 05 builds it. At a reset there is nothing to remember yet, and it starts
-# as zeros, the *zero state*.)
+# The *state* is the model's own memory. Notebook 05 builds it. After a reset there is
+# nothing to remember, so it starts as zeros, the *zero state*.
 #
-# **What that means for a row.** Row $t$ holds the frame $x_t$, the reward $r_t$ that
-# arrived *with* this frame, and the action $a_t$ that was chosen *after* seeing it. The
-# model, which wants $a_{t-1}$, will look one row back. Three flags complete the row:
+# In our words: row $t$ holds the frame $x_t$, the reward $r_t$ that arrived *with* this
+# frame, and the action $a_t$ that was chosen *after* seeing it. The model needs
+# $a_{t-1}$, so it will look one row back.
+
+# %% [markdown]
+# Three flags complete the row.
 #
-# * `is_first`: the frame comes from a reset. No action led to it and its reward is 0.
-# * `is_last`: the episode ends with this frame. No action follows; it is stored as zeros.
-# * `is_terminal`: this life ended here and nothing more is to come (pit, Goomba, flag; our
-#   Mario environment also counts 120 steps without progress as lost). The paper's $c_t$ is
-#   0 here and 1 everywhere else. A last row that is not terminal was cut off, by a time
-#   limit for example: life would have gone on.
+# * `is_first`: the frame comes from a reset. No action led to it, and its reward is 0.
+# * `is_last`: the episode ends with this frame. No action follows, so zeros are stored.
+# * `is_terminal`: the game itself ended here, at a pit, a Goomba or the flag, and
+#   nothing more is to come. The paper's $c_t$ is 0 in such a row and 1 in all others.
+#   If a time limit cuts an episode off, its last row is not terminal, because life
+#   would have continued.
 #
-# A very small world in which this can be checked is Mario on a line. A walk goes one field
-# to the right, a jump two, and every field pays 1. There is a pit at 3, which costs 4, and a
-# flag at 6, which pays 5; both end the episode.
+# Our small world is Mario on a line. A walk takes him one field to the right, a jump
+# two, and every field pays 1. There is a pit at 3, which costs 4, and a flag at 6,
+# which pays 5. Both end the episode.
 
 # %%
 class Line(gym.Env):
@@ -215,15 +217,16 @@ class Line(gym.Env):
 
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Mario walks, walks, jumps, walks, walks. How many rows does this episode
-# have? Which action stands in the row with x = 2? Which rewards stand in the first and in
-# the last row?
+# **Predict.** Mario walks, walks, jumps, walks, walks. Draw his rows as a table of x,
+# action and reward. Which row holds the jump: the one where he chose it, or the one
+# where it took him? Which row holds the reward of the flag, and what is in the last
+# row's action?
 #
 # <details><summary>Answer</summary>
 #
-# Five steps give six rows, with x = 0, 1, 2, 4, 5, 6. The row with x = 2 holds the jump,
-# because it was chosen there. The first row holds 0 (nobody earned anything yet), the
-# last one 1 + 5 = 6: the step and the flag. The last row's action is empty.
+# Five steps give six rows, with x = 0, 1, 2, 4, 5, 6. The jump is in the row with x =
+# 2, where it was chosen. The reward of the flag arrives with x = 6, together with 1 for
+# the step: 6. The last row has no action, and the first row has no reward.
 #
 # </details>
 
@@ -248,10 +251,9 @@ for row in episode:
     print(*(f"{key} {value!s:6}" for key, value in row.items()))
 
 # %% [markdown]
-# The same six rows as a picture. Follow one arrow: the jump is *stored* in the column of
-# x = 2, it *leads to* the frame and the reward of the next column, and there the model
-# *reads* it. (The shapes at the left are those of a batch: $B$ windows of $T$ rows, and $A$
-# numbers for an action.)
+# Here are the same six rows as a picture. Follow one arrow: the jump is *stored* in the
+# column of x = 2. It *leads to* the frame and the reward of the next column, and that
+# is where the model *reads* it.
 
 # %% tags=["hide-input"]
 drawn = []
@@ -261,25 +263,38 @@ for row in episode:
 show(*alignment(drawn))
 
 # %% [markdown]
-# **Older code.** DreamerV2, and
-# [ports to PyTorch](https://github.com/NM512/dreamerv3-torch) that follow it, store the
-# action that *led to* a frame in the frame's row, and shift nothing later. If you read
-# their code, shift in your head.
+# The letters on the left are the shapes of a batch: $B$ windows of $T$ rows, and $A$
+# numbers for an action.
 #
+# That settles what a row means. Some older code does it the other way round: DreamerV2
+# and [ports to PyTorch](https://github.com/NM512/dreamerv3-torch) that follow it store
+# the action that *led to* a frame, and shift nothing later.
+
+# %% [markdown]
 # ## What a row may hold
 #
-# Our row is settled, for Mario. Other environments show a camera and a speed, three doors
-# to choose from, or a sentence. What do we store for those? The environment says what it
-# shows in its two *spaces*, one for observations and one for actions.
+# Mario is pixels and buttons. Your own environment may show something else: a camera
+# and a speed, three doors to choose from, a sentence. So before we build the memory, it
+# has to know what a row may hold.
 #
-# Gymnasium has a dozen kinds of spaces, but for a model there are only four kinds of
-# things to see. A **picture** has neighbours, so it goes to a convolution. A **vector**
-# has sizes. A **choice** has neither: door 3 is not more than door 1. And a **text** is a
-# row of characters.
+# Gymnasium describes this by *spaces*, in a dozen kinds. For a model there are only
+# four kinds of things to see:
 #
-# A small record says which kind a key is, how its values are stored and which of them are
-# allowed. Everything later in this course reads these records. Nothing else looks at a
-# space again, so a new kind of observation is decided here and nowhere else.
+# * A **picture** has neighbours, so it goes through convolutions.
+# * A **vector** has sizes, so it goes through symlog.
+# * A **choice** has neither, because door 3 is not more than door 1. It becomes a
+#   one-hot vector.
+# * A **text** is a row of characters.
+#
+# For each key, a small record called `Field` says which kind it is, and how its values
+# are stored. Everything later reads these records, and nothing else looks at a space
+# again.
+
+# %% [markdown] tags=["aside"]
+# ### Aside: how a space is read
+#
+# This is the code behind the four kinds. You need it if you add a kind of observation,
+# or if you wonder why yours was read as it was.
 
 # %%
 #| export
@@ -333,13 +348,13 @@ class Field:
 
 
 # %% [markdown]
-# When is a `Box` a picture? It has height, width and channels, with the channels at either
-# end, or just height and width. Both sides have at least 16 pixels. Anything smaller is
-# read as a vector: a 7 x 7 grid of codes has few neighbours to speak of.
+# When is a `Box` a picture? If it has a height, a width and perhaps channels, with at
+# least 16 pixels on both sides. Anything smaller is a vector: a 7 x 7 grid of codes has
+# few neighbours to speak of.
 #
-# A table of numbers has two dimensions as well. So without channels it is a picture only
-# if it holds bytes, or floats from 0 to 1. (A float costs four bytes in memory and a byte
-# costs one, so hand over bytes where you can.)
+# A table of numbers has two dimensions as well. So without channels, it is a picture
+# only if it holds bytes, or floats from 0 to 1. (Hand over bytes where you can. A float
+# costs four times the memory.)
 
 # %%
 #| export
@@ -417,8 +432,8 @@ def read_action(space: gym.Space) -> Field:
 
 
 # %% [markdown]
-# Now the whole row. All keys are looked at before anything is refused, so that nobody has
-# to mend one key, start again and read about the next.
+# Now the whole row. All keys are read before anything is refused, so that you see all
+# problems at once.
 
 # %%
 #| export
@@ -463,38 +478,10 @@ def read_spaces(
     return fields
 
 
-# %%
-room = gym.spaces.Dict(
-    camera=gym.spaces.Box(0, 255, (84, 84, 3), np.uint8),
-    mask=gym.spaces.Box(0, 1, (84, 84), np.uint8),
-    speed=gym.spaces.Box(-np.inf, np.inf, (2,), np.float64),
-    door=gym.spaces.Discrete(3, start=1),
-    switches=gym.spaces.MultiBinary(4),
-    task=gym.spaces.Text(20),
-)
-for name, field in read_spaces(room).items():
-    print(f"{name:9} {field.kind:8} {field.dtype!s:8} {field.shape!s:12}", end="")
-    print(f"stands for {field.width} numbers")
-
 # %% [markdown]
-# And a dictionary with three mistakes, each with its cure:
-
-# %%
-odd = gym.spaces.Dict(
-    reward=gym.spaces.Discrete(3),
-    depth=gym.spaces.Box(0, np.inf, (64, 64, 1)),
-    history=gym.spaces.Box(0, 255, (4, 64, 64, 3), np.uint8),
-)
-try:
-    read_spaces(odd)
-except TypeError as error:
-    print(textwrap.fill(str(error), 88))
-
-
-# %% [markdown]
-# Sometimes an environment shows more than the agent should read, or hands over characters
-# as plain numbers, which no space can tell from any other numbers. Both are for you to
-# say. You give names, or patterns with a `*`.
+# Sometimes an environment shows more than the agent should read. And sometimes
+# characters come as plain numbers, which no space can tell from other numbers. You say
+# so by names, or by patterns with a `*`.
 
 # %%
 #| export
@@ -534,24 +521,35 @@ def select_spaces(
     return gym.spaces.Dict(spaces)
 
 
-# %%
-letters = gym.spaces.Dict(
-    map=gym.spaces.Box(0, 255, (4, 5), np.uint8), clock=gym.spaces.Discrete(24)
-)
-for keys in ("*", "map"):
-    print(select_spaces(letters, obs_keys=keys, text_keys="m*"))
-
 # %% [markdown]
-# ## The door
+# ### A room with all four kinds
 #
-# A batch of floats where bytes were meant would not crash. It would train a worse model,
-# and nobody would know why. One infinite number would end up in all the weights. So there
-# is one door, and whatever comes in is looked at there, once. Behind it, numbers are
-# trusted.
+# Here is an environment that shows two pictures, a vector, two kinds of choices and a
+# text. Each line says how one of them is stored, and how many numbers a network will
+# read for it.
+
+# %%
+room = gym.spaces.Dict(
+    camera=gym.spaces.Box(0, 255, (84, 84, 3), np.uint8),
+    mask=gym.spaces.Box(0, 1, (84, 84), np.uint8),
+    speed=gym.spaces.Box(-np.inf, np.inf, (2,), np.float64),
+    door=gym.spaces.Discrete(3, start=1),
+    switches=gym.spaces.MultiBinary(4),
+    task=gym.spaces.Text(20),
+)
+for name, field in read_spaces(room).items():
+    print(f"{name:9} {field.kind:8} {field.dtype!s:8} {field.shape!s:12}", end="")
+    print(f"stands for {field.width} numbers")
+
+# %% [markdown] tags=["aside"]
+# ### Aside: the door that checks every row
 #
-# The door also puts things into the stored form. Arrays that run backwards in memory, or
-# keep their bytes in another order, are copied into a plain one. Characters become bytes: a text that is too long is cut, a short one is filled up with
-# zeros, and a character that no byte stands for becomes a question mark.
+# A batch of floats where bytes were meant would not crash. It would train a worse
+# model, and nobody would know why. One infinite number would end up in all the weights.
+#
+# So every value is checked once, at one door, and trusted after that. The door also
+# brings values into their stored form. A text that is too long is cut, a short one is
+# filled up with zeros, and a character that no byte can hold becomes a question mark.
 
 # %%
 #| export
@@ -637,7 +635,7 @@ def admit(
 
 
 # %% [markdown]
-# Let us knock. The first two rows say the same in different ways and come in. The third
+# The first two rows below say the same in different ways, and both come in. The third
 # has four things wrong with it, and we hear of all four.
 
 # %%
@@ -665,12 +663,13 @@ except ValueError as error:
 # %% [markdown]
 # ## What a row weighs
 #
-# Memory is the first thing that breaks. A simple way for one-step methods is a list of
-# transitions (frame, action, reward, next frame) with frames as `float32`, ready for the
-# network. Our frames stay `uint8` until the moment they are used, each is stored once, and
-# its successor is simply the next row. The fields say what that weighs:
+# Memory is the first thing that breaks. Simple agents keep a list of transitions
+# (frame, action, reward, next frame), with frames as `float32`, ready for the network.
+#
+# Ours stay `uint8` until the moment they are used. And each frame is stored only once,
+# because its successor is simply the next row.
 
-# %%
+# %% tags=["hide-input"]
 #| export
 FORMAT = "dreamer-lite-replay-1"
 
@@ -685,35 +684,34 @@ def replay_bytes(capacity: int, obs_space: gym.Space, action_space: gym.Space) -
 
 
 # %% [markdown] tags=["predict"]
-# **Predict.** A Mario frame has 64 x 64 x 3 numbers. How many bytes does a transition need
-# for its two `float32` frames? How many does one of our rows need, with the frame as
-# `uint8`, five action numbers and the reward as `float32`, and three flags of one byte?
+# **Predict.** Compare one such transition with one of our rows, for frames of 64 x 64 x
+# 3. Is our row half as heavy, a quarter, or an eighth? And what dominates its weight:
+# the frame, or all the rest together?
 #
 # <details><summary>Answer</summary>
 #
-# 2 x 12,288 x 4 = 98,304 bytes for the transition; 12,288 + 5 x 4 + 4 + 3 = 12,315 for
-# the row. A million of each: 98 GB against 12.3 GB.
+# An eighth: a `float32` has four bytes, and there are two frames. The frame dominates,
+# with 12,288 of 12,315 bytes. A million rows take 12.3 GB instead of 98.
 #
 # </details>
 
 # %%
 screen = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
 buttons = gym.spaces.Discrete(5)
-for name, field in read_spaces(screen, buttons).items():
-    print(f"{name:12} {field.kind:8} {field.dtype!s:8} {field.shape}")
 
 row, transition = replay_bytes(1, screen, buttons), 2 * 64 * 64 * 3 * 4
 print(f"a transition's frames: {transition:,} bytes, a row: {row:,} bytes")
 print(f"a million of each: {transition / 1000:.1f} GB and {row / 1000:.1f} GB")
 compare("one row", row, 12_288 + 5 * 4 + 4 + 3, tolerance=0)
-claim("a float32 transition weighs almost eight times as much", transition > 7.9 * row)
 
 
-# %% [markdown]
-# An action is stored as a vector for every kind of space, because that is what the model
-# reads: one-hot for buttons, the numbers themselves for joysticks. Where several choices
-# are made at once, say one of three buttons and one of two gears, their one-hots are laid
-# end to end.
+# %% [markdown] tags=["aside"]
+# ### Aside: actions as vectors
+#
+# The action of a row is stored as a vector, because that is what the model reads: a
+# one-hot vector for buttons, the numbers themselves for joysticks. If several choices
+# are made at once, say one of three buttons and one of two gears, their one-hots are
+# laid end to end.
 
 # %%
 #| export
@@ -763,9 +761,9 @@ for space, action in (
 # %% [markdown]
 # ## A ring and its seam
 #
-# One day the memory is full. From then on the newest row takes the place of the oldest: the
-# array becomes a *ring*. Its `head` is the place where the next row goes. Let us write the
-# numbers 0 to 12 into a ring of 8 places.
+# One day the memory is full. From then on, the newest row takes the place of the
+# oldest: the array becomes a *ring*. Its `head` is the place where the next row goes.
+# Let us write the numbers 0 to 12 into a ring of 8 places.
 
 # %%
 ring, head = np.full(8, -1), 0
@@ -775,19 +773,23 @@ for number in range(13):
 print("places:", ring, " head:", head)
 
 # %% [markdown]
-# Between place 4 (row 12, the newest) and place 5 (row 5, the oldest) is a *seam*: these
-# two rows are neighbours in memory, but seven steps apart in life. A window of
-# consecutive rows must not run across it: nothing in the window would tell the model that
-# Mario was teleported.
+# Look at places 4 and 5. They are neighbours in memory, but place 4 holds row 12, the
+# newest, and place 5 holds row 5, the oldest. Between them is a *seam*.
+#
+# A window of consecutive rows must never run across it. Nothing in the window would
+# tell the model that Mario was teleported.
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Somebody draws the first place of a window of 3 at random from all 8 places
-# and reads on around the ring. How many of the 8 windows run across the seam?
+# **Predict.** Somebody forgets the seam, and begins windows of 3 at random in all 8
+# places, reading on around the ring. Which of the 8 windows are broken? If the windows
+# get longer, are there more broken ones or fewer? And if the memory gets larger?
 #
 # <details><summary>Answer</summary>
 #
-# Two: those that begin at places 3 and 4 (length - 1 = 2 of 8). With sequences of 64 rows
-# it is 63 bad windows, wherever the head is.
+# The two that begin at places 3 and 4. Longer windows cross the seam more often: with
+# 64 rows there would be 63 broken ones. A larger memory does not change their number,
+# so they get rarer. Rare enough to look like bad luck: a spike of the loss, now and
+# then, and only after the memory is full.
 #
 # </details>
 
@@ -799,16 +801,17 @@ print("broken windows:", broken.sum(), "of", len(windows))
 
 
 # %% [markdown]
-# The way out is to count from the oldest row and not from place 0. The oldest row lies at
-# `head - size`, where `size` is the number of rows stored. Windows begin 0, 1, ...,
-# `size - length` rows after it (the *offset*), and only at the end do we go around the ring.
-# With $T$ for the length of a window:
+# The remedy is to count from the oldest row, not from place 0. The oldest row is at
+# `head - size`, where `size` is the number of rows stored. A window begins 0, 1, ...,
+# `size - length` rows after it. This *offset* is drawn at random, and only at the very
+# end do we go around the ring:
 #
 # $$\text{place} = (\text{head} - \text{size} + \text{offset} + [0, 1, \dots, T-1])
 # \bmod \text{rows}$$
 #
-# With several games at once there are several rings, and fuller ones have more windows.
-# One draw from the sum of all window starts keeps every window equally likely.
+# With several games at once there are several rings, and a fuller ring has more
+# windows. So that every window is equally likely, we draw one number from all window
+# starts together.
 
 # %%
 #| export
@@ -844,9 +847,9 @@ def draw_windows(
 
 
 # %% [markdown]
-# The check: 20,000 windows from three rings of 8 places, one that wrapped around, one half
-# full and one with fewer rows than a window. Row numbers must rise by one, and all eight
-# possible windows (6 + 2 + 0) must come up about equally often.
+# Does it work? We draw 20,000 windows from three rings. One has wrapped around, one is
+# half full, and one holds fewer rows than a window. In every window the row numbers
+# must rise by one, and all possible windows must come up about equally often.
 
 # %%
 rings = np.array([ring, [20, 21, 22, 23, -1, -1, -1, -1], [40, 41, *[-1] * 6]])
@@ -862,8 +865,9 @@ claim("each window has its share within 10 %", (abs(counts / 2500 - 1) < 0.1).al
 
 
 # %% [markdown]
-# Move the sliders: more rows written, longer windows, another start. Above you see the
-# places in memory, below the same rows in the order in which they were lived.
+# Now move the sliders: more rows written, longer windows, another start. The upper row
+# shows the places in memory, the lower one the same rows in the order in which they
+# happened. Watch how the window never crosses the red line.
 
 # %% tags=["hide-input"]
 def draw_ring(written, length, start):
@@ -894,13 +898,21 @@ def draw_ring(written, length, start):
     return fig
 
 
-# %% tags=["hide-input"]
+def sentence_ring(written, length, start):
+    """What the picture shows, in words."""
+    size = min(written, 12)
+    if length > size:
+        return f"A ring of 12 places with {size} rows; no window of {length} rows fits."
+    first = written - size + min(start, size - length)
+    return (
+        f"A ring of 12 places after {written} rows; the window holds the rows {first} "
+        f"to {first + length - 1}."
+    )
+
+
 explore(
     draw_ring,
-    alt=lambda written, length, start: (
-        f"A ring of 12 places after {written} rows; a window of {length} rows begins "
-        f"{start} rows after the oldest, or as late as one fits."
-    ),
+    alt=sentence_ring,
     written=Slider(1, 40, value=17),
     length=Slider(1, 12, value=4),
     start=Slider(0, 11, value=5),
@@ -910,24 +922,22 @@ explore(
 # %% [markdown]
 # ## The replay
 #
+# We have the rows and the windows. Now they become one class.
+#
 # > **The paper says.** The replay is sampled uniformly. Prioritised sampling would help,
 # > but is left out for simplicity. A queue puts the newest sequences into the next batch
 # > first, and the model's states are stored beside the rows, so that a sequence can start
 # > from the state that the agent had ("Experience replay" in the Methods).
 #
-# **What we do.** Uniform sampling, and neither the queue nor the stored states: a sampled
-# window starts from the zero state, as if its first row were the first of an episode. That
-# costs a little knowledge in the first rows of each window and saves a lot of code.
+# We sample uniformly as well, but without the queue and without stored states. A
+# sampled window starts from the zero state, as if its first row were the first of an
+# episode. That costs a little knowledge in the first rows of each window, and saves a
+# lot of code.
 #
-# Two flags are corrected in the *copy* that `sample` returns:
-#
-# * `is_first[:, 0] = True`, because there the model starts from the zero state;
-# * `is_last |= next is_first`, because what comes before a first row was the end of
-#   something, even when a crash cut the episode off and `is_last` was never written.
-#
-# Everything else is bookkeeping: one preallocated array per column, a ring for each
-# environment. The methods `save` and `load` call small functions that are written
-# further down, in "On disk".
+# So two flags are corrected in the *copy* that `sample` returns. `is_first[:, 0]`
+# becomes True, because the model starts from the zero state there. And a row before a
+# first row becomes a last row, even if a crash cut the episode off and `is_last` was
+# never written.
 
 # %%
 #| export
@@ -1050,7 +1060,7 @@ class Replay:
     def load(cls, path: str | os.PathLike) -> "Replay":
         """Read a replay written by `save`.
 
-        Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
+        Raises: FileNotFoundError, or ValueError if the file is damaged or not a replay.
         """
         path = Path(path).expanduser()
         if not path.is_file():
@@ -1071,7 +1081,7 @@ class Replay:
         except Exception as error:  # zip, zlib, NumPy and JSON each raise their own
             raise ValueError(
                 f"Replay.load expects a file written by Replay.save, but {path} is "
-                f"damaged or foreign ({error}); record it again or restore a copy."
+                f"damaged or not a replay ({error}); record it again or restore a copy."
             ) from error
 
     @classmethod
@@ -1089,8 +1099,9 @@ class Replay:
 
 
 # %% [markdown]
-# Our six rows go in, followed by a second episode that falls into the pit (walk, jump). The
-# ring has room for 9 rows: all of them.
+# Everything else in it is bookkeeping. Let us fill it: with our six rows, and with a
+# second episode that falls into the pit (walk, jump). The ring has room for exactly
+# these 9 rows.
 
 # %%
 replay = Replay(9, Line.observation_space, Line.action_space)
@@ -1105,13 +1116,14 @@ print("jumped:   ", replay.data["action"][0, :, 1].astype(int))
 print("reward:   ", replay.data["reward"][0].astype(int))
 
 # %% [markdown] tags=["predict"]
-# **Predict.** We sample a window of four rows that begins at x = 5 of the first episode: 5,
-# 6, 0, 1. What are its `is_first` and its `is_last`? Write both down.
+# **Predict.** We sample a window of four rows that begins at x = 5 of the first
+# episode: 5, 6, 0, 1. Draw its `is_first` and its `is_last` below these numbers. How
+# often will the model start from zeros inside this window?
 #
 # <details><summary>Answer</summary>
 #
-# `is_first` is True at 5 (the window starts there) and at 0 (a reset); `is_last` is True
-# at 6 only. The model will start from zeros twice inside this one window.
+# `is_first` is True at 5, where the window starts, and at 0, which is a reset.
+# `is_last` is True only at 6. So the model starts from zeros twice.
 #
 # </details>
 
@@ -1123,9 +1135,9 @@ for key in ("x", "reward", "is_first", "is_last", "is_terminal"):
 print("action of the last row:", batch["action"][one, 1])
 
 # %% [markdown]
-# The rule of the arrows, checked in every sampled window: inside an episode the next x is
-# x + 1 + (the jump stored in *this* row, 0 or 1). With the action of the neighbouring row,
-# the mistake we began with, it is not.
+# Last, the rule of the arrows, checked in every sampled window. Inside an episode, the
+# next x is x + 1 + (the jump stored in *this* row, 0 or 1). With the action of the
+# neighbouring row, the mistake that we began with, it is not.
 
 # %%
 inside = ~batch["is_last"][:, :-1]
@@ -1135,37 +1147,29 @@ next_row = 1 + batch["action"][:, 1:, 1][inside]
 compare("action of this row leads on", this_row, step, tolerance=0)
 compare("action of the next row leads on", next_row, step, expect="different")
 
-# %% [markdown]
-# `replay_bytes` predicted the memory before any array existed. Now we measure it, for 20,000
-# Mario rows, once as the sum of the arrays and once by Python's own bookkeeping of
-# allocations:
-
-# %%
-predicted = replay_bytes(20_000, screen, buttons)
-tracemalloc.start()
-big = Replay(20_000, screen, buttons, num_envs=4)
-allocated = tracemalloc.get_traced_memory()[0]
-tracemalloc.stop()
-
-arrays = sum(column.nbytes for column in big.data.values())
-print(f"predicted: {predicted / 1e6:.1f} MB")
-compare("arrays", arrays, predicted, tolerance=0)
-claim(
-    "what Python allocated is within 1 % of it", abs(allocated / predicted - 1) < 0.01
-)
-del big
-
 
 # %% [markdown]
 # ## The row that gets lost
 #
-# Training plays several games side by side, with Gymnasium's *vector environments*. They
-# reset by themselves when an episode ends, and there are two ways to do it. With
-# `SAME_STEP` the step that ends an episode returns the first frame of the *next* one, and
-# the last frame is gone from the observations (it hides in `info`). With `NEXT_STEP` the
-# last frame is returned as it is, and the following step does nothing but reset. Let us
-# play the same two episodes with both and print the first nine rows of each, as (x, reward,
-# end).
+# One trap is left, and it is not in the replay but in front of it. Training plays
+# several games side by side, in Gymnasium's *vector environments*. They reset
+# themselves when an episode ends, and there are two ways to do it.
+#
+# With `SAME_STEP`, the step that ends an episode already returns the first frame of the
+# *next* one. With `NEXT_STEP`, it returns the last frame, and the step after it does
+# nothing but reset.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** We play the same two episodes in both modes, and write down the frame
+# that comes back with each reward. Beside which x does the reward of 6 for the flag
+# appear with `SAME_STEP`? What would a model learn from it?
+#
+# <details><summary>Answer</summary>
+#
+# Beside x = 0, the *start* of the next episode. A model would learn that the start is
+# worth a lot, and it would never see the flag.
+#
+# </details>
 
 # %%
 def collect(mode, actions):
@@ -1186,28 +1190,25 @@ print("same step          next step")
 for one, other in zip(lost, kept):
     print(f"{one!s:18} {other}")
 
-# %% [markdown]
-# With `SAME_STEP` the reward of 6 for the flag stands beside x = 0, the *start*. A model
-# that is trained on this learns that the start is worth a lot, and never sees the flag.
-# With `NEXT_STEP` we get exactly the L + 1 rows of an episode of L steps: x = 6 with its
-# reward, then a fresh row with x = 0. The action given between the two is ignored by the
-# environment, and stored as zeros by us, because it stands on a last row.
-
-# %%
 claim("same step never shows the flag at x = 6", all(x != 6 for x, _, _ in lost))
 claim("next step shows it, with its reward of 6", (6, 6.0, True) in kept)
 
 
 # %% [markdown]
-# ## On disk
+# The rows show (x, reward, end). With `NEXT_STEP` we get exactly the L + 1 rows of an
+# episode of L steps, and this is what Dreamer Lite uses. The action given between two
+# episodes is ignored by the environment. We store it as zeros, because it belongs to a
+# last row.
+
+# %% [markdown] tags=["aside"]
+# ### Aside: on disk
 #
-# A run that was killed should be able to continue, so the memory must go to disk, with
-# everything that a continued run needs. Python's `pickle` would do that in one line, but
-# reading such a file executes whatever code it contains. We store plain arrays and a little
-# JSON.
+# A run that was killed should be able to continue, so the memory must go to disk.
+# Python's `pickle` would do that in one line, but reading such a file executes whatever
+# code it contains. We store plain arrays and a little JSON.
 #
-# One more habit: write under another name first, and rename at the end. A file is either
-# the old one or the new one, never half of each, even if the disk fills up in between.
+# And we write under another name first, and rename at the end. So the file is either
+# the old one or the new one, never half of each.
 
 # %%
 #| export
@@ -1261,16 +1262,9 @@ def restore_space(data: dict) -> gym.Space:
     return getattr(gym.spaces, data["type"])(data["n"], **start)
 
 
-# %% [markdown] tags=["predict"]
-# **Predict.** We save the replay, sample from it, load the file, and sample from what we
-# loaded. Are the two batches equal?
-#
-# <details><summary>Answer</summary>
-#
-# Yes, to the bit: the state of the random numbers is part of the file, and at the moment of
-# saving it was the same for both. That is what makes a continued run repeatable.
-#
-# </details>
+# %% [markdown]
+# The state of the random numbers is part of the file, so a loaded replay draws the same
+# batches as the one that was saved:
 
 # %%
 folder = Path(tempfile.mkdtemp())
@@ -1280,53 +1274,17 @@ there = Replay.load(folder / "line.npz").sample(8, 3)
 for key in here:
     compare(key, here[key], there[key], tolerance=0)
 
-
-# %% [markdown]
-# And when the disk is full halfway? We imitate that with a file that cannot be finished.
-
-# %%
-def half(file):
-    file.write(b"the first half")
-    raise OSError("no space left on device")
-
-
-before = (folder / "line.npz").read_bytes()
-try:
-    write_whole(folder / "line.npz", half)
-except OSError as error:
-    print("error:", error)
-claim("the old file is untouched", (folder / "line.npz").read_bytes() == before)
-claim("nothing is left over", [p.name for p in folder.iterdir()] == ["line.npz"])
-
-# %% [markdown]
-# What does not fit is refused in one sentence, before anything is stored:
-
-# %%
-full = len(replay)
-for obs, action in (
-    ({"x": np.zeros(2, np.float32)}, 0),
-    ({"y": 1.0}, 0),
-    ({"x": 0.0}, 2),
-):
-    try:
-        replay.add(0, obs, action, 0.0, True, False, False)
-    except ValueError as error:
-        print(textwrap.fill(str(error), 88))
-claim("the replay is as it was", len(replay) == full and replay.head[0] == 0)
-
 # %% [markdown]
 # ## The experiment: Mario as sequences
 #
-# Now the real memory: sixteen windows of 64 rows, the batch that the paper learns from.
+# Now the real memory. We load the recorded play and draw sixteen windows of 64 rows,
+# the batch that the paper learns from.
 
 # %%
 mario = Replay.load(data_path("mario_episodes.npz"))
 batch = mario.sample(16, 64)
 for key, column in batch.items():
     print(f"{key:12} {column.dtype!s:8} {list(column.shape)}")
-
-held = sum(column.nbytes for column in mario.data.values())
-compare("memory", held, replay_bytes(mario.rows * 3, screen, buttons), tolerance=0)
 
 # %% tags=["hide-input"]
 few = batch["obs"][:4, ::8].reshape(-1, 64, 64, 3)
@@ -1335,8 +1293,23 @@ fig = frames_grid(few, labels)
 show(fig, alt="Four sampled windows, eight frames each: Mario at different places.")
 
 # %% [markdown]
-# The frames show what the model will see. The flags show what it must not get wrong: where
-# a window runs on from one episode into the next.
+# These frames are what the model will see, eight of the 64 from each of four windows.
+# What it must not get wrong are the places where a window continues from one episode
+# into the next.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Draw the sixteen windows as lines of 64 rows, and mark the flags on them.
+# Where does every line have an `is_first`? How many lines will have a whole reset
+# inside: hardly any, about a third, or nearly all? And what comes right before such a
+# reset?
+#
+# <details><summary>Answer</summary>
+#
+# Every line begins with `is_first`. About a third of the lines have a reset inside.
+# Right before it comes `is_last`, and most often `is_terminal` in the same row: an
+# episode that ended by itself.
+#
+# </details>
 
 # %% tags=["hide-input"]
 fig, ax = plt.subplots(figsize=(7.2, 3.2))
@@ -1352,10 +1325,6 @@ ax.set(xlabel="row of the window [1]", ylabel="window [1]")
 ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
 show(fig, alt="Flags in 16 windows: all start with is_first, some hold a whole reset.")
 
-
-# %% [markdown]
-# How many windows hold a reset inside? We can count all of them, since we know every
-# possible start, and compare with what is drawn.
 
 # %%
 def share_with_reset(replay, length):
@@ -1379,20 +1348,20 @@ claim("fewer than 2 rows in 100 are terminal", terminal < 0.02)
 
 
 # %% [markdown]
-# Two lessons for the coming notebooks. More than one window in three has a reset inside, so
-# a model that ignores `is_first` learns from teleportations in many of its sequences. And the
-# rows that teach what *ends* an episode are rare: of the 1,024 rows of a batch, a handful.
+# Two lessons for the coming notebooks. More than one window in three has a reset
+# inside, so a model that ignores `is_first` learns from teleportations. And the rows
+# that teach what *ends* an episode are rare: only a handful among the 1,024 rows of a
+# batch.
 
 # %% [markdown]
 # ## Exercises
-
-# %% [markdown]
+#
 # ### Exercise 3.1: From the oldest row to the newest
 #
 # *easy, about 5 minutes*
 #
-# A ring has `rows` places, holds `size` rows, and writes its next row at `head`. List the
-# places of all stored rows, the oldest first.
+# A ring has `rows` places, holds `size` rows, and writes its next row at `head`. List
+# the places of all stored rows, the oldest first.
 
 # %% tags=["exercise-3.1"]
 def time_order(head, size, rows):
@@ -1405,9 +1374,6 @@ def time_order(head, size, rows):
 
 # %%
 check("3.1", time_order)
-
-
-# %%
 # solution("3.1")
 
 # %% [markdown]
@@ -1415,9 +1381,9 @@ check("3.1", time_order)
 #
 # *medium, about 10 minutes*
 #
-# You get what an episode of L steps leaves behind: L actions, L rewards, and whether the
-# game itself ended it. Fill the five columns of the L + 1 rows, flags included, as this
-# notebook stores them.
+# An episode of L steps leaves behind L actions, L rewards, and whether the game itself
+# ended it. Fill the five columns of its L + 1 rows, flags included, as this notebook
+# stores them.
 
 # %% tags=["exercise-3.2"]
 def episode_rows(actions, rewards, terminated):
@@ -1440,9 +1406,6 @@ def episode_rows(actions, rewards, terminated):
 
 # %%
 check("3.2", episode_rows)
-
-
-# %%
 # solution("3.2")
 
 # %% [markdown]
@@ -1463,8 +1426,6 @@ def random_window(ring, head, size, length, rng):
 
 # %%
 check("3.3", random_window)
-
-# %%
 # solution("3.3")
 
 # %% [markdown]
@@ -1473,24 +1434,23 @@ check("3.3", random_window)
 # | mistake | how it looks | what finds it |
 # |---|---|---|
 # | actions shifted by one row | [losses fall](https://github.com/epignatelli/navix/pull/152), reconstructions look fine, the agent stays poor | an environment whose frame *is* the last action: a dream there must show each button in the very next frame (notebook 06) |
-# | reward stored with the frame it was earned *in* | the reward loss stays high at sudden rewards | the six rows above, by hand |
+# | a reward stored with the frame it was earned *in* | the reward loss stays high at sudden rewards | the six rows above, by hand |
 # | windows across the seam | rare spikes of the loss, only after the memory is full | row numbers as observations, as in our check |
-# | last frame lost by the autoreset | `is_terminal` never comes with the frame of the end | `collect` above |
-# | the actions shifted in place, on memory that overlaps | [one or two actions in a hundred](https://github.com/NM512/r2dreamer/issues/9) are wrong | copy first, compare with the stored column |
-# | after a reset the model [still reads the last action](https://github.com/pytorch/rl/pull/4128) of the episode before (while it acts, or where a crash left no last row with its zeros) | wrong predictions right after such a reset | notebook 05 masks it; its test puts a random action there |
+# | the last frame lost by the reset | `is_terminal` never comes with the frame of the end | `collect` above |
+# | actions shifted in place, in memory that overlaps | [one or two actions in a hundred](https://github.com/NM512/r2dreamer/issues/9) are wrong | copy first, and compare with the stored column |
+# | after a reset the model [still reads the last action](https://github.com/pytorch/rl/pull/4128) of the episode before | wrong predictions right after the reset | notebook 05 masks it; its test puts a random action there |
 #
-# The replay never shifts anything. It returns rows as they were lived, and the shift
-# happens once, in `WorldModel.observe` (notebook 06), where it can be tested.
-#
+# The replay itself never shifts anything. It returns rows as they happened, and the
+# shift takes place once, in `WorldModel.observe` (notebook 06), where it can be tested.
+
+# %% [markdown]
 # ## What we built
 #
-# `Replay`, with `add`, `sample`, `save` and `load`, and the functions it is made of. One
-# rule holds in all of it: a row is a frame, the reward that came with it, and the action
-# that was chosen after it.
+# `Replay`, with `add`, `sample`, `save` and `load`. One rule holds in all of it: a row
+# is a frame, the reward that came with it, and the action that was chosen after it.
+#
+# Next, in **04_networks**: each row holds a frame of 12,288 numbers. We turn it into
+# one vector, and back.
 
 # %%
 what_we_built("03_replay")
-
-# %% [markdown]
-# **Next.** The rows hold frames of 12,288 numbers. Notebook 04 turns a frame into one
-# vector, and back.
