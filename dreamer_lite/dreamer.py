@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamer_lite import runs, speed
+from dreamer_lite import runs, scale, speed
 from dreamer_lite.actor_critic import ActorCritic
 from dreamer_lite.config import Config
 from dreamer_lite.envs import check_fit, open_vector, random_policy
@@ -377,7 +377,8 @@ def train(
             "example Config.preset('1m')."
         )
     speed.reuse_memory()
-    with runs.Run(logdir, config, minutes, track, progress) as run:
+    with scale.open_run(logdir, config, minutes, track, progress) as run:
+        config = run.config  # with a seed of its own in each of several processes
         envs = run.make_envs(make_env)
         spaces = envs.single_observation_space, envs.single_action_space
         torch.manual_seed(config.seed)

@@ -320,6 +320,8 @@ class Run:
     with a note on what is kept.
     """
 
+    processes = 1  # that train together: see scale.py
+
     def __init__(self, folder, config, minutes=None, track=(), progress=True):
         self.folder, self.config = Path(folder).expanduser(), config
         self.metrics = self.folder / "metrics.csv"
@@ -417,9 +419,11 @@ class Run:
     def _read_state(self):
         """Take over the counters in the folder, if they fit; writes nothing."""
         asked = vars(self.config) | {"environment": self.environment}
+        asked["processes"] = self.processes
         if (self.folder / CHECKPOINT).exists():
             with open_checkpoint(self.folder) as (_, state):
                 stored = state["config"] | {"environment": state["environment"]}
+                stored["processes"] = state.get("processes", 1)
             self._compare(stored, asked)
             with reading(self.folder / CHECKPOINT):
                 self._count_on(state)
@@ -463,6 +467,16 @@ class Run:
         if self.state:
             self._restore(agent, replay)
         self.skips = agent.scaler.is_enabled()  # fp16: no update if one overflows
+        self._begin_reports()
+        bar = {"total": self.config.steps, "initial": self.step, "unit": "step"}
+        self.bar = self.opened.enter_context(tqdm(disable=not self.progress, **bar))
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                old = signal.signal(number, self._stop)
+                self.opened.callback(signal.signal, number, old)
+
+    def _begin_reports(self):
+        """Write the configuration; open tables and TensorBoard at this step."""
         board = optional("torch.utils.tensorboard", "tensorboard")
         with self._writing():
             path = self.folder / "config.yaml"
@@ -473,12 +487,6 @@ class Run:
                 tensorboard, step = self.folder / "tensorboard", self.step or None
                 self.board = board.SummaryWriter(tensorboard, purge_step=step)
                 self.opened.callback(self._on_board, "close")
-        bar = {"total": self.config.steps, "initial": self.step, "unit": "step"}
-        self.bar = self.opened.enter_context(tqdm(disable=not self.progress, **bar))
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                old = signal.signal(number, self._stop)
-                self.opened.callback(signal.signal, number, old)
 
     def _restore(self, agent, replay):
         state, ring, mine = self.state, self.state["replay"], replay.describe()
@@ -517,7 +525,8 @@ class Run:
 
     def count(self, ended, collector):
         """Take in one tick: the episodes that ended with it, and its agent steps."""
-        self.step += len(collector.first)
+        taken = len(collector.first) * self.processes
+        self.step += taken
         # Between two episodes: the last row is stored, the next one is a first row.
         self.between = bool(collector.first.any() and not collector.last.any())
         for episode in ended:
@@ -525,7 +534,7 @@ class Run:
             self.recent = (self.recent + [episode])[-50:]
             row = {"step": self.step, "minutes": self.minutes, **episode}
             self._write_row(self.history, row, "episode/")
-        self.bar.update(len(collector.first))
+        self.bar.update(taken)
 
     def _write_row(self, table, row, prefix=""):
         with self._writing():
@@ -561,7 +570,8 @@ class Run:
         means = torch.stack(list(self.sums.values())) / self.summed
         means = dict(zip(self.sums, means.tolist()))
         self._check_finite(means)
-        now, rows = time.monotonic(), self.config.batch * self.config.length
+        rows = self.config.batch * self.config.length * self.processes
+        now = time.monotonic()
         means["speed/replayed"] = self.summed * rows / max(now - self.logged, 1e-9)
         self.sums, self.summed, self.logged = {}, 0, now
         counted = {"step": self.step, "minutes": self.minutes, "updates": self.updates}
@@ -615,6 +625,7 @@ class Run:
         return {name: getattr(self, name) for name in COUNTERS} | {
             "config": vars(self.config),
             "environment": self.environment,
+            "processes": self.processes,
             "minutes": self.minutes,
             "rng": self.rng.bit_generator.state,
             "rates": [group["lr"] for group in agent.optimizer.param_groups],
