@@ -19,6 +19,8 @@ PICTURES = {
     "phases": (course.two_phases, ()),
     "alignment": (course.alignment, ()),
     "cell": (course.rssm_cell, ()),
+    "unrolled": (course.rssm_unrolled, ()),
+    "straight-through": (course.straight_through, ([2, 1, 0], [0.6, 0.3, 0.1], 1)),
     "large-cell": (course.rssm_cell, (12288, 17, 8192, 1024, 32, 64)),
     "lambda": (course.lambda_recursion, NUMBERS),
 }

@@ -5,13 +5,13 @@ from course.paths import prepare
 
 prepare()
 
-from course.cells import rssm_cell
+from course.cells import rssm_cell, rssm_unrolled, straight_through
 from course.checks import claim, compare
 from course.diagrams import dreamer_map
 from course.display import progress, read_gif, show, show_gif
 from course.dream import action_pad, scrub
 from course.exercises import check, hint, solution
-from course.figures import error_frames, frames_grid, side_by_side, strip
+from course.figures import error_frames, frames_grid, side_by_side, strip, zoomed
 from course.modules import reexport, what_we_built
 from course.paths import data_path
 from course.phases import behaviour_phase, two_phases, world_model_phase
@@ -42,14 +42,17 @@ __all__ = [
     "read_gif",
     "reexport",
     "rssm_cell",
+    "rssm_unrolled",
     "scrub",
     "show",
     "show_gif",
     "side_by_side",
     "solution",
+    "straight_through",
     "strip",
     "two_phases",
     "use_style",
     "what_we_built",
     "world_model_phase",
+    "zoomed",
 ]

@@ -64,7 +64,8 @@ def dreamer_map(part: str):
     number = PARTS.index(part) + 1
     alt = (
         "Map of Dreamer in three columns, acting in the game, learning a world model, "
-        f"learning to act in the dream; lit is part {number}, {SAID[part]}."
+        "learning to act in the dream; an arrow follows the agent as it acts, from the "
+        f"frame to encoder, RSSM and actor; lit is part {number}, {SAID[part]}."
     )
     return sheet.fig, alt
 
@@ -123,7 +124,8 @@ class _Map(Sheet):
 
     def arrows(self):
         """Draw what flows between the parts."""
-        self.arrow((599, 76), (599, 50), (108, 50), (108, 76))
+        acting = {"color": COLORS["action"], "width": 2.2}
+        self.arrow((599, 76), (599, 50), (108, 50), (108, 76), **acting)
         self.note(365, 42, "action", size=8.5)
         self.arrow((108, 132), (108, 230))
         self.note(118, 181, "frame, reward\nand end", size=8.5, ha="left")
@@ -136,6 +138,8 @@ class _Map(Sheet):
         self.arrow((657, 210), (657, 230))
         self.arrow((548, 258), (536, 258), (536, 104), (548, 104))
         self.arrow((766, 258), (778, 258), (778, 104), (766, 104))
+        self.arrow((182, 104), (231, 104), (231, 246), (240, 246), **acting)
+        self.arrow((490, 168), (516, 168), (516, 62), (576, 62), (576, 76), **acting)
 
     def foundation(self):
         """Draw what carries the three columns: numbers of every size and the loop."""
@@ -156,4 +160,6 @@ class _Map(Sheet):
             self.box(x, 416, 26, 16, round=4, **LOOKS[name][0])
             self.text(x + 34, 424, text, size=8.5, ha="left")
             x += 150
+        self.arrow((x, 424), (x + 26, 424), color=COLORS["action"], width=2.2)
+        self.text(x + 34, 424, "how the agent acts", size=8.5, ha="left")
         self.note(790, 424, "the number is the notebook", size=8.5, ha="right")

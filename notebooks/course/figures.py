@@ -110,6 +110,34 @@ def frames_grid(frames, labels=None, columns: int = 8, title: str | None = None)
     return fig
 
 
+def zoomed(frames, labels, middle, radius: int = 12):
+    """Draw frames ``[N, H, W, C]``, and below each the square around one pixel.
+
+    Args:
+        frames, labels: as in ``frames_grid``.
+        middle: row and column of the pixel in the middle of the square.
+        radius: how far the square reaches from it, in pixels.
+    """
+    import matplotlib.pyplot as plt
+
+    frames, (y, x) = as_frames(frames, "frames"), middle
+    fig, axes = plt.subplots(
+        2, len(frames), figsize=(1.8 * len(frames), 3.8), layout="constrained"
+    )
+    edge = COLORS["error"]
+    for (whole, detail), image, label in zip(axes.T, frames, labels, strict=True):
+        whole.imshow(image)
+        corner = (x - radius - 0.5, y - radius - 0.5)
+        size = 2 * radius + 1
+        look = {"fill": False, "edgecolor": edge, "linewidth": 1.5}
+        whole.add_patch(plt.Rectangle(corner, size, size, **look))
+        whole.set_xlabel(label, fontsize=8, labelpad=2)
+        detail.imshow(image[y - radius : y + radius + 1, x - radius : x + radius + 1])
+        _frame(whole, "#9AA5B1", 0.8)
+        _frame(detail, edge, 1.5)
+    return fig
+
+
 def side_by_side(*clips, gap: int = 4) -> np.ndarray:
     """Join clips ``[T, H, W, C]`` left to right into one, for ``show_gif``."""
     clips = [as_frames(clip, "every clip") for clip in clips]
