@@ -122,7 +122,7 @@ def zoomed(frames, labels, middle, radius: int = 12):
 
     frames, (y, x) = as_frames(frames, "frames"), middle
     fig, axes = plt.subplots(
-        2, len(frames), figsize=(1.8 * len(frames), 3.8), layout="constrained"
+        2, len(frames), figsize=(1.6 * len(frames), 3.4), layout="constrained"
     )
     edge = COLORS["error"]
     for (whole, detail), image, label in zip(axes.T, frames, labels, strict=True):

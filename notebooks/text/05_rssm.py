@@ -1,21 +1,21 @@
 # %% [markdown]
 # # 05 The RSSM: a memory that knows, a latent that guesses
 #
-# **How can a model have a memory and be unsure at the same time?**
+# **How can a model remember the past and still be unsure about the future?**
 #
-# Notebook 04 turns one frame into one embedding. A frame does not say where Mario is
-# going, whether he holds the jump button, or what lies beyond the right edge. The world
-# model needs a state that remembers the past, and that can say "I do not know yet"
-# about the future. The **recurrent state-space model** has both: a memory $h$ that is
-# computed, and a latent $z$ that is drawn from a distribution.
+# Notebook 04 turned one frame into one embedding. But one frame does not say where Mario is
+# going, or whether the jump button is still held. It certainly does not say what waits
+# beyond the right edge. So the world model needs a state that remembers, and that can also
+# say "I do not know yet".
 #
-# At the end we let a trained model watch Mario play and read, frame by frame, how much
-# it was surprised.
+# The **recurrent state-space model**, RSSM for short, has a part for each: a memory $h$,
+# which is computed, and a latent $z$, which is drawn at random from a distribution. At the
+# end we let a trained model watch Mario play, and read off how surprised it was.
 #
 # *You need:* notebooks 03 (rows, resets) and 04 (`MLP`, `BlockLinear`); a rough idea of
 # what a recurrent network is.
 #
-# *Measured: 0.2 minutes on two CPU cores, 0.7 GB memory, no GPU.*
+# *Measured: 0.5 minutes on two CPU cores, 0.7 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it
@@ -27,60 +27,19 @@ sys.path[:0] = where or sys.exit("Open this notebook inside its repository.")
 import course
 
 # %%
+#| default_exp rssm
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 
 from course import COLORS, Slider, check, claim, compare, data_path
-from course import dreamer_map, explore, frames_grid, hint, line, rssm_cell
-from course import show
-from course import solution, use_style, what_we_built
+from course import dreamer_map, explore, frames_grid, hint, line, progress, rssm_cell
+from course import rssm_unrolled, show, solution, straight_through, use_style
+from course import what_we_built, zoomed
 from course.train_world_model import hold_out, load_world_model
 from dreamer_lite.replay import Replay
 
 use_style()
 show(*dreamer_map("rssm"))
-
-# %% [markdown]
-# This is where we are going. A trained model watches rows that it has never seen. In every
-# row its guess is compared with what it then believes after looking. How far the two differ
-# is measured by the **KL**, and that is the model's surprise. Below are the four frames of one stream that surprised it most. (The very first
-# row is left out: nothing led to it, so any frame is a surprise.)
-
-# %%
-replay = Replay.load(data_path("mario_episodes.npz"))
-world = load_world_model()
-unseen = {key: torch.as_tensor(value) for key, value in hold_out(replay).items()}
-torch.manual_seed(0)
-with torch.no_grad():
-    _, posterior, prior = world.observe(unseen)
-surprise = (posterior.exp() * (posterior - prior)).sum((-1, -2))[1]  # built below
-peaks = surprise[1:].topk(4).indices.sort().values + 1
-rows_of_figure = [["KL"] * 4, list("ABCD")]
-fig, axes = plt.subplot_mosaic(rows_of_figure, figsize=(8, 3.6), height_ratios=(1, 1.4))
-axes["KL"].plot(range(1, len(surprise)), surprise[1:], **line("kl"), linewidth=1.2)
-axes["KL"].set(xlabel="row t [1]", ylabel="KL [nats]")
-axes["KL"].set_ylim(0, 1.3 * surprise[peaks].max())
-for letter, t in zip("ABCD", peaks.tolist()):
-    axes["KL"].annotate(letter, (t, surprise[t]), ha="center", va="bottom")
-    axes[letter].imshow(unseen["obs"][1, t])
-    axes[letter].set(title=f"{letter}, t = {t}", xticks=[], yticks=[])
-    axes[letter].grid(False)
-show(fig, alt="A trained model's surprise over time, and the frames of four peaks.")
-
-# %% [markdown]
-# And this is the machine that does it: one time step, drawn with the sizes that play Mario.
-# (The model of the picture above is the same machine with a memory of 512 and inner layers
-# of 96.) Every box will be built below.
-
-# %% tags=["hide-input"]
-show(*rssm_cell(embed_size=2048))
-
-# %% [markdown]
-# The first cell of the module holds its docstring and its imports.
-
-# %%
-#| default_exp rssm
 
 # %%
 #| export
@@ -99,67 +58,110 @@ from torch.nn import functional as F
 from dreamer_lite.networks import MLP, BlockLinear, Linear, RMSNorm
 
 # %% [markdown]
-# ## A model that must be sure draws ghosts
+# Here is where we are going. Below, a trained model watches a recording of Mario that it has
+# never seen. Before each frame it makes a guess; then it looks. The curve shows how far the
+# guess was off, measured by the **KL**. You can read it as the model's surprise.
 #
-# Here are two recorded moments, both the same number of steps after the start. In one
-# Mario comes down from a long jump, in the other he has just begun his second one. A
-# model that sees the start, but not the buttons that will be pressed, and must name *one*
-# picture minimises its squared error with the mean of the two. (Dreamer's model is told the
-# buttons. What it cannot know is what one frame does not show: what waits beyond the edge,
-# when a block changes its colour.)
+# Most of the time the model is hardly surprised at all. Then, suddenly, it is. The four
+# letters mark the largest surprises, and the frames below show what the model saw there.
 
-# %%
-streams, rows = replay.data["reward"].shape
-starts = np.argwhere(replay.data["is_first"])
-starts = starts[starts[:, 1] + 8 < rows]
-later = torch.from_numpy(np.stack([replay.data["obs"][s, t + 8] for s, t in starts]))
-later = later / 255
-difference = (later[:, None] - later[None]).square().sum((-1, -2, -3))
-near = torch.where(difference < 25, difference, 0.0)  # the camera has not moved
-a, b = divmod(near.argmax().item(), len(later))
-ghost = (later[a] + later[b]) / 2
-
-# %%
-show(
-    frames_grid(torch.stack([later[a], later[b], ghost]), ["one", "another", "mean"]),
-    alt="Two frames with Mario in different places; their mean has two faint Marios.",
-)
-
-
-def mean_error(picture):
-    """Squared error of one picture, averaged over the two that may come."""
-    return sum((picture - later[i]).square().sum() for i in (a, b)) / 2
-
-
-apart = (later[a] - later[b]).square().sum()
-for name, picture in {"the mean": ghost, "one of the two": later[a]}.items():
-    print(f"squared error of {name}: {mean_error(picture).item():.1f}")
-compare("error of the mean", mean_error(ghost), apart / 4, tolerance=1e-3)
-compare("error of a guess", mean_error(later[a]), apart / 2, tolerance=1e-3)
-
+# %% tags=["hide-input"]
+replay = Replay.load(data_path("mario_episodes.npz"))
+world = load_world_model()
+unseen = {key: torch.as_tensor(value) for key, value in hold_out(replay).items()}
+torch.manual_seed(0)
+with torch.no_grad():
+    _, posterior, prior = world.observe(unseen)
+stream = 1
+surprise = (posterior.exp() * (posterior - prior)).sum((-1, -2))  # built below
+# Row 0 is left out: nothing led to it, so any frame is a surprise.
+peaks = surprise[stream, 1:].topk(4).indices.sort().values + 1
+rows_of_figure = [["KL"] * 4, list("ABCD")]
+fig, axes = plt.subplot_mosaic(rows_of_figure, figsize=(8, 3.6), height_ratios=(1, 1.4))
+axes["KL"].plot(range(1, 160), surprise[stream, 1:], **line("kl"), linewidth=1.2)
+axes["KL"].set(xlabel="row t [1]", ylabel="KL [nats]")
+axes["KL"].set_ylim(0, 1.3 * surprise[stream, peaks].max())
+for letter, t in zip("ABCD", peaks.tolist()):
+    peak = (t, surprise[stream, t])
+    axes["KL"].annotate(letter, peak, ha="center", va="bottom")
+    axes[letter].imshow(unseen["obs"][stream, t])
+    axes[letter].set(title=f"{letter}, t = {t}", xticks=[], yticks=[])
+    axes[letter].grid(False)
+where = ", ".join(map(str, peaks.tolist()))
+show(fig, alt=f"A trained model's surprise over time, highest in the rows {where}.")
 
 # %% [markdown]
-# The mean has half the error of an honest guess, so a network that minimises squared
-# errors must draw it: two half-transparent Marios, a picture that never occurs. A model
-# that may *draw* from a distribution says "one of the two", and a guess can look like a real
-# frame. It does not always: our latent will be 32 dice that are rolled independently, and
-# where they disagree, a picture can still mix two futures.
+# ## A model that must be sure draws ghosts
 #
-# On the other hand, what has already happened is not random: Mario has passed the pipe. A
-# model that drew that fact anew at every step would soon lose it. So the state gets two
-# parts.
+# Why should a latent be random, of all things? Let us first look at a model that is not
+# allowed to guess. Here are two moments of the recording. The frames are the same to the eye, and during the
+# next four steps the player presses the same buttons: run and jump. Yet the two futures
+# differ.
+
+# %%
+pair, ahead = [(1, 1491), (1, 1517)], 4  # stream and row of two moments
+now, later = (
+    torch.stack([torch.from_numpy(replay.data["obs"][s, t + k]) for s, t in pair]) / 255
+    for k in (0, ahead)
+)
+buttons = np.stack([replay.data["action"][s, t : t + ahead] for s, t in pair])
+compare("the buttons", buttons[0], buttons[1], tolerance=0)
+ghost = later.mean(0)
+
+# %% tags=["hide-input"]
+show(
+    zoomed(
+        torch.stack([now[0], now[1], *later, ghost]),
+        ["one, now", "another, now", "one, later", "another, later", "the mean"],
+        middle=(42, 31),
+    ),
+    alt="Two equal frames, then Mario beside a pipe or above it; the mean shows both.",
+)
+
+# %% [markdown]
+# In one future Mario is still beside the pipe, because he never let go of the jump button. In
+# the other he is in the air. The last column is the mean of both: two half-transparent
+# Marios, a frame that the game never shows.
+#
+# A model that must name *one* picture, and pays for squared errors, will draw exactly this
+# ghost. The numbers say why.
+
+# %%
+apart = (later[0] - later[1]).square().sum()
+for name, picture in {"the ghost": ghost, "one of the two": later[0]}.items():
+    error = (later - picture).square().sum() / 2
+    print(f"{name}: squared error {error.item():.1f}")
+compare("the ghost has a quarter of", (later - ghost).square().sum() / 2 / apart, 0.25)
+
+# %% [markdown]
+# The ghost costs half as much as an honest guess. To escape it, a model must be allowed to
+# *draw* from a distribution: it says "one of the two", and commits to it.
+#
+# That is only half of the story. What has already happened is not random: if Mario has
+# passed the pipe, he has passed it. A model that re-sampled that fact at every step would
+# soon lose it. So the state gets two parts.
 #
 # > **[The paper](https://arxiv.org/abs/2301.04104) says** (equation 1): a sequence model
 # > computes the recurrent state $h_t = f(h_{t-1}, z_{t-1}, a_{t-1})$; an encoder draws the
 # > latent from $q(z_t \mid h_t, x_t)$; a dynamics predictor guesses it from the memory
 # > alone, $\hat z_t \sim p(\hat z_t \mid h_t)$.
 #
-# We call $q$ the **posterior** (after seeing the frame $x_t$) and $p$ the **prior** (before
-# seeing it). While the model watches, $z$ comes from the posterior. While it dreams, there
-# is no frame, and $z$ comes from the prior. Memory and latent together are the model's
-# state, and everything else reads them side by side. In the code, $h$ has $D$ numbers; $z$
-# is made of one-hot vectors ("The guess: 32 dice" says why), for Mario 32 of them with 8
-# entries each. Written in one row those are $S = 32 \cdot 8 = 256$ numbers, the *flat* $z$.
+# The distribution $q$ has seen the frame $x_t$; we call it the **posterior**. The
+# distribution $p$ has not; we call it the **prior**. The picture shows six steps with them.
+# Read it from left to right.
+
+# %% tags=["hide-input"]
+show(*rssm_unrolled())
+
+
+# %% [markdown]
+# While the model **watches**, it has both. It throws $z$ from the posterior, and the KL tells
+# how far the prior was off. While it **dreams**, there is no frame. The posterior is gone,
+# and $z$ comes from the prior.
+#
+# Everything else in Dreamer reads $h$ and $z$ side by side. In the code, $h$ has $D$ numbers,
+# and $z$ is a list of one-hot vectors. For Mario there are 32 of them with 8 entries each, so
+# the *flat* $z$ has $S = 32 \cdot 8 = 256$ numbers.
 
 # %%
 #| export
@@ -182,96 +184,78 @@ class State(NamedTuple):
         return State(fn(self.h), fn(self.z))
 
 
-# %%
-state = State(torch.zeros(16, 1024), torch.zeros(16, 32, 8))
-print("feature:", list(state.feature.shape))
-
-
 # %% [markdown]
 # ## The memory: a GRU
 #
-# A gated recurrent unit mixes its old memory with a candidate for a new one. An
-# *update* gate between 0 and 1 says how much of the new one enters, a *reset* gate how
-# strongly the candidate comes out. From three raw numbers $r, c, u$, with the sigmoid
-# $\sigma$:
+# We begin with the part that knows. In each step the memory must decide what to keep and
+# what to write. A gated recurrent unit does that with two gates: an *update* gate says how
+# much new content enters, and a *reset* gate how strong that content is.
+#
+# A network returns three raw numbers $r, c, u$ for each number of the memory. With the
+# sigmoid $\sigma$, they are mixed like this:
 #
 # $$\tilde h = \tanh(\sigma(r) \cdot c), \qquad g = \sigma(u - 1), \qquad
 # h_t = g \cdot \tilde h + (1 - g) \cdot h_{t-1}$$
 
 # %%
-def gru_mix(h, r, c, u):
+def gru_mix(h, r, c, u, lean=1.0):
     """The new memory from the old one and three raw numbers."""
     candidate = torch.tanh(torch.sigmoid(r) * c)
-    update = torch.sigmoid(u - 1)
+    update = torch.sigmoid(u - lean)
     return update * candidate + (1 - update) * h
 
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Old memory $h_{t-1} = 1$, raw numbers $r = 0$, $c = 2$, $u = 0$. How much
-# of the candidate enters, and what is the new memory?
+# **Predict.** A new network returns raw numbers near 0, so nothing is written. Does the old
+# memory stay as it is, or does it fade? Sketch what is left of it over 20 steps. What would
+# the curve look like without the $-1$ in the gate?
 #
 # <details><summary>Answer</summary>
 #
-# $\tilde h = \tanh(0.5 \cdot 2) = 0.7616$. The gate is $\sigma(-1) = 0.2689$, because of
-# the $-1$: at the start, when $u \approx 0$, the memory keeps 73 % in every step. So
-# $h_t = 0.2689 \cdot 0.7616 + 0.7311 \cdot 1 = 0.9359$.
+# It fades, because the gate mixes the empty candidate into the memory in every step. With
+# the $-1$ the gate is $\sigma(-1) = 0.27$, so 73 % are kept: a fifth is left after five
+# steps. Without it the gate is $\sigma(0) = 0.5$, and after five steps only 3 % are left.
+# The $-1$ makes a new memory lean towards remembering.
 #
 # </details>
 
 # %%
 zero = torch.tensor(0.0)
-print(f"gate: {torch.sigmoid(zero - 1).item():.4f}")
-print(f"new memory: {gru_mix(torch.tensor(1.0), zero, zero + 2, zero).item():.4f}")
+fig, axis = plt.subplots(figsize=(6.4, 2.6))
+for name, lean, style in (("with -1", 1.0, "ours"), ("without", 0.0, "naive")):
+    kept = [torch.tensor(1.0)]
+    for _ in range(20):
+        kept.append(gru_mix(kept[-1], zero, zero, zero, lean))
+    axis.plot(kept, **line(style), label=name)
+    print(f"{name}: {kept[5].item():.2f} is left after five steps")
+axis.set(xlabel="step t [1]", ylabel="what is left [1]", xticks=range(0, 21, 5))
+axis.legend()
+show(fig, alt="A new memory fades; with the -1 in its gate it fades more slowly.")
+
+# %% [markdown]
+# Where do the raw numbers come from? Follow the picture below from left to right. Memory,
+# latent and action each go through a small layer, so that all three have the same width.
+# Two larger layers then mix them, and the second one returns the raw numbers. The sizes are
+# those of the agent that plays Mario.
+
+# %% tags=["hide-input"]
+show(*rssm_cell(embed_size=2048))
 
 
 # %% [markdown]
-# The raw numbers come from a network that sees all three inputs. Memory, latent and
-# action first go through a layer each, so that all three have the same width; side by
-# side with the old memory itself they go through two more, `core` and `gates`, and the
-# second returns the raw numbers. With dense layers that is Dreamer's GRU (in PyTorch's
-# `nn.GRUCell` the reset gate scales only what the candidate takes from the old memory; here
-# it scales all of it):
-
-# %%
-class PlainGRU(nn.Module):
-    """A dense GRU cell: h_t = f(h_{t-1}, z_{t-1}, a_{t-1})."""
-
-    def __init__(self, stoch, actions, deter, units):
-        super().__init__()
-        self.from_h = MLP(deter, units)
-        self.from_z = MLP(stoch, units)
-        self.from_a = MLP(actions, units)
-        self.core = Linear(deter + 3 * units, deter)
-        self.core_norm = RMSNorm(deter)
-        self.gates = Linear(deter, 3 * deter)
-
-    def forward(self, h, z, a):
-        inputs = torch.cat([h, self.from_h(h), self.from_z(z), self.from_a(a)], -1)
-        x = F.silu(self.core_norm(self.core(inputs)))
-        return gru_mix(h, *self.gates(x).chunk(3, -1))
-
-
-# %% [markdown]
-# The last layer, `gates`, alone has $1024 \cdot 3072$, three million weights. Notebook
-# 04 built the way out: `BlockLinear`. The memory is cut into 8 blocks; each block of
-# the next layer sees *its own* slice of the memory, and *all* of what the three input
-# layers return. So the blocks can talk to each other, but only through the narrow layer
-# `from_h`.
+# Dense layers would be huge here: `gates` alone would have $1024 \cdot 3072$ weights, three
+# million. Notebook 04 built the way out, `BlockLinear`. The memory is cut into 8 blocks, and
+# each block has its own small layer, so that one eighth of the weights is enough.
+#
+# How do the blocks talk to each other? Each one reads its own slice of the memory, and also
+# all that the three input layers return. One of them, `from_h`, has read the whole memory.
 #
 # > **The paper says** (Methods, "Networks"): the recurrent model is a GRU with
 # > block-diagonal weights of 8 blocks; its input is the previous latent, the action and
 # > the recurrent state, each embedded linearly, so that blocks can mix.
 #
-# (In the authors' code, and in ours, norm and SiLU follow each of the three linear layers.)
-#
-# (In [the first version](https://github.com/danijar/dreamerv3/tree/8fa35f8) the memory was
-# one dense GRU with LayerNorm on its gates, and a latent had 32 classes whatever the size
-# of the model.)
-#
-# One more detail: a continuous action may lie outside $[-1, 1]$, since the policy
-# samples from a normal distribution. Dividing it by its size puts it on the border, -1
-# or 1; whatever lies inside, and so every one-hot action, stays unchanged. The divisor
-# gets no gradient.
+# A continuous action can lie outside $[-1, 1]$, and `embed_action` pulls it back to the
+# border. Buttons stay as they are.
 
 # %%
 #| export
@@ -321,10 +305,33 @@ class SequenceModel(nn.Module):
         return (update * candidate + (1 - update) * own).flatten(-2)
 
 
-# %% [markdown]
-# With one block the two must be the same function. We copy the weights and compare: they
-# differ by less than a millionth. Then we count the weights of the two large layers, dense
-# and in 8 blocks.
+# %% [markdown] tags=["aside"]
+# ### Aside: with one block it is the dense GRU
+#
+# If you prefer to see the cell without blocks, here it is. The comparison copies the weights
+# of the dense cell into a `SequenceModel` with one block, and both return the same memory.
+#
+# PyTorch's own `nn.GRUCell` differs in one point: its reset gate scales only what the
+# candidate takes from the old memory. Dreamer's scales all of it.
+
+# %%
+class PlainGRU(nn.Module):
+    """A dense GRU cell: h_t = f(h_{t-1}, z_{t-1}, a_{t-1})."""
+
+    def __init__(self, stoch, actions, deter, units):
+        super().__init__()
+        self.from_h = MLP(deter, units)
+        self.from_z = MLP(stoch, units)
+        self.from_a = MLP(actions, units)
+        self.core = Linear(deter + 3 * units, deter)
+        self.core_norm = RMSNorm(deter)
+        self.gates = Linear(deter, 3 * deter)
+
+    def forward(self, h, z, a):
+        inputs = torch.cat([h, self.from_h(h), self.from_z(z), self.from_a(a)], -1)
+        x = F.silu(self.core_norm(self.core(inputs)))
+        return gru_mix(h, *self.gates(x).chunk(3, -1))
+
 
 # %%
 torch.manual_seed(0)
@@ -339,54 +346,16 @@ mine = block.advance(State(h, z), block.embed_action(a))
 compare("one block and the plain GRU", mine, plain(h, z.flatten(1), a))
 
 
-def weights_of(layer):
-    """Number of weights of a layer."""
-    return layer.weight.numel()
-
-
-dense = PlainGRU(256, 5, deter=1024, units=128)
-blocks = SequenceModel(256, 5, deter=1024, units=128, blocks=8)
-print("dense:   ", weights_of(dense.core) + weights_of(dense.gates))
-print("8 blocks:", weights_of(blocks.core) + weights_of(blocks.gates))
-
-
-# %% [markdown]
-# The gate's $-1$ decides how long a memory lasts before anything is learnt. We start
-# from a random memory, feed zeros as latent and action, and watch how much of it is
-# left.
-
-# %%
-def left_after(model, steps=20):
-    """How much of the first memory is in the memory after each step (projection)."""
-    start = torch.randn(64, model.deter)
-    nothing, h, found = torch.zeros(64, 32, 8), start, [1.0]
-    with torch.no_grad():
-        quiet = model.embed_action(torch.zeros(64, 5))
-        for _ in range(steps):
-            h = model.advance(State(h, nothing), quiet)
-            found.append(((h * start).sum() / start.square().sum()).item())
-    return found
-
-
-kept = left_after(blocks)
-fig, axis = plt.subplots(figsize=(6.4, 2.8))
-axis.plot(kept, color=COLORS["memory"], label="measured")
-axis.plot([0.7311**t for t in range(21)], **line("threshold"), label="0.73 to the t")
-axis.set(xlabel="step t [1]", ylabel="what is left [1]", xticks=range(0, 21, 5))
-axis.legend()
-show(fig, alt="An untrained memory fades by about a quarter in every step.")
-claim("after five steps a tenth of it is left, or more", kept[5] > 0.1)
-
-
 # %% [markdown]
 # ## The guess: 32 dice
 #
-# The latent $z$ is 32 dice with 8 faces each (the number of faces grows with the model).
-# A throw is a one-hot vector for each die. Dice can say "one of these two" without a
-# mean in between, and 32 of them can name $8^{32}$ situations.
+# Now the part that guesses. It must be able to say "one of these two", without a mean in
+# between. A die can do that: it has several faces, and a throw shows exactly one of them.
 #
-# A network gives 8 raw numbers per die, softmax makes probabilities. Then 1 % of the
-# uniform distribution is mixed in.
+# So $z$ is 32 dice with 8 faces each, and a throw of one die is a one-hot vector. Together
+# they can name $8^{32}$ situations. For each die a network returns 8 raw numbers, and a
+# softmax turns them into probabilities. At the end, 1 % of the uniform distribution is
+# mixed in, for a reason that we will see in the next section.
 #
 # > **The paper says** ("World model learning"): the categoricals are mixtures of 1 %
 # > uniform and 99 % network output, which prevents them from becoming deterministic and
@@ -404,43 +373,38 @@ def categorical_logits(raw: Tensor, unimix: float = 0.01) -> Tensor:
     return torch.log((1 - unimix) * probs + unimix / raw.shape[-1])
 
 
-# %% [markdown] tags=["predict"]
-# **Predict.** A network is absolutely sure of face 0 of 8. What are the largest and the
-# smallest probability after the mix?
-#
-# <details><summary>Answer</summary>
-#
-# $0.99 + 0.01/8 = 0.99125$ and $0.01/8 = 0.00125$.
-#
-# </details>
-
-# %%
-sure = torch.tensor([[1000.0, 0, 0, 0, 0, 0, 0, 0]])
-print(categorical_logits(sure).exp())
-
 # %% [markdown]
 # ### A throw that a gradient can pass
 #
-# Throwing a die is a jump: nothing changes when a probability moves a little, until
-# another face comes up. The gradient of the naive throw is missing altogether.
+# There is one difficulty. To train the network behind a die, a gradient must flow back from
+# the result of the throw to the probabilities. But a throw is a jump: if a probability moves
+# a little, usually nothing changes, and then suddenly another face comes up. PyTorch
+# therefore has no gradient to offer.
 
 # %%
 raw = torch.tensor([[2.0, 1.0, 0.0]], requires_grad=True)
-naive = F.one_hot(categorical_logits(raw).exp().multinomial(1).squeeze(-1), 3)
-print("naive throw needs a gradient:", naive.requires_grad)
-
+probs = categorical_logits(raw).exp()
+naive = F.one_hot(probs.multinomial(1).squeeze(-1), 3)
+print("a gradient reaches the naive throw:", naive.requires_grad)
 
 # %% [markdown]
 # > **The paper says**: gradients through the samples are estimated with
 # > straight-through gradients.
 #
-# We say: forwards, use the one-hot $o$; backwards, pretend it was the probabilities $p$.
-# The formula $o + p - \mathrm{sg}(p)$ does both, where $\mathrm{sg}$ stops the gradient.
-#
-# The throw itself is a race: every face draws a waiting time from an exponential
-# distribution and divides it by its probability; the first to arrive wins. The winner
-# has exactly the right distribution, and the waiting times of all steps can be drawn in
-# one call before the loop over time (the *scan*) begins.
+# The idea is simple, if a little brazen. Forwards we use the one-hot $o$. Backwards we
+# pretend that it was the probabilities $p$, and hand them the gradient. The formula
+# $o + p - \mathrm{sg}(p)$ does both, where $\mathrm{sg}$ stops the gradient: the value of
+# $p - \mathrm{sg}(p)$ is zero, but its gradient is that of $p$.
+
+# %% tags=["hide-input"]
+show(*straight_through(raw[0].tolist(), probs[0].tolist(), thrown=1))
+
+
+# %% [markdown]
+# We write the throw itself as a race. Every face draws a waiting time from an exponential
+# distribution and divides it by its probability; the face that arrives first wins. The
+# winner has exactly the right distribution. The advantage is speed: the waiting times of all
+# steps can be drawn in one call, before the loop over time begins.
 
 # %%
 #| export
@@ -457,37 +421,18 @@ def sample_one_hot(logits: Tensor, noise: Tensor) -> Tensor:
     return one_hot + (probs - probs.detach())
 
 
-# %% [markdown]
-# One die with four faces, thrown 100,000 times:
-
 # %%
 torch.manual_seed(0)
 logits = categorical_logits(torch.tensor([2.0, 1.0, 0.0, -1.0])).expand(100_000, 4)
 throws = sample_one_hot(logits, torch.empty_like(logits).exponential_())
-frequency, probability = throws.mean(0), logits[0].exp()
-fig, axis = plt.subplots(figsize=(5.6, 2.8))
-faces = np.arange(4)
-axis.bar(faces - 0.2, probability, 0.4, color=COLORS["prior"], label="probability")
-axis.bar(
-    faces + 0.2,
-    frequency,
-    0.4,
-    color=COLORS["latent"],
-    hatch="//",
-    label="share of 100,000 throws",
-)
-axis.set(xlabel="face [1]", ylabel="probability [1]", xticks=faces)
-axis.legend()
-show(fig, alt="The faces come up as often as their probabilities say.")
-claim(
-    "frequencies and probabilities agree within 0.01",
-    (frequency - probability).abs().max() < 0.01,
-)
+difference = (throws.mean(0) - logits[0].exp()).abs().max()
+claim("in 100,000 throws each face comes up as often as it should", difference < 0.01)
 
-# %% [markdown]
-# The gradient by hand: if a loss is $w \cdot z$, straight-through gives the gradient of
-# $w \cdot p$, which for a softmax is $p_i (w_i - \sum_j p_j w_j)$, times 0.99 for the
-# mixed one.
+# %% [markdown] tags=["aside"]
+# ### Aside: the gradient by hand
+#
+# If a loss is $w \cdot z$, straight-through gives the gradient of $w \cdot p$. For a softmax
+# that is $p_i (w_i - \sum_j p_j w_j)$. The mix with 1 % uniform multiplies it by 0.99.
 
 # %%
 raw = torch.tensor([2.0, 1.0, 0.0], requires_grad=True)
@@ -500,8 +445,10 @@ compare("straight-through", raw.grad, 0.99 * p * (worth - (p * worth).sum()), 1e
 # %% [markdown]
 # ## How far two guesses are apart
 #
-# The Kullback-Leibler divergence (**KL**) says how surprised the prior $p$ is by what
-# the posterior $q$ knows, in nats, the unit of natural logarithms:
+# The prior guesses, the posterior has looked. To train the prior, and to measure surprise, we
+# need one number for how far apart they are. That is the Kullback-Leibler divergence
+# (**KL**). It says how much the posterior $q$ surprises the prior $p$, in nats, the unit of
+# natural logarithms:
 #
 # $$\mathrm{KL}[q \,\|\, p] = \sum_{\text{dice}} \sum_{\text{faces } i} q_i \ln \frac{q_i}{p_i}$$
 
@@ -516,59 +463,81 @@ def kl_divergence(left: Tensor, right: Tensor) -> Tensor:
 
 
 # %% [markdown] tags=["predict"]
-# **Predict.** One die with two faces. The posterior says $(0.9, 0.1)$, the prior
-# $(0.5, 0.5)$. What is the KL? And what the other way round?
+# **Predict.** A die has two faces. In case A the prior is undecided, $(0.5, 0.5)$, and the
+# posterior says $(0.9, 0.1)$. In case B it is the other way round: the prior was fairly sure,
+# and the posterior finds an even chance. Which of the two surprises costs more?
 #
 # <details><summary>Answer</summary>
 #
-# $0.9 \ln 1.8 + 0.1 \ln 0.2 = 0.529 - 0.161 = 0.368$ nats. The other way round
-# $0.5 \ln \frac{0.5}{0.9} + 0.5 \ln \frac{0.5}{0.1} = 0.511$: it is not symmetric.
+# Case B. To be sure and wrong costs more than to be unsure: 0.511 against 0.368 nats. The KL
+# is not symmetric, so it is not a distance.
 #
 # </details>
 
 # %%
-q, p = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.5, 0.5]]).log()
-print(f"{kl_divergence(q, p).item():.3f} {kl_divergence(p, q).item():.3f}")
+sure, even = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.5, 0.5]]).log()
+print(f"A: {kl_divergence(sure, even).item():.3f} nats")
+print(f"B: {kl_divergence(even, sure).item():.3f} nats")
 
-# %% [markdown]
-# Without the 1 % a prior that is sure and wrong would pay infinitely much. With it there
-# is a largest possible KL: all 32 dice sure, all of them wrong. A larger number in your
-# logs means that the mix is missing.
+# %% [markdown] tags=["predict"]
+# **Predict.** Now the posterior knows that face 0 came up, and the prior becomes more and
+# more certain of face 1. How does the KL grow as the prior's raw number rises? And what does
+# the curve look like with 1 % of the uniform distribution mixed in?
+#
+# <details><summary>Answer</summary>
+#
+# Without the mix the KL grows with the raw number for ever, so a single mistake can cost any
+# amount. With it the curve flattens: no face has a probability below $0.01 / 8$, and so no
+# die can cost more than about 6.6 nats, or all 32 dice together more than 211. If the KL in
+# your logs is ever higher, the mix is missing.
+#
+# </details>
 
 # %%
-for classes in (4, 8, 16):
-    raw = torch.zeros(2, 32, classes)
-    raw[0, :, 0], raw[1, :, 1] = 1000.0, 1000.0
-    worst = kl_divergence(*categorical_logits(raw))
-    print(f"{classes:2} faces: at most {worst.item():.0f} nats")
+strength = torch.linspace(0, 20, 81)
+raw = torch.zeros(2, 81, 1, 8)
+raw[0, :, 0, 0], raw[1, :, 0, 1] = 1000.0, strength
+fig, axis = plt.subplots(figsize=(6.4, 2.6))
+for name, mix, style in (("1 % mixed in", 0.01, "ours"), ("no mix", 0.0, "naive")):
+    axis.plot(strength, kl_divergence(*categorical_logits(raw, mix)), **line(style))
+    axis.lines[-1].set_label(name)
+axis.set(xlabel="raw number of the wrong face [1]", ylabel="KL of one die [nats]")
+axis.legend()
+show(
+    fig,
+    alt="Without the mix the KL of a wrong guess grows for ever; with it, it stops.",
+)
+raw[1] = raw[1, -1] * 50
+worst = 32 * kl_divergence(*categorical_logits(raw)).max().item()
+print(f"32 dice of 8 faces cost at most {worst:.0f} nats")
 
 
 # %% [markdown]
 # ## The RSSM
 #
 # You have met all the parts: a memory that takes one step (`advance`), a guess before
-# looking (the prior), a better guess after looking (the posterior), and a die that a gradient
-# can pass (`sample_one_hot`). Now they are put together. There are two ways to walk through
-# time with them.
+# looking (the prior), a better one after looking (the posterior), and a throw that a gradient
+# can pass (`sample_one_hot`). Now they are put together, and there are two ways to walk
+# through time with them. They are the two halves of the picture with the six steps.
 #
-# `observe` walks along a stored window. In every row it takes one step with the memory, looks
-# at the frame, and draws $z$ from the posterior. `imagine` walks on alone: there is no
-# frame, so $z$ comes from the prior, and a policy says which action comes next.
+# `observe` is the left half. It walks along a stored window. In every row it takes one step
+# with the memory, looks at the frame, and throws $z$ from the posterior. `imagine` is the
+# right half. There is no frame, so $z$ comes from the prior, and a policy says which action
+# comes next.
 #
-# Be careful at the borders of episodes. A window from the replay may contain the end of one
-# episode and the start of the next. On a first row three things are set to zero *before* the
-# step: memory, latent, and previous action. (Zero, not the one-hot of action 0. Version 1 of
-# the paper learnt an initial state; zeros turned out to do.)
+# Be careful where an episode begins. A window of the replay can contain the end of one
+# episode and the start of the next. On a first row three things are therefore set to zero
+# *before* the step: the memory, the latent, and the previous action. Zero means zeros, not
+# "button 0".
 #
 # ## Build it yourself
-
-# %% [markdown]
+#
 # ### Exercise 5.0: Write observe and imagine
 #
 # *hard, about 60 minutes, 17 lines to write, 3 hints*
 #
 # These two loops are the heart of the world model. Write them before you look at ours. The
-# model that the check hands to you has all the parts:
+# check gives you a model that has all the parts:
 #
 # | part | what it does |
 # |---|---|
@@ -579,9 +548,9 @@ for classes in (4, 8, 16):
 # | `posterior_of(model, h, embed)` | logits after looking; given below |
 # | `sample_one_hot(logits, noise)` | a throw of all dice |
 #
-# The check goes through shapes, resets, the dream, and our own version, which agrees with the
-# authors' code; at the end it compares gradients. As always, `hint("5.0", 1)` helps, and
-# the notebook continues with our version below.
+# The check tells you how far you have come: first shapes, then resets, then the dream, then
+# our own version, and at last the gradients. If you are stuck, `hint("5.0", 1)` helps. If you
+# would rather read on, nothing below depends on your answer.
 
 # %% tags=["exercise-5.0"]
 def posterior_of(model, h, embed):
@@ -618,9 +587,6 @@ def my_imagine(model, state, policy, noise):
 
 # %%
 check("5.0", posterior_of, my_observe, my_imagine)
-
-
-# %%
 # hint("5.0", 1)
 # solution("5.0")
 
@@ -629,14 +595,13 @@ check("5.0", posterior_of, my_observe, my_imagine)
 #
 # Ours does the same, a little faster. Two things deserve a second look.
 #
-# * **The embedding's half.** The posterior reads memory and embedding side by side. A
-#   linear layer on two parts is a sum of two linear layers, and the embedding's part
-#   needs no memory. So it is computed for all rows in one product before the loop.
-# * **Noise** is drawn once for all steps.
+# * **The embedding's half.** The posterior reads memory and embedding side by side. A linear
+#   layer on two parts is the sum of two linear layers, and the embedding's part needs no
+#   memory. So it is computed for all rows at once, before the loop.
+# * **The noise** of all steps is also drawn before the loop.
 #
-# What each loop does in one row is a method of its own, `_observe_step` and
-# `_imagine_step`, so that torch can compile it (`speed.py`). The last method, `kl_loss`, is
-# explained below, in "One number, two gradients".
+# One row of each loop is a method of its own, `_observe_step` and `_imagine_step`, so that
+# torch can compile it. The last method, `kl_loss`, is explained below.
 
 # %% tags=["hide-input"]
 #| export
@@ -776,8 +741,9 @@ class RSSM(SequenceModel):
 
 
 # %% [markdown]
-# The first check: an episode that starts in the middle of a window must give the same as
-# the same episode alone. Both runs get the same noise.
+# Resets are easy to get wrong, so we check them. An episode that begins in the middle of a
+# window must give the same result as the same episode alone. Both runs get the same noise,
+# so that any difference comes from the past.
 
 # %%
 torch.manual_seed(0)
@@ -798,96 +764,155 @@ def observed(rows, first):
 
 
 whole, alone = slice(0, 12), slice(7, 12)
-both = observed(whole, first)
-compare("rows after a reset", both[:, 7:], observed(alone, first), 1e-5)
-never = observed(whole, 0 * first)
-compare("without the reset", never[:, 7:], observed(alone, first), expect="different")
+both, never = observed(whole, first)[:, 7:], observed(whole, 0 * first)[:, 7:]
+compare("rows after a reset", both, observed(alone, first), 1e-5)
+compare("without the reset", never, observed(alone, first), expect="different")
 
 # %% [markdown]
-# The second check: what `observe` does in one go equals the textbook, step by step, with
-# memory and embedding side by side.
-
-# %%
-state = small.initial(3)
-for t in range(12):
-    keep = 1 - first[:, t, None]
-    state = State(state.h * keep, state.z * keep[..., None])
-    h = small.advance(state, small.embed_action(action[:, t] * keep))
-    hidden = small.posterior_in(torch.cat([h, embed[:, t]], -1))
-    logits = small._logits(small.posterior_out(hidden))
-    state = State(h, sample_one_hot(logits, noise[t]))
-compare("the textbook's last row", both[:, -1], logits, 1e-4)
-
-# %% [markdown]
-# Third: dreaming starts from any state and needs no frame. A policy is anything that maps
-# a state to actions, or a tensor of actions [B, H, A].
-
-# %%
-dream, actions = small.imagine(state, lambda s: torch.zeros(3, 5), horizon=15)
-for name, part in {"h": dream.h, "z": dream.z, "actions": actions}.items():
-    print(f"{name:8}", list(part.shape))
-compare("it starts where it was told", dream.h[:, 0], state.h, tolerance=0)
-
-
-# %% [markdown]
-# ## What must be true before the first update
+# ## What each half is good for
 #
-# At the start all weights are random. In the first row memory, latent and action are
-# zero. The biases are still 0 and the norm has no shift, so all layers up to the prior
-# turn zeros into zeros, and the prior is uniform. From the second row on its raw
-# numbers have the variance 0.356, the mean square of a normed signal after SiLU
-# (notebook 04), and so have the posterior's.
+# Does the state really need both parts? We can find out by switching off one of them. For
+# that we need a world so small that training takes seconds.
+#
+# It has one lamp and one coin. The lamp is left or right, and stays there for the whole
+# episode, but it is visible only in the first row and in rows in which the button is pressed.
+# That is something to *remember*. The coin is thrown anew in every row. That is something
+# nobody can *know*.
+
+# %%
+ROWS = 8
+
+
+def lamp_and_coin(batch, press):
+    """Rows of the world: lamp, coin [B, T, 4], button [B, T, 1], first [B, T]."""
+    lamp = F.one_hot(torch.randint(2, (batch, 1)), 2).expand(-1, ROWS, -1)
+    coin = F.one_hot(torch.randint(2, (batch, ROWS)), 2)
+    first = (torch.arange(ROWS) == 0).expand(batch, -1)
+    button = (torch.rand(batch, ROWS) < press) | first
+    obs = torch.cat([lamp * button[..., None], coin], -1).float()
+    return obs, button[..., None].float(), first
+
+
+class Toy(RSSM):
+    """A tiny RSSM with a screen, in which memory or dice can be switched off."""
+
+    def __init__(self, memory=True, dice=True):
+        sizes = dict(deter=32, units=32, latents=4, classes=4, blocks=4, unimix=0.01)
+        super().__init__(embed_size=4, action_size=1, **sizes)
+        self.screen = MLP(self.feature_size, 32, 1, 4)
+        self.memory, self.dice = memory, dice
+
+    def advance(self, state, action_part):
+        h = state.h if self.memory else 0 * state.h
+        return super().advance(State(h, state.z), action_part)
+
+    def _observe_step(self, *row):
+        state, posterior = super()._observe_step(*row)
+        return (state if self.dice else State(state.h, posterior.exp())), posterior
+
+    def _imagine_step(self, *inputs):
+        state = super()._imagine_step(*inputs)
+        return state if self.dice else State(state.h, self.prior(state.h).exp())
+
 
 # %% [markdown] tags=["predict"]
-# **Predict.** What is the entropy of the prior in the first row, for 32 dice with 8
-# faces? And will the KL between two random heads be nearer to 1, 9 or 66 nats?
+# We train three of them. One is whole. One has no *memory*: its $h$ is emptied before every
+# step, so that only the last $z$ is carried on. And one has no *dice*: its $z$ is not thrown;
+# the probabilities themselves are handed on, as an ordinary network would do it.
+#
+# **Predict.** Each model sees two rows and dreams the rest. At the end the button is pressed.
+# Which of the three still knows where the lamp is? What will the coin look like in each dream?
 #
 # <details><summary>Answer</summary>
 #
-# $32 \ln 8 = 66.5$ nats. For small logits the KL of one die is about half the variance, over
-# its faces, of posterior logit minus prior logit. Each logit has variance 0.356, so their
-# difference has $2 \cdot 0.356$; the variance is taken around the mean of 8 faces, hence
-# $\frac78$. So $\frac12 \cdot 2 \cdot 0.356 \cdot \frac78 = 0.31$, times 32 about 10; a
-# little less, since the mix and higher terms pull it down: 9.
+# The model without memory has lost the lamp after a few steps: it guesses, and is right half
+# of the time. In the dream without dice the coin is a ghost, half left and half right. Only
+# the whole RSSM keeps the lamp and draws a clear coin.
 #
 # </details>
 
 # %%
-def entropy(logits):
-    """Entropy in nats, summed over the dice: [..., latents, classes] -> [...]."""
-    return -(logits.exp() * logits).sum((-1, -2))
+def train_toy(updates=300, **parts):
+    """Train one toy on the world of lamp and coin."""
+    torch.manual_seed(0)
+    model = Toy(**parts)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in progress(updates):
+        obs, button, first = lamp_and_coin(32, press=0.4)
+        states, posterior, prior = model.observe(obs, button, first)
+        error = (model.screen(states.feature) - obs).square().sum(-1)
+        dyn, rep = model.kl_loss(posterior, prior, free_nats=0.0)
+        optimizer.zero_grad()
+        (10 * error + dyn + 0.1 * rep).mean().backward()
+        optimizer.step()
+    return model
+
+
+toys = {
+    "whole": train_toy(),
+    "no memory": train_toy(memory=False),
+    "no dice": train_toy(dice=False),
+}
+
+
+# %% tags=["hide-input"]
+@torch.no_grad()
+def dreams_of(model, obs, button, first):
+    """What a toy sees in two rows and dreams in the rest, [B, T, 4]."""
+    torch.manual_seed(1)
+    seen, _, _ = model.observe(obs[:, :2], button[:, :2], first[:, :2])
+    dream, _ = model.imagine(seen.map(lambda x: x[:, -1]), button[:, 2:], ROWS - 2)
+    return model.screen(torch.cat([seen.feature, dream.feature[:, 1:]], 1))
 
 
 torch.manual_seed(0)
-sizes = dict(deter=1024, units=128, latents=32, classes=8, blocks=8, unimix=0.01)
-model = RSSM(embed_size=1024, action_size=5, **sizes)
-embed = F.silu(torch.randn(16, 32, 1024))  # what an encoder returns: SiLU of normed
-action = F.one_hot(torch.randint(5, (16, 32)), 5).float()
-first = torch.zeros(16, 32)
-first[:, 0] = 1
-with torch.no_grad():
-    _, posterior, prior = model.observe(embed, action, first)
-guess = categorical_logits(0.356**0.5 * torch.randn(2, 20_000, 32, 8))
-by_hand = kl_divergence(*guess).mean()
-measured = kl_divergence(posterior, prior)[:, 1:].mean()
-print(
-    f"entropy of the prior in the first row: {entropy(prior)[:, 0].mean().item():.1f}"
-)
-random_head = entropy(guess[0]).mean()
-print(f"32 ln 8 = {32 * np.log(8):.1f}")
-print(f"random heads: entropy {random_head.item():.0f}, KL of two {by_hand.item():.0f}")
+obs, button, first = lamp_and_coin(1000, press=0.0)
+button[:, -1] = 1.0
+obs[:, -1, :2] = obs[:, 0, :2]
+dreams = {name: dreams_of(model, obs, button, first) for name, model in toys.items()}
+right = {k: (d[:, -1, :2].argmax(-1) == obs[:, 0, 1]) for k, d in dreams.items()}
+lamp = {name: each.float().mean().item() for name, each in right.items()}
+episode = (right["whole"] & ~right["no memory"]).nonzero()[0, 0]
+coin = {k: (d[:, 2:, 2] - d[:, 2:, 3]).abs().mean().item() for k, d in dreams.items()}
 
-# %%
-print("from the second row on, compared with random heads:")
-claim("the KL is within 25 % of theirs", abs(measured / by_hand - 1) < 0.25)
-spread = entropy(prior)[:, 1:].mean() / random_head
-claim("the prior's entropy is within 5 % of theirs", abs(spread - 1) < 0.05)
+fig, axes = plt.subplots(4, ROWS, figsize=(8, 3.9))
+for row, (name, clip) in zip(axes, {"real": obs, **dreams}.items()):
+    row[0].set_ylabel(name)
+    for t, axis in enumerate(row):
+        axis.imshow(
+            clip[episode, t].unflatten(0, (2, 2)), vmin=0, vmax=1, cmap="cividis"
+        )
+        axis.set(xticks=[], yticks=[], aspect="auto")
+        axis.grid(False)
+for t, axis in enumerate(axes[-1]):
+    axis.set_xlabel(f"{t}, seen" if t < 2 else f"{t}, button" if t == 7 else t)
+fig.suptitle("in each picture, above: lamp, below: coin", fontsize=10)
+show(
+    fig,
+    alt="One dream of each model: the whole one ends with the right lamp, the one "
+    "without memory with the wrong one, and without dice the coin is always grey.",
+)
+claim("whole: the lamp is right in nine of ten dreams", lamp["whole"] > 0.9)
+claim("no memory: it is wrong in every fourth dream or more", lamp["no memory"] < 0.75)
+blur = coin["no dice"] < coin["whole"] / 3
+claim("no dice: the coin has less than a third of the contrast", blur)
+
+# %% [markdown]
+# Look at the last column, where the button is pressed. In this episode the model without
+# memory has lost the lamp: what is thrown anew in every step is soon forgotten. Then look at
+# the lower halves. Without dice the coin is grey in every dreamed row, a ghost again.
+#
+# So each half does what the other cannot. The memory keeps what is certain, and the dice
+# commit to one of several futures. They commit as well as they agree: the dice are thrown
+# independently, and now and then the whole model's coin is a little grey, too.
 
 # %% [markdown]
 # ## One number, two gradients
 #
-# The KL can shrink in two ways. The prior can learn to foresee (good), or the posterior
-# can say less about the frame (bad, beyond a point).
+# The KL is not only a measure of surprise. It is also a loss: it teaches the prior to
+# predict what the posterior will see, so that dreams come true. But the KL can shrink in two
+# ways. The prior can get better, which we want. Or the posterior can say less about the
+# frame, and that makes the model blind.
 #
 # > **The paper says** (equation 3): the dynamics loss
 # > $\mathcal L_\mathrm{dyn} = \max(1, \mathrm{KL}[\mathrm{sg}(q) \| p])$ trains the
@@ -896,21 +921,12 @@ claim("the prior's entropy is within 5 % of theirs", abs(spread - 1) < 0.05)
 # > posterior to be predictable. They are weighted 1 and 0.1. Clipping below 1 nat (*free
 # > bits*) switches them off where they are already small.
 #
-# We say *free nats*, after the unit of our logs, and: the posterior is the teacher, the
-# prior the student. The student comes to the teacher; the teacher leans a tenth as much
-# towards the student. (Version 1 used 0.5 and 0.1.)
-
-# %% [markdown] tags=["predict"]
-# **Predict.** In one row the KL is 5 nats, in another 0.6. What do `dyn` and `rep` read in
-# each, what do they add to the loss with their weights, and which parts get a gradient?
+# Think of a teacher and a student. The posterior is the teacher, because it has seen the
+# frame, and the prior is the student. The student comes to the teacher with weight 1. The
+# teacher leans towards the student with a tenth of that. And if they are less than 1 nat
+# apart, both stop. We say *free nats*, after the unit of our logarithms.
 #
-# <details><summary>Answer</summary>
-#
-# 5 and 5: stopping a gradient changes no value. With their weights they add
-# $5 + 0.1 \cdot 5 = 5.5$; `dyn` moves only the prior, `rep` only the posterior. In the other
-# row both are clipped to 1: they add 1.1, and neither part gets a gradient.
-#
-# </details>
+# Both losses are the same number. They differ only in the part that they move.
 
 # %%
 posterior = torch.randn(2, 3, 4, 8, requires_grad=True)
@@ -923,153 +939,154 @@ for name, loss in zip(("dyn", "rep"), losses):
     print(f"{name} reaches the posterior: {reached[0]}, the prior: {reached[1]}")
 
 
-# %% [markdown]
-# Move the sliders. There are 32 dice with two faces each, all alike; the posterior
-# starts at 0.95 for face 0, the prior at 0.5; both follow the gradient of the KL loss
-# only. Without free nats the teacher is dragged towards the student, and the further
-# the larger `rep` is. With free nats both stop as soon as the KL is below them. Try 0
-# free nats, `dyn` 0.1 and `rep` 1: now the teacher follows the student, and both end
-# where neither knows much. (The cell below the picture checks that.)
+# %% [markdown] tags=["predict"]
+# **Predict.** Suppose that nothing but the KL loss trains two dice. The teacher is sure, the
+# student is undecided. With Dreamer's weights, where do they meet? And where do they meet if
+# the weights are swapped (`dyn` 0.1, `rep` 1) and there are no free nats?
+#
+# <details><summary>Answer</summary>
+#
+# With Dreamer's weights the student walks nearly all the way, and both stop when they are 1
+# nat apart: the teacher stays sure. With swapped weights the teacher gives in, and both end
+# near the student, where neither knows much.
+#
+# </details>
 
 # %%
 def descend(free_nats, dyn, rep, updates=120, rate=0.02):
     """Let the KL loss alone move 32 equal dice; the paths of posterior and prior."""
     raw = torch.tensor([[2.944, 0.0], [0.0, 0.0]], requires_grad=True)
-    path, kls = [], []
+    path = []
     for _ in range(updates):
         logits = raw.log_softmax(-1)[:, None].expand(2, 32, 2)
         path.append(logits[:, 0, 0].exp().tolist())
-        kls.append(kl_divergence(*logits).item())
         losses = RSSM.kl_loss(*logits, free_nats)
         gradient = torch.autograd.grad(dyn * losses[0] + rep * losses[1], raw)[0]
         raw = (raw - rate * gradient).detach().requires_grad_()
-    return np.array(path), np.array(kls)
+    return np.array(path)
 
 
 # %% tags=["hide-input"]
-def draw(free_nats, dyn, rep):
-    path, kls = descend(free_nats, dyn, rep)
-    fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.0))
-    axes[0].plot(kls, **line("kl"), label="KL")
-    axes[0].axhline(free_nats, **line("threshold"), label="free nats")
-    axes[0].set(xlabel="update [1]", ylabel="KL of 32 dice [nats]", ylim=(-0.5, 17))
-    axes[1].plot(path[:, 0], **line("posterior"), label="posterior")
-    axes[1].plot(path[:, 1], **line("prior"), label="prior")
-    axes[1].set(xlabel="update [1]", ylabel="probability of face 0 [1]", ylim=(0.45, 1))
-    for axis in axes:
-        axis.legend()
+HEALTHY = {"free_nats": 1.0, "dyn": 1.0, "rep": 0.1}
+
+
+def settings(free_nats, dyn, rep):
+    return f"{free_nats:g} free nats, dyn {dyn:g}, rep {rep:g}"
+
+
+def draw(**yours):
+    fig, axes = plt.subplots(1, 2, figsize=(7.6, 3.0), sharey=True)
+    for axis, name, values in zip(axes, ("Dreamer", "yours"), (HEALTHY, yours)):
+        path = descend(**values)
+        axis.plot(path[:, 0], **line("posterior"), label="posterior")
+        axis.plot(path[:, 1], **line("prior"), label="prior")
+        axis.set_title(f"{name}: {settings(**values)}", fontsize=9)
+        axis.set(xlabel="update [1]", ylim=(0.45, 1))
+        axis.legend(loc="center right")
+    axes[0].set_ylabel("probability of face 0 [1]")
     return fig
+
+
+def ends(**yours):
+    (good, _), (end, met) = descend(**HEALTHY)[-1], descend(**yours)[-1]
+    return (
+        f"With Dreamer's weights the posterior ends at {good:.2f}; with "
+        f"{settings(**yours)} it ends at {end:.2f} and the prior at {met:.2f}."
+    )
 
 
 explore(
     draw,
-    alt=lambda free_nats, dyn, rep: (
-        f"With {free_nats:g} free nats, dyn {dyn:g} and rep {rep:g}: the KL over the "
-        "updates, and where prior and posterior meet."
-    ),
-    free_nats=Slider(0.0, 8.0, 0.5, value=1.0),
-    dyn=Slider(0.0, 1.0, 0.1, value=1.0),
-    rep=Slider(0.0, 1.0, 0.1, value=0.1),
+    alt=ends,
+    free_nats=Slider(0.0, 8.0, 0.5, value=0.0),
+    dyn=Slider(0.0, 1.0, 0.1, value=0.1),
+    rep=Slider(0.0, 1.0, 0.1, value=1.0),
 )
+claim("Dreamer: the teacher stays above 0.94", descend(**HEALTHY)[-1, 0] > 0.94)
+claim("swapped: the teacher ends below 0.65", descend(0.0, 0.1, 1.0)[-1, 0] < 0.65)
 
-# %%
-held, dragged = descend(1.0, 1.0, 0.1)[0][-1, 0], descend(0.0, 0.1, 1.0)[0][-1, 0]
-claim("with dyn 1 and rep 0.1 the teacher stays above 0.94", held > 0.94)
-claim("with dyn 0.1 and rep 1 it ends below 0.65", dragged < 0.65)
 
 # %% [markdown]
-# ### Clipped once, not 32 times
+# On the left the teacher keeps what it knows. On the right it has been dragged down to the
+# student. Move the sliders and find out which of the three numbers protects the teacher most.
 #
-# The clip belongs around the *sum* of the 32 dice. Suppose every die is off by 0.1 nats.
-
-# %% [markdown] tags=["predict"]
-# **Predict.** What does the loss read if the sum is clipped below at 1? And if every die
-# is clipped at 1, and then summed? What gradient is left?
-#
-# <details><summary>Answer</summary>
-#
-# The sum is 3.2, above 1, so the clip does nothing and every die gets the gradient 1, 32 in
-# all. Die by die each counts as 1: the loss reads 32, and no gradient is left.
-#
-# </details>
-
-# %%
-each = torch.full((32,), 0.1, requires_grad=True)
-right, wrong = each.sum().clamp(min=1.0), each.clamp(min=1.0).sum()
-for name, loss in {"clip the sum": right, "clip each die": wrong}.items():
-    gradient = torch.autograd.grad(loss, each)[0].sum().item()
-    print(f"{name}: loss {loss.item():.1f}, gradient {gradient:.0f}")
+# One detail is easy to get wrong: the clip at 1 nat belongs around the *sum* over the 32
+# dice. If every die is clipped by itself, the loss never reads below 32, and a die that is
+# off by less than 1 nat teaches the prior nothing. Exercise 5.2 has this bug.
 
 # %% [markdown]
 # ## The real experiment: what surprises the model?
 #
-# Back to the trained model of the first picture (notebook 06 shows how it was trained;
-# `data/README.md` says with which command), which watches rows that it has never seen.
-# In every row prior and posterior are compared. We look for surprises from
-# the second row on: in the first row of a window the prior knows nothing yet. To begin
-# with, one thing must be true: after a reset the prior is unsure.
+# Let us go back to the first picture and see what a trained model knows and does not know.
+# The model comes from the next notebook, and the 160 rows below were held back from its
+# training.
+#
+# Beside the KL we now draw two entropies. The entropy says how undecided a guess is: high
+# means "it could be anything". Notice how the posterior, which has seen the frame, is less
+# undecided than the prior.
 
-# %%
+# %% tags=["hide-input"]
+def entropy(logits):
+    """Entropy in nats, summed over the dice: [..., latents, classes] -> [...]."""
+    return -(logits.exp() * logits).sum((-1, -2))
+
+
 torch.manual_seed(0)
 with torch.no_grad():
     _, posterior, prior = world.observe(unseen)
-surprise = kl_divergence(posterior, prior)  # [streams, rows], in nats
-unsure = entropy(prior)
-begins = unseen["is_first"].bool()
-claim(
-    "after a reset the prior is half again as unsure as usual",
-    unsure[begins].min() > 1.5 * unsure.median(),
-)
-
-# %% tags=["hide-input"]
-stream = 1
-times = surprise[stream, 1:].topk(6).indices.sort().values + 1
+surprise, unsure = kl_divergence(posterior, prior), entropy(prior)
 fig, axis = plt.subplots(figsize=(8, 2.8))
 axis.plot(surprise[stream], **line("kl"), linewidth=1.2, label="KL")
 axis.plot(unsure[stream], **line("prior"), linewidth=1.2, label="prior entropy")
 knows = entropy(posterior)[stream]
 axis.plot(knows, **line("posterior"), linewidth=1.2, label="posterior entropy")
 bold = {"ha": "center", "va": "bottom", "weight": "bold", "color": COLORS["kl"]}
-for letter, t in zip("PQRSTU", times.tolist()):
+for letter, t in zip("ABCD", peaks.tolist()):
     axis.axvline(t, color=COLORS["kl"], alpha=0.25, linewidth=1, zorder=0)
     axis.annotate(letter, (t, -7.5), **bold)
 axis.set(xlabel="row t [1]", ylabel="[nats]", ylim=(-8, None))
 axis.legend(ncols=3, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2)
+resets = unseen["is_first"][stream].nonzero()[:, 0].tolist()
 show(
     fig,
-    alt="The KL is low most of the time, with peaks; letters mark the six highest.",
+    alt="The KL has its peaks at the letters; the prior's entropy peaks elsewhere, "
+    f"where a window or an episode begins: rows {', '.join(map(str, resets))}.",
 )
-
-# %% tags=["hide-input"]
-before, now = unseen["obs"][stream, times - 1], unseen["obs"][stream, times]
-labels = [f"before {x}" for x in "PQRSTU"] + list("PQRSTU")
+before, now = unseen["obs"][stream, peaks - 1], unseen["obs"][stream, peaks]
+labels = [f"before {x}" for x in "ABCD"] + list("ABCD")
 show(
-    frames_grid(torch.cat([before, now]), labels, columns=6),
-    alt="The frame before each of the six peaks and the frame of the peak below it.",
+    frames_grid(torch.cat([before, now]), labels, columns=4),
+    alt="The frame before each of the four peaks, and below it the frame of the peak.",
 )
 
 
 # %% [markdown]
-# (A to D of the first picture are P, Q, S and T here.) Look at the pairs. At P and Q a pipe
-# comes into the picture at the right edge: the memory may know *that* it comes, but not at
-# which step. At Q and S the question blocks change colour, at a rhythm of their own. R, T
-# and U cannot be read off the pictures, and after U the KL stays high for nine more rows in
-# which Mario only stands on the pipe, even where no block changes its colour: what
-# surprises a model need not be visible. In most other rows Mario walks and jumps under
-# buttons that the model knows, and the KL is low.
+# Compare the upper frames with the lower ones. At A and B a pipe comes into the picture at
+# the right edge. The memory may know *that* a pipe is coming, but not at which step. At B and
+# C the question blocks change their colour, which they do at a rhythm of their own. At D
+# nothing of the kind is to be seen: what surprises a model need not be visible to us. In
+# most other rows Mario simply runs and jumps, with buttons that the model knows, and the KL
+# is low.
 #
-# The entropy of the prior tells another story: its peaks are the rows with an empty memory,
-# row 0, where the window begins, and the two rows where a new episode begins. An empty
-# memory says "it could be anywhere", for windows of the replay begin anywhere, and always
-# with a reset. How large the KL is there depends on what comes. In row 0 it is a frame from
-# the middle of a level, and the KL is the highest of the figure. At the two new episodes it
-# is the start of the level, the commonest frame after a reset, and the KL stays below the
-# six letters. So to be unsure and to be surprised are two things: in these three rows the
-# prior is the same and equally unsure, yet the KL of row 0 is twice that of the other two.
+# The entropy of the prior tells another story. It is highest where the memory is empty: in
+# row 0, where the window begins, and in the two rows where a new episode begins. There the
+# model expects anything. But look at the KL in these rows. In row 0 comes a frame from the
+# middle of a level, and the KL is the highest of all. At the two new episodes comes the start
+# of the level, the most common frame after a reset, and the KL is only half as high. To be
+# unsure and to be surprised are two different things.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Now we surprise the model on purpose. We cut a film: forty rows of one stream,
+# then forty rows of another, without telling the model. Sketch the KL around the cut. How
+# high does it jump, compared with the peaks above? How many rows does it take to calm down?
 #
-# To test that the KL means surprise, we make one. The film is cut: forty rows of one
-# stream, then forty of another, as if Mario had been teleported, and nobody tells the
-# model (no `is_first` at the cut).
+# <details><summary>Answer</summary>
+#
+# It jumps to about a hundred nats, several times higher than any peak above. Then it falls
+# quickly: after five rows more than half of the surprise is gone. With every look, the
+# posterior carries more of the new scene into the memory, and the prior can predict again.
+#
+# </details>
 
 # %%
 def cut_film(a, b, at=60, half=40):
@@ -1090,13 +1107,11 @@ with torch.no_grad():
         cuts.append(kl_divergence(posterior, prior)[0])
 cuts = torch.stack(cuts)
 
-# %% tags=["hide-input"]
 fig, axis = plt.subplots(figsize=(7.2, 2.8))
+times = np.arange(-39, 40)
 for film in cuts:
-    axis.plot(np.arange(-39, 40), film[1:], color=COLORS["kl"], alpha=0.35, linewidth=1)
-axis.plot(
-    np.arange(-39, 40), cuts[:, 1:].mean(0), **line("kl"), label="mean of six films"
-)
+    axis.plot(times, film[1:], color=COLORS["kl"], alpha=0.35, linewidth=1)
+axis.plot(times, cuts[:, 1:].mean(0), **line("kl"), label="mean of six films")
 axis.axvline(0, **line("threshold"), label="cut")
 axis.set(xlabel="rows after the cut [1]", ylabel="KL [nats]")
 axis.legend()
@@ -1104,34 +1119,28 @@ show(
     fig,
     alt="The KL of all six films jumps at the cut and falls back within a few rows.",
 )
-
-# %%
 at_cut, rest = cuts[:, 40], cuts[:, 1:].median()
-claim(
-    "in every film the cut costs more than four times the median",
-    at_cut.min() > 4 * rest,
-)
+claim("in every film the cut costs four times the median", at_cut.min() > 4 * rest)
 claim("the mean film has its peak at the cut", cuts[:, 1:].mean(0).argmax() == 39)
-claim(
-    "five rows later at least half of the surprise is gone",
-    cuts[:, 45].mean() < at_cut.mean() / 2,
-)
+half_gone = cuts[:, 45].mean() < at_cut.mean() / 2
+claim("five rows later at least half of the surprise is gone", half_gone)
 
-
-# %% [markdown]
-# The last claim is the memory at work: with every look the posterior carries more of
-# the new scene into $h$, and after a few rows the prior foresees it.
 
 # %% [markdown]
 # ## Exercises
+#
+# If a run of yours looks odd later, two pages help: [metrics](reference/metrics.md) shows how
+# healthy and sick curves look, and [troubleshooting](reference/troubleshooting.md) goes from
+# the symptom to the cause. Both describe the bugs of the first two exercises, so try without
+# them first.
 #
 # ### Exercise 5.1: No two beginnings are alike
 #
 # *easy, about 8 minutes, one planted bug*
 #
-# All episodes begin with the same frame. With this `step` the memory $h$ at that first frame
-# still differs from episode to episode while the agent acts. The losses do not show it: in
-# a window of the replay, whose last rows hold no action, all is well. Find the bug.
+# Every episode begins with the same frame. So while the agent acts, the memory $h$ at that
+# first frame should always be the same. With this `step` it differs from episode to episode.
+# Find the bug.
 
 # %% tags=["exercise-5.1"]
 def step(model, state, prev_action, is_first):
@@ -1144,9 +1153,6 @@ def step(model, state, prev_action, is_first):
 
 # %%
 check("5.1", step)
-
-
-# %%
 # solution("5.1")
 
 # %% [markdown]
@@ -1154,8 +1160,8 @@ check("5.1", step)
 #
 # *medium, about 10 minutes, one planted bug*
 #
-# With this loss `dyn` in the log never reads below 32 for 32 dice, and the prior learns
-# nothing about a die that is off by less than a whole nat. Find the bug.
+# With this loss, `dyn` in the log never reads below 32 for 32 dice. The prior learns nothing
+# about a die that is off by less than a whole nat. Find the bug.
 
 # %% tags=["exercise-5.2"]
 def kl_loss(posterior, prior, free_nats=1.0):
@@ -1171,9 +1177,6 @@ def kl_loss(posterior, prior, free_nats=1.0):
 
 # %%
 check("5.2", kl_loss)
-
-
-# %%
 # solution("5.2")
 
 # %% [markdown]
@@ -1181,8 +1184,8 @@ check("5.2", kl_loss)
 #
 # *medium, about 10 minutes*
 #
-# The KL of the experiment was a sum over 32 dice. Find the one that was surprised most,
-# and by how much.
+# The KL of the experiment was a sum over 32 dice. Find the die that was surprised most, and
+# say by how many nats.
 
 # %% tags=["exercise-5.3"]
 def most_surprised(posterior, prior):
@@ -1192,35 +1195,33 @@ def most_surprised(posterior, prior):
 
 # %%
 check("5.3", most_surprised)
-
-# %%
 # solution("5.3")
 
 # %% [markdown]
 # ## What breaks
 #
-# * **The previous action is not reset.** Memory and latent start at zero, but while the agent
-#   acts, the action that it drew after the last frame still enters. In a window a last row
-#   holds zeros, so our loss does not show it; acting suffers. ([TorchRL had
+# * **The previous action is not reset.** Memory and latent start at zero, but the last action
+#   of the old episode still enters. The loss does not show it, because the last row of an
+#   episode stores zeros as its action. Only acting suffers. ([TorchRL had
 #   this](https://github.com/pytorch/rl/pull/4128).)
-# * **Resets are missing** inside windows: a model that was trained with them is as surprised
-#   at first rows as at our cut, by about a hundred nats. (Twenty at a first row are healthy,
-#   as the figure with the letters shows: the prior starts from nothing.)
-# * **The KL is clipped per die**: it never reads below 32, and a die that is off by less
-#   than 1 nat teaches the prior nothing.
-# * **No 1 % uniform**: single KL values above the bound of the mix (211 nats for 32 dice of
-#   8 faces), and rare explosions.
-# * **dyn and rep differ** in the logs: one of them is clipped differently, or has its
-#   arguments swapped. A stop-gradient in the wrong place does *not* show in the
-#   numbers; ask for the gradients, as in "One number, two gradients".
-# * **`loss/dyn` sits at 1.0** (the KL itself is below) from early on while the pictures are
-#   poor: the posterior says nothing. Look at the image loss first (notebook 04: summed, not
-#   averaged).
+# * **Resets are missing** inside windows. The model is then as surprised at first rows as at
+#   our cut, by about a hundred nats. Twenty are healthy, because after a reset the prior
+#   starts from nothing.
+# * **The KL is clipped per die.** It never reads below 32.
+# * **The 1 % uniform is missing.** Single KL values exceed 211 nats, and sometimes explode.
+# * **dyn and rep differ** in the logs. One of them is clipped differently, or its arguments
+#   are swapped. A stop-gradient in the wrong place does *not* show in the numbers; ask for
+#   the gradients, as we did above.
+# * **`loss/dyn` stays at 1.0** while the pictures are poor: the posterior says nothing. Look
+#   at the image loss first, which must be a sum over pixels (notebook 04).
+#
+# [Metrics](reference/metrics.md) and [troubleshooting](reference/troubleshooting.md) list
+# more of these signs.
 #
 # ## What we built
 #
 # `RSSM` with `observe` (watch) and `imagine` (dream), the block GRU `SequenceModel`, and
-# the pieces that the actor will use again: `categorical_logits` and `sample_one_hot`.
+# two pieces that the actor will use again: `categorical_logits` and `sample_one_hot`.
 # Notebook 06 puts encoder, RSSM and decoder together, adds heads for the reward and the
 # end of the episode, and trains them.
 
