@@ -37,6 +37,9 @@ def train(
 ):
     """Train an agent. The same command again continues the run in its folder.
 
+    Several processes, also on several GPUs or machines, train one agent if torchrun
+    starts them: torchrun --nproc-per-node 2 -m dreamer_lite train ...
+
     Args:
         env: a Gymnasium id, module:id or module:function; options as in "f(x=1)".
         logdir: folder of the run.
