@@ -63,7 +63,7 @@ def dreams(batch=4, length=5):
 
 
 def check_form(my_losses):
-    """Two numbers with gradients, for sizes of any kind."""
+    """Two numbers with gradients, for batches of any size."""
     for batch, length in ((1, 1), (4, 5)):
         found = my_losses(small_agent(), *dreams(batch, length))
         require(
@@ -223,7 +223,7 @@ def draw_dreams(rng):
 
 @exercise("8.1", "The actor's loss", "medium", 15, [actor_loss], draw_dreams)
 def check_actor_loss(actor_loss):
-    """Check each factor with numbers that one can do in the head."""
+    """Check each factor with numbers that are easy to work out in the head."""
     one = torch.ones(1, 1)
     log_prob, value = -one.clone(), 2 * one
     value.requires_grad_(True)
@@ -342,7 +342,7 @@ def draw_continues(rng):
     ),
 )
 def check_dream_weights(dream_weights):
-    """Check with dreams that end at different places, also before they begin."""
+    """Check dreams that end at different places, one of them before it begins."""
     out = dream_weights(torch.tensor([[1.0, 1, 0, 1, 1], [0, 1, 1, 1, 1]]))
     require(
         out.shape == (2, 4), "one weight for each state that took an action: [N, H]"
@@ -352,7 +352,8 @@ def check_dream_weights(dream_weights):
         "the second dream begins in a dead state (c_0 = 0): nothing of it counts",
     )
     require(
-        out[0, 3] == 0, "after an end nothing counts, whatever the model says later"
+        out[0, 3] == 0,
+        "after an end nothing counts, no matter what the model says later",
     )
     require(
         out[0].tolist() == [1, 1, 0, 0],
