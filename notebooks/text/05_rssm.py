@@ -4,9 +4,8 @@
 # **How can a model remember the past and still be unsure about the future?**
 #
 # Notebook 04 turned one frame into one embedding. But one frame does not say where Mario is
-# going, or whether the jump button is still held. It certainly does not say what waits
-# beyond the right edge. So the world model needs a state that remembers, and that can also
-# say "I do not know yet".
+# going, whether the jump button is still held, or what waits beyond the right edge. So the
+# world model needs a state that remembers, and that can also say "I do not know yet".
 #
 # The **recurrent state-space model**, RSSM for short, has a part for each: a memory $h$,
 # which is computed, and a latent $z$, which is drawn at random from a distribution. At the
@@ -244,11 +243,9 @@ show(*rssm_cell(embed_size=2048))
 
 # %% [markdown]
 # Dense layers would be huge here: `gates` alone would have $1024 \cdot 3072$ weights, three
-# million. Notebook 04 built the way out, `BlockLinear`. The memory is cut into 8 blocks, and
-# each block has its own small layer, so that one eighth of the weights is enough.
-#
-# How do the blocks talk to each other? Each one reads its own slice of the memory, and also
-# all that the three input layers return. One of them, `from_h`, has read the whole memory.
+# million. Notebook 04 built the way out, `BlockLinear`: the memory is cut into 8 blocks, and
+# each has its own small layer. A block reads its own slice of the memory, and also all that
+# the three input layers return. That is how the blocks talk to each other.
 #
 # > **The paper says** (Methods, "Networks"): the recurrent model is a GRU with
 # > block-diagonal weights of 8 blocks; its input is the previous latent, the action and
@@ -378,33 +375,27 @@ def categorical_logits(raw: Tensor, unimix: float = 0.01) -> Tensor:
 #
 # There is one difficulty. To train the network behind a die, a gradient must flow back from
 # the result of the throw to the probabilities. But a throw is a jump: if a probability moves
-# a little, usually nothing changes, and then suddenly another face comes up. PyTorch
-# therefore has no gradient to offer.
-
-# %%
-raw = torch.tensor([[2.0, 1.0, 0.0]], requires_grad=True)
-probs = categorical_logits(raw).exp()
-naive = F.one_hot(probs.multinomial(1).squeeze(-1), 3)
-print("a gradient reaches the naive throw:", naive.requires_grad)
-
-# %% [markdown]
+# a little, usually nothing changes, and then suddenly another face comes up. There is no
+# gradient to be had.
+#
 # > **The paper says**: gradients through the samples are estimated with
 # > straight-through gradients.
 #
 # The idea is simple, if a little brazen. Forwards we use the one-hot $o$. Backwards we
-# pretend that it was the probabilities $p$, and hand them the gradient. The formula
-# $o + p - \mathrm{sg}(p)$ does both, where $\mathrm{sg}$ stops the gradient: the value of
-# $p - \mathrm{sg}(p)$ is zero, but its gradient is that of $p$.
+# pretend that it was the probabilities $p$, and hand them the gradient. With $\mathrm{sg}$ for
+# "stop the gradient", $o + p - \mathrm{sg}(p)$ does both.
 
 # %% tags=["hide-input"]
-show(*straight_through(raw[0].tolist(), probs[0].tolist(), thrown=1))
+raw = torch.tensor([2.0, 1.0, 0.0])
+probs = categorical_logits(raw).exp()
+show(*straight_through(raw.tolist(), probs.tolist(), thrown=1))
 
 
 # %% [markdown]
 # We write the throw itself as a race. Every face draws a waiting time from an exponential
 # distribution and divides it by its probability; the face that arrives first wins. The
-# winner has exactly the right distribution. The advantage is speed: the waiting times of all
-# steps can be drawn in one call, before the loop over time begins.
+# winner has exactly the right distribution. And it is fast: the waiting times of all steps
+# are drawn in one call, before the loop over time begins.
 
 # %%
 #| export
@@ -548,9 +539,8 @@ print(f"32 dice of 8 faces cost at most {worst:.0f} nats")
 # | `posterior_of(model, h, embed)` | logits after looking; given below |
 # | `sample_one_hot(logits, noise)` | a throw of all dice |
 #
-# The check tells you how far you have come: first shapes, then resets, then the dream, then
-# our own version, and at last the gradients. If you are stuck, `hint("5.0", 1)` helps. If you
-# would rather read on, nothing below depends on your answer.
+# The check tells you how far you have come, from shapes to gradients. If you are stuck,
+# `hint("5.0", 1)` helps. If you would rather read on: nothing below depends on your answer.
 
 # %% tags=["exercise-5.0"]
 def posterior_of(model, h, embed):
@@ -564,11 +554,14 @@ def my_observe(model, embed, prev_action, is_first, noise):
     """Filter a window of experience.
 
     Args:
-        embed [B, T, E]; prev_action [B, T, A], the action that led to each row;
-        is_first [B, T], rows that begin an episode; noise [T, B, latents, classes],
-        which `sample_one_hot` takes.
-    Returns: h [B, T, D] and z [B, T, latents, classes] of every row, and the
-        posterior's and the prior's logits [B, T, latents, classes].
+        embed: embeddings [B, T, E].
+        prev_action: the action that led to each row, [B, T, A].
+        is_first: True on rows that begin an episode, [B, T].
+        noise: what `sample_one_hot` needs, [T, B, latents, classes].
+
+    Returns:
+        h [B, T, D] and z [B, T, latents, classes] of every row, then the logits of
+        posterior and prior, both [B, T, latents, classes].
     """
     raise NotImplementedError("exercise 5.0")
 
@@ -577,10 +570,13 @@ def my_imagine(model, state, policy, noise):
     """Dream on from a state, without seeing anything.
 
     Args:
-        state, a `State` of B dreams; policy, a callable State -> actions [B, A];
-        noise [H, B, latents, classes].
-    Returns: h [B, H+1, D] and z [B, H+1, latents, classes], the first being `state`,
-        and the actions [B, H, A].
+        state: the `State` in which B dreams begin.
+        policy: a callable State -> actions [B, A].
+        noise: what `sample_one_hot` needs, [H, B, latents, classes].
+
+    Returns:
+        h [B, H+1, D] and z [B, H+1, latents, classes], of which the first is `state`,
+        then the actions [B, H, A].
     """
     raise NotImplementedError("exercise 5.0")
 
@@ -595,13 +591,11 @@ check("5.0", posterior_of, my_observe, my_imagine)
 #
 # Ours does the same, a little faster. Two things deserve a second look.
 #
-# * **The embedding's half.** The posterior reads memory and embedding side by side. A linear
-#   layer on two parts is the sum of two linear layers, and the embedding's part needs no
-#   memory. So it is computed for all rows at once, before the loop.
-# * **The noise** of all steps is also drawn before the loop.
-#
-# One row of each loop is a method of its own, `_observe_step` and `_imagine_step`, so that
-# torch can compile it. The last method, `kl_loss`, is explained below.
+# * **The embedding's half.** A linear layer on memory and embedding is the sum of two linear
+#   layers. The embedding's part needs no memory, so it is computed for all rows before the
+#   loop, like the noise.
+# * **One row is one method**, `_observe_step` or `_imagine_step`, so that torch can compile
+#   it. The last method, `kl_loss`, is explained below.
 
 # %% tags=["hide-input"]
 #| export
@@ -905,8 +899,7 @@ claim("no dice: the coin has less than a third of the contrast", blur)
 # So each half does what the other cannot. The memory keeps what is certain, and the dice
 # commit to one of several futures. They commit as well as they agree: the dice are thrown
 # independently, and now and then the whole model's coin is a little grey, too.
-
-# %% [markdown]
+#
 # ## One number, two gradients
 #
 # The KL is not only a measure of surprise. It is also a loss: it teaches the prior to
@@ -922,9 +915,9 @@ claim("no dice: the coin has less than a third of the contrast", blur)
 # > bits*) switches them off where they are already small.
 #
 # Think of a teacher and a student. The posterior is the teacher, because it has seen the
-# frame, and the prior is the student. The student comes to the teacher with weight 1. The
-# teacher leans towards the student with a tenth of that. And if they are less than 1 nat
-# apart, both stop. We say *free nats*, after the unit of our logarithms.
+# frame. The student, the prior, comes to the teacher with weight 1, and the teacher leans
+# towards the student with a tenth of that. If they are less than 1 nat apart, both stop. We
+# say *free nats*, after the unit of our logarithms.
 #
 # Both losses are the same number. They differ only in the part that they move.
 
@@ -1013,8 +1006,7 @@ claim("swapped: the teacher ends below 0.65", descend(0.0, 0.1, 1.0)[-1, 0] < 0.
 # One detail is easy to get wrong: the clip at 1 nat belongs around the *sum* over the 32
 # dice. If every die is clipped by itself, the loss never reads below 32, and a die that is
 # off by less than 1 nat teaches the prior nothing. Exercise 5.2 has this bug.
-
-# %% [markdown]
+#
 # ## The real experiment: what surprises the model?
 #
 # Let us go back to the first picture and see what a trained model knows and does not know.
@@ -1062,18 +1054,15 @@ show(
 
 # %% [markdown]
 # Compare the upper frames with the lower ones. At A and B a pipe comes into the picture at
-# the right edge. The memory may know *that* a pipe is coming, but not at which step. At B and
-# C the question blocks change their colour, which they do at a rhythm of their own. At D
-# nothing of the kind is to be seen: what surprises a model need not be visible to us. In
-# most other rows Mario simply runs and jumps, with buttons that the model knows, and the KL
-# is low.
+# the right edge: the memory may know *that* it is coming, but not when. At B and C the
+# question blocks change their colour, at a rhythm of their own. At D we see nothing of the
+# kind. What surprises a model need not be visible to us.
 #
 # The entropy of the prior tells another story. It is highest where the memory is empty: in
-# row 0, where the window begins, and in the two rows where a new episode begins. There the
-# model expects anything. But look at the KL in these rows. In row 0 comes a frame from the
-# middle of a level, and the KL is the highest of all. At the two new episodes comes the start
-# of the level, the most common frame after a reset, and the KL is only half as high. To be
-# unsure and to be surprised are two different things.
+# row 0, where the window begins, and in the two rows that begin a new episode. But the KL of
+# row 0 is twice as high as that of the other two. What follows in row 0 is a frame from the
+# middle of a level; in the others it is the start of the level, the most common frame after a
+# reset. To be unsure and to be surprised are two different things.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** Now we surprise the model on purpose. We cut a film: forty rows of one stream,
@@ -1129,10 +1118,9 @@ claim("five rows later at least half of the surprise is gone", half_gone)
 # %% [markdown]
 # ## Exercises
 #
-# If a run of yours looks odd later, two pages help: [metrics](reference/metrics.md) shows how
-# healthy and sick curves look, and [troubleshooting](reference/troubleshooting.md) goes from
-# the symptom to the cause. Both describe the bugs of the first two exercises, so try without
-# them first.
+# Exercises 5.1 and 5.2 hide a bug. If you do not find it, look up its signs in
+# [metrics](reference/metrics.md), which shows healthy and sick curves, or in
+# [troubleshooting](reference/troubleshooting.md), which goes from the symptom to the cause.
 #
 # ### Exercise 5.1: No two beginnings are alike
 #
@@ -1144,7 +1132,7 @@ claim("five rows later at least half of the surprise is gone", half_gone)
 
 # %% tags=["exercise-5.1"]
 def step(model, state, prev_action, is_first):
-    """The next memory h [B, D]; a row whose is_first [B] is True forgets what was."""
+    """The next memory h [B, D]; a row whose is_first [B] is True forgets the past."""
     keep = 1.0 - is_first.float()
     state = State(state.h * keep[:, None], state.z * keep[:, None, None])
     action_part = model.embed_action(prev_action)
@@ -1189,7 +1177,7 @@ check("5.2", kl_loss)
 
 # %% tags=["exercise-5.3"]
 def most_surprised(posterior, prior):
-    """The die [latents, classes] that surprises most: (its number, its KL in nats)."""
+    """The most surprising die [latents, classes]: (its number, its KL in nats)."""
     raise NotImplementedError("exercise 5.3")
 
 
@@ -1200,23 +1188,17 @@ check("5.3", most_surprised)
 # %% [markdown]
 # ## What breaks
 #
-# * **The previous action is not reset.** Memory and latent start at zero, but the last action
-#   of the old episode still enters. The loss does not show it, because the last row of an
-#   episode stores zeros as its action. Only acting suffers. ([TorchRL had
-#   this](https://github.com/pytorch/rl/pull/4128).)
-# * **Resets are missing** inside windows. The model is then as surprised at first rows as at
-#   our cut, by about a hundred nats. Twenty are healthy, because after a reset the prior
-#   starts from nothing.
-# * **The KL is clipped per die.** It never reads below 32.
+# * **The previous action is not reset.** [TorchRL had
+#   this](https://github.com/pytorch/rl/pull/4128). The loss does not show it, because the last
+#   row of an episode stores zeros as its action. Only acting suffers.
+# * **Resets are missing** inside windows. At first rows the model is then as surprised as at
+#   our cut, by about a hundred nats. Twenty are healthy.
 # * **The 1 % uniform is missing.** Single KL values exceed 211 nats, and sometimes explode.
 # * **dyn and rep differ** in the logs. One of them is clipped differently, or its arguments
 #   are swapped. A stop-gradient in the wrong place does *not* show in the numbers; ask for
 #   the gradients, as we did above.
 # * **`loss/dyn` stays at 1.0** while the pictures are poor: the posterior says nothing. Look
 #   at the image loss first, which must be a sum over pixels (notebook 04).
-#
-# [Metrics](reference/metrics.md) and [troubleshooting](reference/troubleshooting.md) list
-# more of these signs.
 #
 # ## What we built
 #

@@ -19,11 +19,14 @@ def my_observe(model, embed, prev_action, is_first, noise):
     """Filter a window of experience.
 
     Args:
-        embed [B, T, E]; prev_action [B, T, A], the action that led to each row;
-        is_first [B, T], rows that begin an episode; noise [T, B, latents, classes],
-        which `sample_one_hot` takes.
-    Returns: h [B, T, D] and z [B, T, latents, classes] of every row, and the
-        posterior's and the prior's logits [B, T, latents, classes].
+        embed: embeddings [B, T, E].
+        prev_action: the action that led to each row, [B, T, A].
+        is_first: True on rows that begin an episode, [B, T].
+        noise: what `sample_one_hot` needs, [T, B, latents, classes].
+
+    Returns:
+        h [B, T, D] and z [B, T, latents, classes] of every row, then the logits of
+        posterior and prior, both [B, T, latents, classes].
     """
     # solution
     state, rows = model.initial(len(embed)), []
@@ -42,10 +45,13 @@ def my_imagine(model, state, policy, noise):
     """Dream on from a state, without seeing anything.
 
     Args:
-        state, a `State` of B dreams; policy, a callable State -> actions [B, A];
-        noise [H, B, latents, classes].
-    Returns: h [B, H+1, D] and z [B, H+1, latents, classes], the first being `state`,
-        and the actions [B, H, A].
+        state: the `State` in which B dreams begin.
+        policy: a callable State -> actions [B, A].
+        noise: what `sample_one_hot` needs, [H, B, latents, classes].
+
+    Returns:
+        h [B, H+1, D] and z [B, H+1, latents, classes], of which the first is `state`,
+        then the actions [B, H, A].
     """
     # solution
     states, actions = [state], []
@@ -186,7 +192,7 @@ exercise(
     draw_window,
     hints=[
         "Both are a loop over time that carries a State. In `my_observe` z comes from "
-        "the posterior, in `my_imagine` from the prior. Nothing else differs much.",
+        "the posterior, in `my_imagine` from the prior. The rest is nearly the same.",
         "A row of `my_observe`: clear where is_first; advance the memory with the "
         "cleared state and the embedding of the cleared action; posterior from memory "
         "and frame; draw z; keep h, z, posterior and prior.",
@@ -206,7 +212,7 @@ exercise(
 
 
 def step(model, state, prev_action, is_first):
-    """The next memory h [B, D]; a row whose is_first [B] is True forgets what was."""
+    """The next memory h [B, D]; a row whose is_first [B] is True forgets the past."""
     keep = 1.0 - is_first.float()
     state = State(state.h * keep[:, None], state.z * keep[:, None, None])
     action_part = model.embed_action(prev_action * keep[:, None])
@@ -254,7 +260,7 @@ def check_step(step):
     going = model.advance(state, model.embed_action(action))[::2].detach()
     require(
         not torch.allclose(h()[::2], model.advance(*_nothing(model, 2))),
-        "the other way round: rows that go on must be kept",
+        "the other way round: rows that continue must be kept",
     )
     require(torch.allclose(h()[::2], going, atol=1e-6), "change nothing in other rows")
     other = State(state.h + 1, state.z)
@@ -370,7 +376,7 @@ def check_clip(kl_loss, left, right):
 
 
 def most_surprised(posterior, prior):
-    """The die [latents, classes] that surprises most: (its number, its KL in nats)."""
+    """The most surprising die [latents, classes]: (its number, its KL in nats)."""
     # solution
     per_die = (posterior.exp() * (posterior - prior)).sum(-1)
     most = per_die.argmax()
