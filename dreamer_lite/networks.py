@@ -65,7 +65,7 @@ class TwoHotHead(Linear):
     """The last layer of a two-hot prediction: its outputs are 0 before training.
 
     The bias is computed as the weight of one more input, which is always 1, so that
-    mirrored bins with equal gradients are changed alike, to the last bit.
+    mirrored bins with equal gradients change equally, to the last bit.
     Args: inputs; bins, the number of outputs.
     Source: DreamerV3, "Robust predictions", for the zeros; the extra input is ours.
     """
