@@ -15,7 +15,11 @@ import torch
 
 
 def pick_device(name="auto"):
-    """The torch.device of a setting: with auto a CUDA device if there is one."""
+    """The torch.device of a setting; auto is a CUDA device if there is one.
+
+    Raises:
+        ValueError: for a device that this machine lacks.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -30,26 +34,31 @@ def pick_device(name="auto"):
     return device
 
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
 def pick_precision(device, name="auto"):
-    """The dtype to compute in: bf16 where the device has it natively, else fp32.
+    """The dtype to compute in; auto is bf16 where the device has it natively.
 
     A T4 reports bf16 although it only emulates it: there auto means fp16. On a CPU with
     native bf16 presets for images gain, and "1m" takes about as long as in fp32: see
     data/bench/cpu.json.
+
+    Raises:
+        ValueError: for another name, or if torch makes tensors of another dtype.
     """
     if torch.get_default_dtype() != torch.float32:
         raise ValueError(
             f"Dreamer keeps its numbers in float32, but torch makes "
             f"{torch.get_default_dtype()}; call torch.set_default_dtype(torch.float32)."
         )
-    dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if name in dtypes:
-        return dtypes[name]
-    if name != "auto":
+    if name != "auto" and name not in DTYPES:
         raise ValueError(
-            f"precision is one of auto, {', '.join(dtypes)}, but the config says "
+            f"precision is one of auto, {', '.join(DTYPES)}, but the config says "
             f"{name!r}; set one of these."
         )
+    if name != "auto":
+        return DTYPES[name]
     if device.type == "cuda":
         native = torch.cuda.get_device_capability(device) >= (8, 0)
         return torch.bfloat16 if native else torch.float16
@@ -60,16 +69,26 @@ def pick_precision(device, name="auto"):
 def prepare(agent, speed):
     """Put faster forms of an agent's methods in place, once.
 
-    "auto" is "graph" on a CUDA device and "compile" elsewhere. Where that fails, one
-    warning says why, and the updates run as they are written.
+    Args:
+        agent: a `Dreamer`.
+        speed: eager, compile, graph or auto: graph on a CUDA device and compile
+            elsewhere; if that fails, one warning says why, and the agent stays eager.
+
+    Raises:
+        ValueError: for another name, or for what this machine cannot do.
     """
     cuda = agent.device.type == "cuda"
+    if speed not in ("eager", "compile", "graph", "auto"):
+        raise ValueError(
+            "speed is one of eager, compile, graph, auto, but the config says "
+            f"{speed!r}; set one of these."
+        )
     if speed == "graph" and not cuda:
         raise ValueError(
             f"speed='graph' needs a CUDA device, but this is {agent.device}; use "
             "speed='eager' or 'compile'."
         )
-    if speed == "graph" or (speed == "auto" and cuda):
+    if cuda and speed in ("graph", "auto"):
         agent.backward = Graphed(agent, or_eager=speed == "auto")
     elif speed in ("compile", "auto"):
         try:
@@ -77,12 +96,8 @@ def prepare(agent, speed):
         except ValueError as error:
             if speed == "compile":
                 raise
-            warnings.warn(f"speed='auto' becomes 'eager': {error}", stacklevel=3)
-    elif speed != "eager":
-        raise ValueError(
-            "speed is one of eager, compile, graph, auto, but the config says "
-            f"{speed!r}; set one of these."
-        )
+            note = f"speed='auto' becomes 'eager', because {error}"
+            warnings.warn(note, stacklevel=3)
 
 
 # What torch.compile gains from on a CPU: long chains of element-wise work, each of
@@ -104,17 +119,15 @@ COMPILED = (
     "actor_critic._critic_loss",
     "actor_critic.two_hot.mean",
 )
-AS_WRITTEN = (
-    "act",
-    "observe",
-    "dream",
-)  # other batch sizes: each would be compiled anew
+# These have other batch sizes, for each of which the parts would be compiled anew.
+AS_WRITTEN = ("act", "observe", "dream")
 
 
 def compile_update(agent):
     """Let torch.compile write the code of the losses; see `COMPILED`.
 
-    Raises: ValueError if torch is too old, or cannot compile.
+    Raises:
+        ValueError: if torch is too old, or cannot compile.
     """
     # Tried on a CPU: the parts with 2.11 and 2.13, the one graph with 2.13 alone, for
     # 2.11 stops at torch.quantile. 2.4, 2.6 and 2.9 compiled neither.
@@ -125,7 +138,7 @@ def compile_update(agent):
             f"speed='compile' needs torch {oldest} or newer, but this is "
             f"{torch.__version__}; install a newer one or use speed='eager'."
         )
-    with one_sentence():
+    with one_sentence():  # find out now whether anything can be compiled here
         torch.compile(lambda x: x.exp() + 1)(torch.ones(64, device=agent.device))
     # Code for each size: a batch is learnt from, and a dream begins in all of its
     # states. One code for both took some 4 % longer.
@@ -141,7 +154,8 @@ def compile_update(agent):
 def replace(module, name, change):
     """Put `change(method)` in place of a module's method, also in its copies.
 
-    Raises: AttributeError if its class has no such method.
+    Raises:
+        AttributeError: if its class has no such method.
     """
     setattr(module, name, MethodType(change(getattr(type(module), name)), module))
 
@@ -162,7 +176,7 @@ def first_update(backward):
 
 @contextlib.contextmanager
 def one_sentence():
-    """Say in one sentence why torch.compile failed: ValueError."""
+    """Say in one sentence why torch.compile failed. Raises: ValueError."""
     try:
         yield
     except torch._dynamo.exc.TorchDynamoException as error:
@@ -170,8 +184,8 @@ def one_sentence():
         raise ValueError(
             "speed='compile' needs a C++ compiler, Python's headers and a temporary "
             f"folder without spaces, but torch could not compile: {first_line(error)}; "
-            f"mend that, delete {cache} if a killed run left a broken file there, or "
-            "use speed='eager'."
+            f"install what is missing, delete {cache} if a killed run left a broken "
+            "file there, or use speed='eager'."
         ) from error
 
 
@@ -185,9 +199,14 @@ class Graphed:
     """`backward` of an agent as one CUDA graph: all its kernels in one launch.
 
     The first calls are real ones on a side stream, as CUDA asks for. The next one
-    records the kernels, which from there on work on the same memory. The optimizer
+    records the kernels, which from then on work on the same memory. The optimizer
     stays outside, so that its rates may change. Not measured yet: this was written
     without a GPU at hand.
+
+    Args:
+        agent: a `Dreamer` on a CUDA device.
+        or_eager: if nothing can be recorded, warn and continue without a graph.
+        warmup: number of calls before the recording.
     """
 
     def __init__(self, agent, or_eager, warmup=3):
@@ -201,7 +220,14 @@ class Graphed:
                 try:
                     self.record(batch)
                 except RuntimeError as error:
-                    return self.give_up(error, batch)
+                    if not self.or_eager:
+                        raise
+                    reason = f"no CUDA graph could be recorded ({first_line(error)})"
+                    warnings.warn(
+                        f"speed='auto' becomes 'eager': {reason}.", stacklevel=2
+                    )
+                    del self.agent.backward  # the method of the class is back
+                    return self.plain(batch)
             for key, value in batch.items():
                 self.batch[key].copy_(value)
             self.graph.replay()
@@ -232,14 +258,6 @@ class Graphed:
             generator.graphsafe_set_state(before)
             raise
         self.graph = graph
-
-    def give_up(self, error, batch):
-        if not self.or_eager:
-            raise error
-        reason = f"no CUDA graph could be recorded ({first_line(error)})"
-        warnings.warn(f"speed='auto' becomes 'eager': {reason}.", stacklevel=4)
-        del self.agent.backward  # the method of the class is back
-        return self.plain(batch)
 
 
 def reuse_memory():

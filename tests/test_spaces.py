@@ -58,31 +58,20 @@ class Mission(gym.Space):
 
 TWO = Discrete(2)
 OBSERVATIONS = {
-    "bytes": bytes_box(32, 16, 3),
-    "84 x 84": bytes_box(84, 84, 1),
-    "odd sides": bytes_box(21, 40, 3),
     "two dimensions": bytes_box(40, 24),
-    "channels first": bytes_box(3, 20, 24),
-    "stacked frames": bytes_box(4, 36, 36),
-    "floats": Box(0, 1, (24, 24, 3)),
-    "float table": Box(0, 1, (17, 18)),
+    "channels first": bytes_box(4, 20, 36),
+    "floats": Box(0, 1, (17, 18)),
     "whole numbers": Box(-5, 10, (20, 20, 2), np.int16),
     "bool": Box(0, 1, (16, 16, 2), bool),
-    "mask": bytes_box(16, 20, 1, high=1),
     "small grid": bytes_box(7, 7, 3),
     "two sizes": Dict(
-        a=bytes_box(16, 16, 3), b=bytes_box(20, 36, 1), c=bytes_box(16, 16)
+        a=bytes_box(16, 16, 3), b=bytes_box(21, 36, 1), c=bytes_box(16, 16)
     ),
-    "memory": bytes_box(128),
-    "vector": Box(-np.inf, np.inf, (3,), np.float64),
     "number": Box(-1, 1, ()),
-    "table": Box(-1, 1, (3, 4)),
+    "table": Box(-np.inf, np.inf, (3, 4), np.float64),
     "choice": Discrete(5, start=-2),
-    "many choices": Discrete(300),
-    "switches": MultiBinary(6),
     "grid of switches": MultiBinary((2, 3)),
     "choices": MultiDiscrete([3, 2, 7], start=[1, 0, -3]),
-    "text": Text(12),
     "mission": Mission(),
     "tuple": gym.spaces.Tuple([Discrete(3), Box(-1, 1, (2,))]),
     "nested": Dict({"x": Dict(y=Discrete(2), type=Box(0, 1, (1,))), "a.b": TWO}),
@@ -345,9 +334,7 @@ def test_pictures_in_any_order_of_memory_are_acted_on(change):
     assert torch.equal(actions[0], actions[1]) and torch.equal(actions[0], actions[2])
 
 
-@pytest.mark.parametrize(
-    "kind", [">f4", ">f8", "longdouble", "float16", "int64", "uint16"]
-)
+@pytest.mark.parametrize("kind", [">f8", "longdouble", "float16", "int64"])
 def test_numbers_of_every_kind_are_stored_and_acted_on_alike(kind):
     space = Dict(obs=Box(-9, 9, (3,)))
     now = np.array([[1, 0, 2]] * 2)
@@ -523,12 +510,6 @@ class Broken(World):
 def test_a_reset_that_does_not_fit_its_space_is_refused(space, first, said):
     with pytest.raises(ValueError, match=said):
         build_env(lambda: Broken(space, first)).reset()
-
-
-def test_a_step_before_the_first_reset_is_gymnasiums_own_error():
-    env = build_env(lambda: World(Discrete(2)))
-    with pytest.raises(gym.error.ResetNeeded):
-        env.step(0)
 
 
 def test_nested_observations_are_flattened_by_their_path():

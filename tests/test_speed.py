@@ -4,7 +4,6 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import io
 import pickle
 import warnings
 from collections import Counter
@@ -155,6 +154,7 @@ def test_another_default_dtype_is_refused():
     "field, value, words",
     [
         ("speed", "fast", "eager, compile, graph, auto, .* 'fast'; set one"),
+        ("speed", "graph", "needs a CUDA device, but this is cpu; use"),
         ("precision", "fp8", "auto, fp32, bf16, fp16, .* 'fp8'; set one"),
         ("device", "abacus", "auto, cpu, cuda or mps, .* 'abacus', which .* 'auto'"),
     ],
@@ -162,12 +162,6 @@ def test_another_default_dtype_is_refused():
 def test_machine_settings_are_refused_by_name(field, value, words):
     with pytest.raises(ValueError, match=words):
         agent_for(**{field: value})
-
-
-@pytest.mark.skipif(torch.backends.mps.is_available(), reason="not CUDA but mps")
-def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(ValueError, match="this machine does not have"):
-        speed.pick_device("mps")
 
 
 def test_a_device_that_was_never_measured_is_taken_with_a_warning():
@@ -178,18 +172,11 @@ def test_a_device_that_was_never_measured_is_taken_with_a_warning():
 # Copies
 
 
-def torch_copy(agent):
-    buffer = io.BytesIO()
-    torch.save(agent, buffer)
-    buffer.seek(0)
-    return torch.load(buffer, weights_only=False)
+def pickled(agent):
+    return pickle.loads(pickle.dumps(agent))
 
 
-@pytest.mark.parametrize(
-    "copied",
-    [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent)), torch_copy],
-    ids=["deepcopy", "pickle", "torch"],
-)
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
 def test_a_copy_of_an_agent_trains_itself(copied):
     agent = agent_for(warmup=0)
     before = {key: w.clone() for key, w in agent.state_dict().items()}
@@ -245,22 +232,11 @@ def no_sync():
 
 WAITING = {
     "item": lambda x: x[0, 0].item(),
-    "bool": lambda x: bool(x.sum()),
-    "mask": lambda x: x[x > 0],
-    "mask of a part": lambda x: x[:, x[0] > 0],
+    "mask": lambda x: x[:, x[0] > 0],
     "assignment": lambda x: x.__setitem__(x > 0, x[x.argmax()]),
-    "constant": lambda x: x.__setitem__(x > 0, 1.0),
-    "masked_select": lambda x: x.masked_select(x > 0),
-    "nonzero": lambda x: x.nonzero(),
-    "where": lambda x: torch.where(x > 0),
     "unique": lambda x: x.unique(),
-    "unique of rows": lambda x: x.unique(dim=0),
-    "tolist": lambda x: x.tolist(),
     "numpy": lambda x: x.detach().numpy(),
-    "array": lambda x: np.asarray(x),
-    "cpu": lambda x: x.cpu(),
     "equal": lambda x: torch.equal(x, x + 1),
-    "allclose": lambda x: torch.allclose(x, x + 1),
 }
 
 
@@ -283,9 +259,6 @@ def test_train_step_never_waits_for_the_device(monkeypatch):
         metrics = agent.train_step(batch)
         with pytest.raises(AssertionError, match="waits"):
             metrics["loss/reward"].item()
-        x = torch.randn(3)
-        with pytest.raises(AssertionError, match="waits"):
-            x[x > 0]
 
 
 # torch.compile
@@ -321,11 +294,6 @@ def test_loss_compiles_as_one_graph(obs_space, precision, rtol):
     assert torch.allclose(loss, expected, rtol=rtol)
     assert agent.world_model.reward[-1].weight.grad.abs().sum() > 0
     assert all(p.grad is not None for p in agent.actor_critic.actor.parameters())
-
-
-def test_every_compiled_part_is_there():
-    agent = agent_for()
-    assert all(callable(attrgetter(path)(agent)) for path in speed.COMPILED)
 
 
 def test_a_part_that_was_renamed_is_named(monkeypatch):
@@ -374,11 +342,7 @@ def test_only_updates_compile_and_only_once(monkeypatch):
     assert len(seen) == found
 
 
-@pytest.mark.parametrize(
-    "copied",
-    [copy.deepcopy, lambda agent: pickle.loads(pickle.dumps(agent))],
-    ids=["deepcopy", "pickle"],
-)
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled])
 def test_a_copy_of_a_compiled_agent_trains_itself(monkeypatch, copied):
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     agent = agent_for(speed="compile", warmup=0)
@@ -395,7 +359,7 @@ def no_headers(graph, _):
 
 def test_a_compiler_that_fails_is_found_first(monkeypatch):
     compile_with(monkeypatch, no_headers)
-    words = "needs a C.. compiler, .*headers.* fatal error: Python.h.*; mend that"
+    words = "needs a C.. compiler, .* fatal error: Python.h.*; install what is missing"
     with pytest.raises(ValueError, match=words) as found:
         agent_for(speed="compile")
     assert "\n" not in str(found.value)
@@ -418,9 +382,8 @@ def test_a_first_update_that_cannot_be_compiled_says_why(monkeypatch, capfd):
     assert "the first update is compiled" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("version", ["2.6.0", "2.10.0+cu128"])
-def test_speed_compile_needs_a_newer_torch(monkeypatch, version):
-    version = torch.torch_version.TorchVersion(version)
+def test_speed_compile_needs_a_newer_torch(monkeypatch):
+    version = torch.torch_version.TorchVersion("2.10.0+cu128")
     monkeypatch.setattr(torch, "__version__", version)
     with pytest.raises(ValueError, match=r"torch 2\.11 or newer, but this is 2\.\d+"):
         agent_for(speed="compile")
@@ -428,7 +391,7 @@ def test_speed_compile_needs_a_newer_torch(monkeypatch, version):
 
 def test_auto_runs_as_written_where_nothing_compiles(monkeypatch):
     compile_with(monkeypatch, no_headers)
-    with pytest.warns(UserWarning, match="'auto' becomes 'eager'.*Python.h"):
+    with pytest.warns(UserWarning, match="'auto' becomes 'eager', because .*Python.h"):
         agent = agent_for(speed="auto", warmup=0)
     before = parameters_to_vector(agent.parameters())
     agent.train_step(batch_for(agent))
@@ -490,13 +453,6 @@ def test_a_graph_that_was_asked_for_and_cannot_be_recorded_is_an_error(monkeypat
         agent.train_step(batch_for(agent))
     with pytest.raises(RuntimeError, match="stream is capturing"):
         agent.train_step(batch_for(agent))
-
-
-def test_speed_graph_needs_cuda():
-    if torch.cuda.is_available():
-        pytest.skip("CUDA is there")
-    with pytest.raises(ValueError, match="needs a CUDA device"):
-        agent_for(speed="graph")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
