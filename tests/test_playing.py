@@ -4,15 +4,19 @@ import functools
 import itertools
 import time
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Dict, Discrete
 
 from dreamer_lite.config import Config
 from dreamer_lite.dreamer import Dreamer
 from dreamer_lite.mario import make_mario
 from dreamer_lite.playing import (
+    GAP,
     Scripted,
+    beside,
     dream_beside,
     follow,
     play_episode,
@@ -91,13 +95,15 @@ def test_recorded_rows_are_what_the_game_shows_when_played_again(recorded):
     env.close()
 
 
+TINY = Config(units=16, deter=64, latents=4, classes=4, depth=4)
+
+
 @pytest.fixture(scope="module")
 def agent():
     """An agent that knows nothing yet."""
     env = make_mario()
     torch.manual_seed(0)
-    tiny = dict(units=16, deter=64, latents=4, classes=4, depth=4)
-    yield Dreamer(env.observation_space, env.action_space, Config(**tiny))
+    yield Dreamer(env.observation_space, env.action_space, TINY)
     env.close()
 
 
@@ -131,6 +137,34 @@ def test_a_dream_sees_no_frame_after_its_context(agent):
     short = dream_beside(agent, rows, context=5, horizon=7)
     assert short.shape == whole.shape and np.array_equal(short[:12], whole[:12])
     assert not np.array_equal(short[12:], whole[12:])
+
+
+class TwoCameras(gym.Env):
+    """A large picture in colour and a small one in grey, and nothing to render."""
+
+    observation_space = Dict(
+        far=Box(0, 255, (20, 32, 3), np.uint8), near=Box(0, 255, (16, 16), np.uint8)
+    )
+    action_space = Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        self.observation_space.seed(seed)
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        return self.observation_space.sample(), 0.0, False, False, {}
+
+
+def test_every_picture_is_filmed_one_below_the_other():
+    agent = Dreamer(TwoCameras.observation_space, Discrete(2), TINY)
+    played = play_episode(agent, TwoCameras, seed=3, max_steps=6)
+    assert played.screens.shape == (7, 20 + GAP + 16, 32, 3)
+    far, near = played.screens[:, :20], played.screens[:, 20 + GAP :]
+    assert np.array_equal(far, played.rows["far"])
+    assert np.array_equal(near[:, :, :16, 0], played.rows["near"])
+    assert (near[:, :, 16:] == 255).all()
+    width = 3 * 32 + 2 * GAP
+    assert beside(agent, played.rows, scale=1).shape == (7, 20 + GAP + 16, width, 3)
 
 
 def test_a_window_shows_play_at_the_games_pace(agent, monkeypatch):
