@@ -1,22 +1,20 @@
 # %% [markdown]
 # # 10 Mario: does it play?
 #
-# **The question.** Does the agent that we built play Super Mario Bros.?
+# **The question.** Nine notebooks built an algorithm. Can it play Super Mario Bros.?
 #
-# Nine notebooks built an algorithm. This one gives it a game. We first turn the emulator
-# into an environment that an agent can learn from, and see on the way how a decision about
-# the picture can hide what matters most from the model. Then we train on the real game,
-# look into the dream beside it, and play and judge the agent that comes with the course.
+# We begin with the answer: you watch the finished agent play and dream, see what it
+# expects, and measure how good it is. Then we build what it needed, the game as an
+# environment, and start a training run of our own.
 #
-# **At the end** you can train an agent on your own machine, stop it, let it go on, and
-# say how good it is with a number that deserves to be believed.
+# **At the end** you can train an agent on your own machine, stop the run and continue
+# it, and say how good the agent is with a number that deserves to be believed.
 #
-# **You need** notebooks 03 (rows), 04 (what an untrained decoder draws), 06 (the dream), 08
-# (value, entropy) and 09 (the training loop), and the emulator: `pip install
-# gym-super-mario-bros`, which the extra `mario` of this package does for you (on Colab a
-# cell below takes care of it).
+# **You need** notebooks 03 (rows), 06 (the dream), 08 (value, entropy) and 09 (the
+# training loop). You also need the emulator: `pip install gym-super-mario-bros`, or the
+# extra `mario` of this package. On Colab a cell below installs it.
 #
-# **The game.** The emulator's package carries the game, and its makers restrict it to
+# **The game.** The emulator's package contains the game, and its makers restrict it to
 # educational use. So do we: learn with it, and do not pass the game on.
 #
 # *Measured: 3.0 minutes on two CPU cores, 2.3 GB memory, no GPU.*
@@ -35,14 +33,13 @@ from course.paths import ROOT, install
 
 install("mario")  # on Colab the emulator, elsewhere nothing
 
-# %%
 import json
-import math
 import os
 import textwrap
 import warnings
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 
 from course import COLORS, check, claim, compare, data_path, dreamer_map
@@ -53,13 +50,14 @@ from course import what_we_built
 use_style()
 
 # %% [markdown]
-# ## The end first
+# ## Watch it play
 #
-# On the left is the agent in `data/mario_agent.safetensors`, on the real game: the best of
-# three episodes (further down it is judged by all of its episodes, not by the best). In the
-# middle is what its world model dreams: every two seconds the dream starts anew, from a
-# state that has watched the game so far, and from there the model is told only which buttons
-# are pressed. On the right is what the dream got wrong.
+# This is the agent in `data/mario_agent.safetensors` on the real game, in the best of
+# three episodes. On the left is what it sees: 64 x 64 pixels.
+#
+# In the middle is what its world model dreams. Every two seconds the dream begins again
+# from a state that has watched the game so far. From then on the model is told only
+# which buttons are pressed. On the right is what the dream got wrong.
 
 # %%
 from dreamer_lite.dreamer import Dreamer
@@ -70,7 +68,8 @@ game = env_by_name("dreamer_lite.mario:make_mario")  # we build it in this noteb
 shipped = Dreamer.load(data_path("mario_agent.safetensors"))
 episodes = [play_episode(shipped, game, seed, max_steps=700) for seed in range(3)]
 played = max(episodes, key=lambda episode: episode.total)
-real, dreamed = played.rows["obs"], dream_beside(shipped, played.rows)
+rows, dreamed = played.rows, dream_beside(shipped, played.rows)
+real = rows["obs"]
 few = slice(0, 90, 5)
 show_gif(
     side_by_side(real[few], dreamed[few], error_frames(real[few], dreamed[few])),
@@ -82,6 +81,441 @@ show_gif(
 # %%
 #| default_exp mario
 show(*dreamer_map("mario"))
+
+# %% [markdown]
+# And here is the same episode on the screen of the console, every third step. The agent
+# never sees this large picture. It sees the small one above, and decides 15 times a
+# second which buttons to hold.
+
+# %%
+thin = played.screens[:400:3, ::2, ::2]
+show_gif(
+    thin[:60],
+    alt="The shipped agent plays world 1-1 on the whole screen of the console.",
+    caption="the shipped agent on the real game, at its own speed",
+    fps=5,
+    scale=1,
+)
+
+# %% [markdown]
+# Now take a closer look at the dream. With a kernel you can scrub through it; without
+# one you see a strip. Look for Mario, for the Goombas, and for what comes in at the
+# right border.
+
+# %% tags=["hide-input"]
+clip = slice(0, 32)
+alt = "Two seconds of the game, its dream, and the error."
+scrub(real[clip], dreamed[clip], alt=alt, context=5, columns=8)
+
+
+# %% [markdown]
+# Apart from Mario, hardly anything of this was visible in the frames with which the
+# dream began, and yet most of it is right. The level is the same in every episode, so
+# the model knows it by heart. What it gets wrong are small things, such as when the
+# question blocks blink.
+#
+# ### What does it expect?
+#
+# While the agent plays, its critic has an expectation at every step: the value, which
+# is the discounted sum of all rewards still to come (notebook 08). Mario earns about
+# one point for each block that he gets to the right, and five at the flag.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Draw a curve before you look: how does the value change on the way from
+# the start to the flag? Does it rise when the flag comes closer?
+#
+# <details><summary>Answer</summary>
+#
+# It falls. A value counts only what is *still to come*. At the start a whole level of
+# progress lies ahead; just before the flag hardly more than the five points for the
+# flag itself are left.
+#
+# </details>
+
+# %%
+@torch.no_grad()
+def look_inside(agent, rows):
+    """The value [T], and the probability of each action [T, A], along an episode."""
+    torch.manual_seed(0)
+    batch = agent._on_device({key: column[None] for key, column in rows.items()})
+    states, _, _ = agent.world_model.observe(batch)
+    parts, feature = agent.actor_critic, states.feature[0].float()
+    value = parts.two_hot.mean(parts.critic(feature))
+    each = torch.eye(agent.action_space.n).expand(len(feature), -1, -1).unbind(1)
+    chances = [parts.actor.evaluate(feature, a.to(feature))[0].exp() for a in each]
+    return value.cpu().numpy(), torch.stack(chances, -1).cpu().numpy()
+
+
+value, chances = look_inside(shipped, rows)
+came = np.zeros(len(value))  # the discounted sum of the rewards that really came
+for t in range(len(value) - 1, 0, -1):
+    came[t - 1] = rows["reward"][t] + shipped.config.discount * came[t]
+claim("before the flag less than a fifth is left", value[-5] < value[0] / 5)
+
+# %% tags=["hide-input"]
+times = np.linspace(0, len(value) - 1, 8).astype(int)
+fig = plt.figure(figsize=(8, 3.8))
+grid = fig.add_gridspec(2, len(times), height_ratios=(2.2, 1))
+ax = fig.add_subplot(grid[0, :])
+ax.plot(value, **line("value"), label="value: what the critic expects")
+ax.plot(came, **line("return"), linewidth=1, label="return: what really came")
+for column, t in enumerate(times):
+    ax.axvline(t, color=COLORS["mist"], zorder=0)
+    frame = fig.add_subplot(grid[1, column])
+    frame.imshow(real[t])
+    frame.set(xticks=[], yticks=[], xlabel=f"step {t}")
+    frame.grid(False)
+ax.set(xlabel="step [1]", ylabel="reward to come [1]", ylim=(0, None))
+ax.set(xlim=(0, len(value) - 1))
+ax.legend()
+show(fig, alt="The critic's value falls from the start to the flag, close to the "
+     "return that really came; frames of the episode below.")  # fmt: skip
+
+# %% [markdown]
+# The dashed line is what the critic expects at each step, the thin one what really came
+# from there on. Notice how close together they are: looking at one frame and its memory,
+# the critic knows how much of the level is left.
+#
+# ### What does it want?
+#
+# The actor answers with five probabilities, one for each combination of buttons. Here
+# they are for the steps around one jump. Look for the steps at which it is certain, and
+# for those at which it is not.
+
+# %% tags=["hide-input"]
+wants_up = chances[:, [2, 4]].sum(1)  # the combinations with A, the jump
+starts = [t for t in range(8, len(wants_up) - 12)
+          if wants_up[t - 1] < 0.2 and (wants_up[t : t + 3] > 0.9).all()]  # fmt: skip
+start = next((t for t in starts if t > 20), 20)
+span = np.arange(start - 6, start + 9)
+look = dict(zip(("nothing", "right", "right + A", "right + B", "right + A + B"),
+                ("neutral", "value", "reward", "memory", "error")))  # fmt: skip
+fig = plt.figure(figsize=(8, 4.2))
+grid = fig.add_gridspec(2, 5, height_ratios=(2, 1))
+ax = fig.add_subplot(grid[0, :])
+below = np.zeros(len(span))
+for action, (name, role) in enumerate(look.items()):
+    ax.bar(span, chances[span, action], 0.9, below, color=COLORS[role], label=name)
+    below += chances[span, action]
+ax.set(xticks=span, xlabel="step [1]", ylabel="probability [1]", ylim=(0, 1))
+ax.grid(False)
+fig.legend(loc="outside upper center", ncols=5)
+for column, t in enumerate(span[[0, 5, 8, 11, 14]]):
+    frame = fig.add_subplot(grid[1, column])
+    frame.imshow(real[t])
+    frame.set(xticks=[], yticks=[], xlabel=f"step {t}")
+    frame.grid(False)
+show(fig, alt="Stacked bars of the five action probabilities around a jump: nearly all "
+     "with A while Mario takes off, and spread at other steps.")  # fmt: skip
+
+
+# %% [markdown]
+# Read it from left to right. Before the jump Mario must gain speed, and the actor is
+# certain: right and B. Then he takes off, and nearly all the probability moves to the two
+# combinations with A, the button that jumps. Whether he also holds B matters little in
+# the air, so the two share it.
+#
+# Shortly before he lands, all five are about equally good, and the actor spreads its
+# probability. The small bonus for entropy (notebook 08) is enough to keep it undecided
+# where nothing depends on the choice.
+
+# %% [markdown] tags=["aside"]
+# ### Aside: Is Mario in the dream?
+#
+# Mario covers a few pixels, so the dream's total error would hardly notice if he were
+# missing. We therefore compare three numbers at every step: the error of the dream
+# around Mario, its error elsewhere, and a yardstick.
+#
+# The yardstick is what it would cost to *paint him over*: to draw, in each row of the
+# patch around him, a smooth passage from the pixel on its left to the pixel on its
+# right, which is scenery. A dream that draws Mario is below the yardstick. One that has
+# forgotten him, or shows him in another place, is not.
+
+# %%
+def paint_over(picture, rows, columns):
+    """The picture with scenery in place of a patch: from left to right, row by row."""
+    left = picture[rows, max(columns.start - 1, 0)].astype(float)[:, None]
+    right = picture[rows, min(columns.stop, 63)].astype(float)[:, None]
+    share = np.linspace(0, 1, columns.stop - columns.start)[:, None]
+    painted = picture.astype(float)
+    painted[rows, columns] = (1 - share) * left + share * right
+    return painted
+
+
+# %%
+def errors_of_a_dream(episode, imagined, radius=3):
+    """Mean absolute errors [levels]: near Mario, elsewhere, and of painting him over.
+
+    Near is the patch around Mario's middle, `radius` pixels to each side.
+    """
+    env = game()
+    env.reset()
+    found = []
+    for t in range(min(len(imagined) - 1, 150)):
+        info = env.step(int(episode["action"][t].argmax()))[4]
+        if episode["is_last"][t + 1]:
+            break
+        now = episode["obs"][t + 1]
+        patch = tuple(
+            slice(max(middle - radius, 0), min(middle + radius, 64))
+            for middle in info["mario_pixel"]
+        )
+        near = np.zeros((64, 64), bool)
+        near[patch] = True
+        gap = np.abs(now.astype(float) - imagined[t + 1]).mean(-1)
+        over = np.abs(now - paint_over(now, *patch)).mean(-1)
+        found.append((gap[near].mean(), gap[~near].mean(), over[near].mean()))
+    env.close()
+    return np.array(found).T
+
+
+# %%
+near, far, over = errors_of_a_dream(rows, dreamed)
+fig, ax = plt.subplots(figsize=(7.2, 2.6))
+ax.plot(near, **line("error"), label=f"near Mario, mean {near.mean():.0f}")
+ax.plot(over, **line("threshold"), label=f"Mario painted over, mean {over.mean():.0f}")
+ax.plot(far, **line("neutral"), label=f"elsewhere, mean {far.mean():.0f}")
+drawn = "draws him" if near.mean() < over.mean() else "has lost him"
+ax.set(xlabel="step [1]", ylabel="error [levels of 255]", ylim=(0, None))
+ax.set_title(f"On the whole, the dream {drawn}.")
+fig.legend(loc="outside lower center", ncols=3)
+alt = "The dream's error near Mario, beside painting him over, and its error elsewhere."
+show(fig, alt=alt)
+claim("near Mario the dream beats painting him over", near.mean() < over.mean())
+claim("elsewhere the error stays below 10 levels", far.mean() < 10)
+
+# %% [markdown]
+# ## How good is it?
+#
+# The best of three episodes proves little, so we count many. The protocol of this
+# course is 100 episodes, with actions *sampled* from the policy. Each begins after 0 to
+# 30 idle frames, so that the games differ. We report the share of episodes that reach
+# the flag.
+#
+# A share of 100 episodes is itself uncertain. Beside it we therefore give Wilson's
+# interval, which contains the true rate with 95 % confidence.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** An agent reached the flag in four of four episodes. Would you be surprised
+# to learn that its true rate is 0.8? Or 0.6? Or 0.4?
+#
+# <details><summary>Answer</summary>
+#
+# Only at 0.4: the interval begins at 0.51. Four episodes tell us almost nothing. With 97
+# of 100 it begins at 0.92.
+#
+# </details>
+
+# %%
+from course.mario import wilson
+
+for flags, episodes in ((4, 4), (97, 100)):
+    low, high = wilson(flags, episodes)
+    print(f"{flags}/{episodes}: {low:.2f} to {high:.2f}")
+
+
+# %% [markdown] tags=["aside"]
+# ### Aside: Wilson's interval
+#
+# For $n$ episodes, $k$ of which reached the flag, the interval is
+#
+# $$\frac{\hat p + \frac{z^2}{2n} \pm z\sqrt{\frac{\hat p(1-\hat p)}{n} +
+# \frac{z^2}{4n^2}}}{1 + \frac{z^2}{n}}, \qquad \hat p = \frac{k}{n},\; z = 1.96.$$
+#
+# Unlike the usual $\hat p \pm 1.96$ standard errors it is also right for few episodes,
+# and for rates of 0 and 1. Move the sliders to see how slowly it becomes narrow.
+
+# %% tags=["hide-input"]
+def draw_interval(rate, episodes):
+    fig, ax = plt.subplots(figsize=(7.2, 1.6))
+    flags = round(rate * episodes)
+    low, high = wilson(flags, episodes)
+    ax.plot([low, high], [0, 0], **line("neutral"), linewidth=6)
+    ax.plot(flags / episodes, 0, marker="o", color=COLORS["ours"])
+    ax.set(xlim=(0, 1), yticks=[], xlabel=f"flag rate, {flags} of {episodes} [1]")
+    return fig
+
+
+explore(
+    draw_interval,
+    alt=lambda rate, episodes: (
+        f"The interval of a flag rate of {rate:.0%}, measured over {episodes} episodes."
+    ),
+    rate=Slider(0.0, 1.0, 0.05, value=0.9, label="share of flags"),
+    episodes=Slider(4, 400, 4, value=20, label="episodes"),
+)
+
+# %% [markdown]
+# ### Four episodes, live
+#
+# First a few live episodes of two players, to see the protocol at work:
+
+# %% tags=["nbval-ignore-output"]
+# Not compared: processors round differently, and four episodes are few.
+from course.mario import baselines, evaluate_mario
+
+players = {"agent": shipped, "random": baselines(seed=0)["random"]}
+live = {name: evaluate_mario(player, 4, seed=0) for name, player in players.items()}
+for name, found in live.items():
+    flags, x = found["flags"], found["x_mean"]
+    print(f"{name:7} {flags} flags in {found['episodes']} episodes, mean x {x:5.0f}")
+
+# %% [markdown]
+# ### A hundred episodes, stored
+#
+# `make evaluate` plays all 100 and writes `data/mario_evaluation.json`. Beside the agent
+# it holds three players that have learnt nothing: random buttons, always right and jump,
+# and a fixed list of actions that reaches the flag.
+#
+# The list knows this one level by heart, and the idle frames at the start decide whether
+# it still fits. It either runs to the flag or dies at one known place. An agent that
+# looks at the game can fail anywhere. To beat the list therefore says more than to beat
+# random play.
+#
+# There is also a harsher protocol, *sticky actions*: with probability 0.25 the game
+# repeats the previous action, whatever the player asks for.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** Without sticky actions the fixed list reaches the flag in about half of
+# the episodes. Its run takes some 400 actions. How often does it get there with sticky
+# actions?
+#
+# <details><summary>Answer</summary>
+#
+# Never. Sooner or later a jump comes one step late, and a list cannot react.
+#
+# </details>
+
+# %%
+for name in ("mario_evaluation", "mario_evaluation_sticky"):
+    path = Path(data_path()) / f"{name}.json"
+    report = json.loads(path.read_text()) if path.is_file() else {"players": {}}
+    for player, found in report["players"].items():
+        flags = f"{found['flags']:3} of {found['episodes']}"
+        x = f"mean x {found['x_mean']:5,.0f}"
+        print(f"{name[17:] or 'not sticky':10} {player:14} {flags}   {x}")
+        if player == "agent":
+            ends = (f"{x}-{int(x) + 99} ({n})" for x, n in found["deaths_by_x"].items())
+            died = "died at x of (times): " + ", ".join(ends)
+            print(*textwrap.wrap(died, 76), sep="\n")
+
+# %% tags=["hide-input"]
+stored = Path(data_path()) / "mario_evaluation.json"
+result = json.loads(stored.read_text())["players"] if stored.is_file() else live
+names = list(result)
+rates = [result[name]["flag_rate"] for name in names]
+ends = np.array([result[name]["interval_95"] for name in names])
+reached = [[e["x_pos"] for e in result[name]["each"]] for name in names]
+
+fig, (ax, wide) = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True)
+for y, rate in enumerate(rates):
+    ax.plot(ends[y], [y, y], **line("neutral"))
+    ax.plot(rate, y, marker="o", color=COLORS["ours"])
+    wide.plot(reached[y], np.full(len(reached[y]), y), "|", color=COLORS["return"])
+ax.set(xlabel="flag rate, 95 % interval [1]", xlim=(-0.03, 1.03))
+ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+wide.set(xlabel="x reached, one mark an episode [pixels]")
+show(fig, alt="Flag rate with interval, and the x reached, for the agent and others.")
+if stored.is_file():
+    agent_x, random_x = (result[name]["x_mean"] for name in ("agent", "random"))
+    claim("the agent gets further than random, on average", agent_x > random_x)
+    ours, fixed = (result[name]["interval_95"] for name in ("agent", "fixed list"))
+    claim("it takes more flags than the list: no overlap", ours[0] > fixed[1])
+else:
+    print("No evaluation is stored yet: nothing is claimed.")
+
+# %% [markdown]
+# Without sticky actions the agent reaches the flag far more often than the list: on the
+# left, their intervals do not touch. On the right every mark is an episode. Notice that
+# the list has only two ends.
+#
+# With sticky actions the agent reaches the flag in about half of the episodes, and the
+# list never does.
+
+# %% [markdown] tags=["aside"]
+# ### Aside: Why does it still die?
+#
+# To make an agent better, look at its worst moments. `tools/deaths.py` let ours play 160
+# more episodes. Of each that ended without a flag it kept the last 40 steps: how likely
+# each action was that was drawn, and what the critic expected from there on.
+
+# %% [markdown] tags=["predict"]
+# **Predict.** One percent of the policy is spread evenly over the five actions, whatever
+# the actor has learnt (`unimix`, notebook 08). Suppose the actor is always sure. In an
+# episode of 300 steps, how often does this percent press a button that it did not want?
+#
+# <details><summary>Answer</summary>
+#
+# $300 \cdot 0.01 \cdot \frac45 = 2.4$ times: in one of five cases it hits the button that
+# the actor wants anyway. Each of the four others has a probability of 0.002.
+#
+# </details>
+
+# %%
+watched = json.loads(Path(data_path("mario_deaths.json")).read_text())
+print(watched["flags"], "flags in", watched["episodes"], "episodes\n")
+print("died at    least likely action of the last 20       value then   5 steps on*")
+unwanted = 0
+fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharex=True)
+for death in watched["deaths"]:
+    chance, value = np.array(death["probability"]), np.array(death["value"])
+    steps = np.arange(-len(chance), 0)
+    at = chance[-20:].argmin() - 20
+    unwanted += chance[at] < 0.003
+    print(
+        f"x = {death['x']:5,}  {-at:2} steps before the end, p = {chance[at]:5.3f}"
+        f"{value[at]:17.1f}{value[min(at + 5, -1)]:13.1f}"
+    )
+    fell = value[min(at + 5, -1)] < 2 / 3 * value[at]
+    look = {"color": COLORS["return" if fell else "neutral"]}
+    axes[0].plot(steps, value, "-o", markersize=2, linewidth=1, **look)
+    axes[1].plot(steps, chance, "o", markersize=3, **look)
+axes[0].set(ylabel="value [1]", xlabel="steps before the end [1]")
+axes[1].set(ylabel="probability of the action [1]", xlabel="steps before the end [1]")
+axes[1].set(yscale="log", ylim=(1e-3, 1.5))
+print("* or at the last step, if that comes first")
+show(fig, alt="Values and probabilities of the actions before each death: coloured "
+     "where the value falls by a third after the unlikely action.")  # fmt: skip
+claim("most deaths follow an action that the actor did not want",
+      unwanted > len(watched["deaths"]) / 2)  # fmt: skip
+
+# %% [markdown]
+# In ten of the eleven deaths, one of the last 20 actions had probability 0.002. In other
+# words, the actor did not want it; the one percent drew it. If such draws had nothing to
+# do with dying, they would appear in at most $1 - 0.992^{20}$, or 15 %, of all stretches
+# of 20 steps.
+#
+# In seven of these ten, the value falls by a third or more within five steps (the
+# coloured lines): the critic sees what is coming. In the others it hardly moves, and
+# death comes as a surprise. So this agent mostly knows *what* to do. What it lacks is
+# *distance* from the places where a single wrong button kills.
+#
+# Then why is the one percent there? It keeps every action possible, so that none is
+# given up for ever, and no logarithm of a probability becomes infinite. It belongs to
+# the agent, and therefore to its evaluation. But we can ask what it costs: here are 100
+# of these episodes with `actor.unimix = 0` and nothing else changed.
+
+# %%
+without = watched["without_unimix"]
+for name, found in (("with unimix", watched), ("without", without)):
+    low, high = wilson(found["flags"], found["episodes"])
+    print(f"{name:12} {found['flags']:3} flags in {found['episodes']}: "
+          f"{low:.2f} to {high:.2f}")  # fmt: skip
+
+# %% [markdown]
+# That fits the explanation. It does not prove it, because the intervals overlap a
+# little.
+
+# %% [markdown]
+# ## The game as an environment
+#
+# Now we build what this agent needed: the game as a Gymnasium environment. An emulator
+# is a games console made of software. It takes the buttons that are held during one
+# frame, computes the frame, and shows the screen.
+#
+# There are two generations of the package, one for Python 3.11 and 3.12, one from Python
+# 3.13 on. `dreamer_lite/emulator.py` hides what separates them; they show the same
+# frames, to the pixel.
 
 # %%
 #| export
@@ -101,14 +535,6 @@ import numpy as np
 from dreamer_lite.config import Config
 from dreamer_lite.emulator import BUTTONS, load_emulator
 
-# %% [markdown]
-# ## The emulator
-#
-# An emulator is a games console made of software. Ours takes the buttons that are held
-# during one frame, computes the frame, and shows the screen. There are two generations of
-# the package: one for Python 3.11 and 3.12, one from Python 3.13 on. All that separates
-# them is hidden in `dreamer_lite/emulator.py`; they show the same frames, to the pixel.
-
 # %%
 emulator, action_sets = load_emulator()
 nes = emulator(target=(1, 1))
@@ -117,21 +543,7 @@ right = BUTTONS["right"]
 for _ in range(60):
     nes.step(right)
 print("x after one second to the right:", nes._x_position)
-
-# %% [markdown] tags=["predict"]
-# **Predict.** The console's screen has 240 rows of 256 pixels in three colours, 60 times
-# a second. How many numbers is that per frame, and how many times as many as in the
-# 64 x 64 x 3 pictures that our world model draws?
-#
-# <details><summary>Answer</summary>
-#
-# 240 x 256 x 3 = 184,320 numbers, 15 times as many as 64 x 64 x 3 = 12,288.
-#
-# </details>
-
-# %%
 screen = nes.screen.copy()
-print(screen.shape, screen.size, screen.size / (64 * 64 * 3))
 fig, ax = plt.subplots(figsize=(3.6, 3.4))
 ax.imshow(screen)
 ax.axhline(31.5, color=COLORS["threshold"], linestyle="--")
@@ -141,15 +553,20 @@ show(fig, alt="The whole screen of the console, with a line below the score boar
 
 
 # %% [markdown]
-# The 32 rows above the dashed line are the score board. They change when a coin is
-# collected, they count down the time, and they say nothing that helps to jump. We cut
-# them off: on pixels that it must draw but that no player needs, a model wastes its memory.
+# The screen has 240 rows of 256 pixels. The 32 rows above the dashed line are the score
+# board. It changes with every coin and counts down the time, and nothing in it helps to
+# jump.
 #
-# ## A picture of 64 x 64
+# We cut it off, because a model must draw whatever we show it. Pixels that no player
+# needs would only fill its memory. What remains, 208 x 256 pixels, is averaged down to
+# 64 x 64.
+
+# %% [markdown] tags=["aside"]
+# ### Aside: Averaging areas
 #
-# Below the score board remain 208 x 256 pixels. Each new pixel is the mean over the area
-# that it covers. Along the columns that is easy, 256 / 64 = 4. Along the rows
-# 208 / 64 = 3.25: a target covers three source rows and a quarter of a fourth.
+# Each new pixel is the mean over the area that it covers. Along the columns that is
+# easy: 256 / 64 = 4. Along the rows 208 / 64 = 3.25, so a new row covers three old rows
+# and a quarter of a fourth.
 
 # %%
 #| export
@@ -180,8 +597,8 @@ def area_average(picture: np.ndarray, size: int) -> np.ndarray:
 
 
 # %% [markdown] tags=["predict"]
-# **Predict.** 13 source rows become 4 target rows. With which weights do the first four
-# source rows enter the first target row?
+# **Predict.** 13 old rows become 4 new ones. With which weights do the first four old
+# rows enter the first new row?
 #
 # <details><summary>Answer</summary>
 #
@@ -194,8 +611,10 @@ print(area_weights(13, 4)[0, :5].round(3))
 print("every row sums to", area_weights(13, 4).sum(1).round(6))
 
 # %% [markdown]
-# The slow way to be sure: enlarge the picture 64 times in both directions, so that every
-# target covers whole pixels, and take plain means. Both must agree but for rounding.
+# There is a slow way to be sure. Enlarge the picture 64 times in both directions, so that
+# every new pixel covers whole pixels, and take plain means. Both must agree up to
+# rounding. And averaging the screens of the episode above must give, row by row, the
+# pictures that the agent saw.
 
 # %%
 below = screen[SCORE_BOARD:]
@@ -203,14 +622,19 @@ tall = below.astype(float).repeat(64, 0).reshape(64, 208, 256, 3).mean(1)
 slow = tall.repeat(64, 1).reshape(64, 64, 256, 3).mean(2)
 small = area_average(below, 64)
 compare("area average and enlarged means", small, slow, tolerance=0.51)
+small = [area_average(screen[SCORE_BOARD:], 64) for screen in played.screens]
+claim("row by row, the agent saw these screens", np.array_equal(small, rows["obs"]))
 
 # %% [markdown]
-# ## What the agent must see
+# ### What the agent must see
 #
-# Many programs that play old games turn the picture grey first: a third of the numbers.
-# A prototype of this course did so too. Its world model learnt to dream the
-# scenery within minutes, and yet the agent stayed where the first Goombas are. Here is
-# what we think the reason was. We let Mario run and jump, and look at the same moment twice.
+# Many programs that play old games turn the picture grey first, because that leaves a
+# third of the numbers. A prototype of this course did the same. Its world model learnt
+# to dream the scenery within minutes, and yet the agent never got past the first
+# Goombas.
+#
+# Here is what we think the reason was. We let Mario run and jump, and look at the same
+# moment in colour and in grey.
 
 # %%
 GREY = np.array([0.2125, 0.7154, 0.0721])  # how bright the eye finds red, green, blue
@@ -227,26 +651,25 @@ def play_frames(actions, skip=4):
 
 jump = BUTTONS["right"] | BUTTONS["A"]
 colour = area_average(play_frames([right] * 26 + [jump] * 4)[SCORE_BOARD:], 64)
-grey = (colour @ GREY).round().astype(np.uint8)
 fig = frames_grid(colour[None], ["what the agent sees"], columns=1)
 fig.set_size_inches(3.2, 3.4)
 show(fig, alt="Mario in the air, a few red and brown pixels before a blue sky.")
 
 # %% [markdown] tags=["predict"]
-# **Predict.** The sky has the colour (104, 136, 252). How bright is it in grey? Mario covers,
-# in whole or in part, 20 pixels of a patch of 6 x 5, most of them red and brown. Will the mean
-# brightness of the patch be far from that of the sky?
+# **Predict.** You see Mario in the air, red and brown before a blue sky. Will he still be
+# easy to see when the same picture is grey?
 #
 # <details><summary>Answer</summary>
 #
-# 0.2125 x 104 + 0.7154 x 136 + 0.0721 x 252 = 137.6. That of the patch is within ten
-# levels of 256 of it: Mario is another *colour*, but hardly another *brightness*.
+# Hardly. The sky, (104, 136, 252), has brightness 0.2125 x 104 + 0.7154 x 136 + 0.0721 x
+# 252 = 137.6, and the mean of the patch around Mario is within ten levels of it. He has
+# another *colour* than the sky, but nearly the same *brightness*.
 #
 # </details>
 
 # %%
+grey = (colour @ GREY).round().astype(np.uint8)
 sky = colour[20, 32]
-print("sky:", sky.tolist(), "in grey:", round(float(sky @ GREY), 1))
 mario = (slice(33, 39), slice(28, 33))  # the patch of 6 x 5 pixels around him
 gap = abs(grey[mario].mean() - sky @ GREY)
 claim("in grey Mario's mean is within 10 levels of the sky", gap < 10)
@@ -258,12 +681,14 @@ show(fig, alt="In colour one sees Mario in the air; in grey he is nearly gone.")
 
 
 # %% [markdown]
-# Now ask as the reconstruction loss asks: what does a model pay that draws the scenery
-# perfectly and *forgets Mario*, with sky in his place? The loss is a sum of squared
-# differences of values between 0 and 1 (notebook 04). For a fair comparison the grey
-# picture counts three times, as if it had three equal channels.
+# Now ask as the reconstruction loss asks. A model draws the scenery perfectly and
+# *forgets Mario*, with sky in his place. What does it pay?
+#
+# The loss is the sum of squared differences of values between 0 and 1 (notebook 04). To
+# make the comparison fair, the grey picture counts three times, as if it had three equal
+# channels.
 
-# %%
+# %% tags=["hide-input"]
 def price_of_forgetting(picture, background):
     """Sum of squared differences where Mario is, if the background is drawn there."""
     return float((((picture[mario] - background) / 255.0) ** 2).sum())
@@ -281,21 +706,27 @@ claim("forgetting Mario costs 30 times as much in colour", in_colour > 30 * in_g
 
 
 # %% [markdown]
-# In grey, all of Mario costs less than *one* white pixel of a cloud that is drawn as sky:
-# $3\,((252 - 137.6) / 255)^2 = 0.60$. So a grey model gains next to nothing by drawing him.
-# The prototype's dreams had no Mario, hence no danger and no reason to jump. (It saw the
-# score board as well; in colour and without the board it learnt to play. The two were not
-# tried apart.) **A world model keeps what its loss pays for**, not what we find important.
-# In colour he pays for himself. That is why colour is the default here, and
-# `grayscale=True` is there for you to try. (The authors' agents see Atari in 64 x 64 colour
-# pixels where they have 400,000 frames, and in 96 x 96 grey ones in the runs of 200 million.)
+# In grey, all of Mario costs less than *one* white pixel of a cloud that is drawn as
+# sky: $3\,((252 - 137.6) / 255)^2 = 0.60$. A grey model gains next to nothing by drawing
+# him. The prototype's dreams had no Mario, hence no danger and no reason to jump.
 #
-# > **The paper says** (Fig. 6, where parts are left out one by one). The agent's performance rests mostly on the
-# > gradients of reconstructing its inputs; without them it drops much further than without
-# > those of rewards and values.
+# **A world model keeps what its loss pays for**, not what we find important. In colour,
+# drawing Mario saves far more. That is why colour is the default here, and
+# `grayscale=True` is there for you to try. To be honest about the evidence: the
+# prototype saw the score board as well, and the two changes were not tried apart.
+#
+# > **The paper says** (Fig. 6, where parts are left out one by one). The agent's
+# > performance rests mostly on the gradients of reconstructing its inputs; without them
+# > it drops much further than without those of rewards and values.
 #
 # **What that means here.** If something matters to the reward, look for it in the
-# reconstruction. To do so one must know where it is, and the console's memory tells us:
+# reconstruction.
+
+# %% [markdown] tags=["aside"]
+# ### Aside: Where is Mario?
+#
+# To look for Mario in a reconstruction we must know where he is. The console's memory
+# tells us:
 
 # %%
 #| export
@@ -316,16 +747,20 @@ patch = colour[row - 2 : row + 3, column - 2 : column + 3].reshape(-1, 3).astype
 claim("around it some pixel is more red than blue", (patch[:, 0] > patch[:, 2]).any())
 
 # %% [markdown]
-# ## A step is four frames
+# ### A step is four frames
 #
 # Sixty decisions a second are more than anybody needs. The agent holds its buttons for
-# four frames, so it decides 15 times a second and computes a quarter of the steps. Some
-# old games draw a sprite (a moving figure) in every second frame only; there one takes the
-# maximum of the last two frames. Mario blinks only for a moment after he was hurt and lost
-# his mushroom, so this is an option that is off (exercise 10.2 shows its classic bug).
+# four frames, so it decides 15 times a second, and a run needs a quarter of the steps.
 #
-# All that can be asked of our environment stands in one place, and each wrong wish is
-# refused in one sentence:
+# In some old games a sprite (a moving figure) is drawn in every second frame only. There
+# one takes the maximum of the last two frames. Mario blinks only for a moment after he
+# was hurt, so here this is an option that is off. Exercise 10.2 shows its classic bug.
+
+# %% [markdown] tags=["aside"]
+# ### Aside: The options
+#
+# All that you can ask of our environment is listed in one dataclass, and a value out of
+# range is refused in one sentence.
 
 # %%
 #| export
@@ -382,51 +817,38 @@ for wrong in ({"world": 9}, {"size": 60}, {"reward": "score"}):
     except ValueError as error:
         print(error)
 
+
 # %% [markdown]
-# ## What is worth how much
+# ### What is worth how much?
 #
 # The emulator has a reward of its own: pixels moved, minus clock ticks, minus 15 at
-# death, added up frame by frame. Its form depends on the version of the package, it knows
-# no flag, and it is large. We define ours from the three things that matter:
+# death. But its form depends on the version of the package, it ignores the flag, and it
+# is large. We define ours from three things that matter:
 #
 # $$r_t = \frac{x_t - x_{t-1}}{16} - 0.02 + 5\,[\text{flag}] - 2\,[\text{dead or stuck}]$$
 #
-# (A bracket is 1 if what stands in it is true, and otherwise 0.)
+# A bracket is 1 if what is in it is true, and 0 otherwise.
 #
-# * A block of the game is 16 pixels wide, so **progress** of a block is worth 1. The sum
-#   over an episode telescopes: it depends on where he gets, not on how he got there.
-# * Every step costs 0.02. **Time** is cheap, or it would be better to die early.
-# * The **flag** is worth as much as five blocks, and **death** costs two.
-# * Who gets no further for 120 steps (eight seconds) is **stuck**: the episode ends as if
-#   he had died. Without that rule an agent that stands before a pipe fills the memory
-#   with pictures of a pipe.
+# * **Progress.** A block of the game is 16 pixels wide, so a block is worth 1. Summed
+#   over an episode, progress depends on where Mario gets, not on how he got there.
+# * **Time.** Every step costs 0.02. That is cheap; otherwise it would be better to die
+#   early.
+# * **The ends.** The flag is worth as much as five blocks, and death costs two.
+# * **Stuck.** If Mario makes no progress for 120 steps (eight seconds), he counts as
+#   stuck, and the episode ends as if he had died. Without that rule, an agent in front of
+#   a pipe fills the memory with pictures of a pipe.
 #
-# Through some pipes Mario jumps hundreds of pixels at once. He runs at most 3 pixels a
-# frame, so a jump of more than 5 a frame is no progress.
-
-# %% [markdown] tags=["predict"]
-# **Predict.** Mario stands still from the first step on. After how many steps does the
-# episode end, and what is its return (the plain sum of rewards)?
+# Some pipes carry Mario hundreds of pixels at once. He runs at most 3 pixels a frame, so
+# a move of more than 5 a frame counts as no progress.
 #
-# <details><summary>Answer</summary>
+# ### The environment
 #
-# After 120 steps, with -0.02 x 120 - 2 = -4.4.
-#
-# </details>
-
-# %%
-steps = np.arange(1, 121)
-rewards = -0.02 - 2.0 * (steps == 120)
-print("steps:", len(rewards), "return:", round(float(rewards.sum()), 4))
-
-
-# %% [markdown]
-# ## The environment
-#
-# With the pieces at hand the class is short. `reset` restores a saved state instead of
+# With these pieces the class is short. `reset` restores a saved state instead of
 # replaying the title screen. `step` holds the buttons, measures the progress and decides
-# whether it is over. There is no time limit among the ends: the game's own clock kills
-# Mario after 400 ticks, and that *is* the game. (Exercise 10.3 is about the difference.)
+# whether the episode is over.
+#
+# There is no time limit of ours: the game's own clock kills Mario after 400 ticks, and
+# that *is* the game. Exercise 10.3 is about the difference.
 
 # %%
 #| export
@@ -531,9 +953,8 @@ class MarioEnv(gym.Env):
 
 
 # %% [markdown]
-# `make_mario` is the door. It adds Gymnasium's own wrappers where they are asked for:
-# grey pictures, and *sticky actions*, which repeat the action of the step before with
-# some probability and so keep a player from learning a fixed list by heart.
+# You call `make_mario`. It adds Gymnasium's own wrappers where you ask for them: grey
+# pictures, and sticky actions, which keep a player from learning a fixed list by heart.
 
 # %%
 #| export
@@ -557,11 +978,11 @@ def make_mario(world: int = 1, stage: int = 1, **options: object) -> gym.Env:
 
 
 # %% [markdown]
-# ## The check
+# ### The check
 #
-# Gymnasium has a list of things that an environment must do: spaces that fit, seeds that
-# decide, types that are right. Warnings count as failures here, except for two: one asks
-# for an environment without wrappers, the other for one that is registered under a name.
+# Gymnasium can check what an environment must do: its spaces fit, its seeds decide, its
+# types are right. We count warnings as failures, except for two: one asks for an
+# environment without wrappers, the other for one that is registered under a name.
 
 # %%
 from gymnasium.utils.env_checker import check_env
@@ -573,8 +994,15 @@ with warnings.catch_warnings():
     check_env(env, skip_render_check=True)
 print("check_env:", env.observation_space.shape, env.action_space)
 
-# %% [markdown]
-# The prediction from above, in the real game:
+# %% [markdown] tags=["predict"]
+# **Predict.** Now let Mario stand still from the first step on. After how many steps does
+# the episode end, and what is its return, the plain sum of rewards?
+#
+# <details><summary>Answer</summary>
+#
+# After 120 steps he counts as stuck. The return is -0.02 x 120 - 2 = -4.4.
+#
+# </details>
 
 # %%
 env.reset()
@@ -586,17 +1014,19 @@ print(
 compare("return of standing still", total, -4.4)
 
 # %% [markdown]
-# The file `data/mario_1_1_actions.json` holds a list of actions that reaches the flag,
-# found by search. Without no-ops (idle frames at the start) and sticky actions the game is
+# And a whole run: `data/mario_1_1_actions.json` holds a list of actions that reaches the
+# flag. It was found by search. Without idle frames and sticky actions the game is
 # deterministic, so the list works every time.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** Mario starts at x = 40 and touches the flag at x = 3161, after 403 steps.
-# What is the return?
+# Which of the three parts of the reward, progress, time and flag, makes up most of the
+# return, and what is their sum?
 #
 # <details><summary>Answer</summary>
 #
-# (3161 - 40) / 16 - 0.02 x 403 + 5 = 195.0625 - 8.06 + 5 = 192.0025.
+# Progress: (3161 - 40) / 16 = 195.1. The flag adds 5, and the time takes 0.02 x 403 = 8.1.
+# The sum is 192.0025.
 #
 # </details>
 
@@ -616,18 +1046,12 @@ for action in actions:
 print("steps:", len(rewards) - 1, "x:", info["x_pos"], "flag:", info["flag_get"])
 print("return:", round(sum(rewards), 4))
 
-# %% tags=["hide-input"]
-fig, ax = plt.subplots(figsize=(7.2, 2.4))
-ax.plot(rewards, **line("reward"))
-ax.set(xlabel="step [1]", ylabel="reward [1]")
-show(fig, alt="The reward is small while Mario runs and has one high peak at the flag.")
-
-# %% [markdown]
-# ## Which action goes with which frame
+# %% [markdown] tags=["aside"]
+# ### Aside: Which action goes with which frame?
 #
 # Notebook 03 made a rule of it: a row holds the frame, the reward that arrived *with* it
 # and the action chosen *after* seeing it. The episode that opened this notebook was
-# stored like that. If the rule holds, its action column replays the game: pressing the
+# stored that way. If the rule holds, its action column replays the game: pressing the
 # action of row $t$ must give the frame and the reward of row $t + 1$.
 
 # %%
@@ -643,10 +1067,11 @@ env.close()
 nes.close()
 
 # %% [markdown]
-# ## Five ways to train
+# ## Train
 #
-# A profile is a `Config` as in notebook 09, made for the game. Its field `minutes` is the
-# time limit of one call.
+# A profile is a `Config` as in notebook 09, made for the game. Its field `minutes` is
+# the time limit of one call. There are five, from a test of the machine to a night on a
+# GPU.
 
 # %%
 #| export
@@ -681,7 +1106,7 @@ PROFILES = {
     ),
 }  # fmt: skip
 
-# %%
+# %% tags=["hide-input"]
 from course.mario import default_logdir, hours_to_finish
 from dreamer_lite.dreamer import train
 
@@ -692,7 +1117,9 @@ for name in names:
 budgets = [config.minutes or "all" for config in PROFILES.values()]
 print(f"{'minutes':10}" + "".join(f"{minutes:>10}" for minutes in budgets))
 
-# %% [markdown]
+# %% [markdown] tags=["aside"]
+# ### Aside: The same in a terminal
+#
 # The commands and this notebook use the same dictionary. In a terminal, with the course's
 # environment active:
 #
@@ -702,7 +1129,7 @@ print(f"{'minutes':10}" + "".join(f"{minutes:>10}" for minutes in budgets))
 # python -m dreamer_lite.mario evaluate runs/mario --out result.json
 # ```
 #
-# Without `runs/mario` the last two take the agent that ships. `--help` lists the rest. The
+# Without `runs/mario` the last two take the shipped agent. `--help` lists the rest. The
 # game needs no commands of its own: these are those of `python -m dreamer_lite`, which
 # trains in any environment, with the game filled in.
 
@@ -731,12 +1158,14 @@ if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __fi
     )
 
 # %% [markdown]
-# ## Train
+# ### Your run
 #
-# **This is the cell to change.** `PROFILE` says how long and how large, `START` whether
-# to begin from nothing or from the agent that we ship. On Colab choose a GPU runtime and
-# `"gpu"` (we had none to measure it on): the run then lives in your Drive, of which it needs
-# up to 8 GB, and after a disconnection the same cells go on where the last checkpoint was.
+# **This is the cell to change.** `PROFILE` says how long and how large. `START` says
+# whether to begin from nothing or from the shipped agent.
+#
+# On Colab, choose a GPU runtime and `"gpu"`. The run then lives in your Drive, where it
+# needs up to 8 GB. After a disconnection, run the same cells again to continue from the
+# last checkpoint.
 
 # %%
 PROFILE = "short"  # "debug", "short", "hour", "evening" or "gpu"
@@ -754,44 +1183,12 @@ suggested = "gpu" if torch.cuda.is_available() else "evening"
 print("the profile for a long run on this machine:", suggested)
 
 # %% [markdown]
-# Before that, look at how any run must begin. An agent of the profile `short` that has
-# learnt nothing yet meets rows of the real game, those of `data/mario_episodes.npz`:
-
-# %% [markdown] tags=["predict"]
-# **Predict.** The untrained decoder draws about 0.5 everywhere (notebook 04). Suppose that
-# all of the real picture were sky, (104, 136, 252). What is the first `loss/obs`? And what
-# are the first losses of the reward and of the replay critic?
+# The first minute of the run is a call of its own, because its speed tells us how long
+# the rest will take. The second call continues from the checkpoint of the first, exactly
+# as it would after a power cut.
 #
-# <details><summary>Answer</summary>
-#
-# The three channels of the sky are 0.41, 0.53 and 0.99, so that 4,096 pixels cost
-# $4096 \cdot (0.09^2 + 0.03^2 + 0.49^2) \approx 1{,}000$. The decoder's noise around 0.5
-# adds 0.019 for each of the 12,288 numbers (notebook 04), that is 230: about 1,250. Reward:
-# $\ln 255 = 5.54$. Replay critic: twice that, 11.08, and a little less, as a last row counts
-# nothing.
-#
-# </details>
-
-# %% tags=["nbval-ignore-output"]
-# Not compared: processors round differently, which shows in the digits of these losses.
-from dreamer_lite.replay import Replay
-
-recorded = Replay.load(data_path("mario_episodes.npz"))
-torch.manual_seed(0)
-newborn = Dreamer(env.observation_space, env.action_space, PROFILES["short"])
-found = newborn.train_step(recorded.sample(8, 16, np.random.default_rng(0)))
-by_hand = {"loss/obs": 1250.0, "loss/reward": 5.54, "loss/replay_critic": 11.08}
-for name, guess in by_hand.items():
-    print(f"{name:20} by hand {guess:8.2f}    measured {float(found[name]):8.2f}")
-off = [abs(float(found[name]) / guess - 1) for name, guess in by_hand.items()]
-claim("each is within a quarter of the value by hand", max(off) < 0.25)
-
-# %% [markdown]
-# The first minute of the run is a call of its own. From its speed we know how long the
-# rest will take; the second call goes on from the checkpoint of the first, exactly as it
-# would after a power cut. Run the cell again and it goes on once more, with every profile
-# but `short` also tomorrow in a new kernel. (`short` has a fresh folder for each kernel, so
-# that it always begins at step 0.)
+# If you run the cell again, it continues once more, even tomorrow in a new kernel. Only
+# `short` has a fresh folder for each kernel, so that it always begins at step 0.
 
 # %% tags=["nbval-ignore-output"]
 # Not compared: steps per second, and hence this sentence, differ between machines.
@@ -813,42 +1210,20 @@ metrics_path = Path(LOGDIR) / "metrics.csv"
 while PROFILE == "short" and len(read_table(metrics_path)) < 10:  # if busy
     agent = train(game, settings, LOGDIR, minutes=0.5, **how)
 
-# %% [markdown]
-# ## What the run folder says
-#
-# The actor's last layer begins near zero (notebook 08), that of the reward head at zero
-# (06).
-
 # %% [markdown] tags=["predict"]
-# **Predict.** What are the actor's entropy, with five actions, and the loss of the reward
-# head at the very first updates? And the entropy after two minutes, when the pictures are
-# learnt by and large?
+# **Predict.** After two minutes the picture loss has fallen steeply. Has the actor's
+# entropy, which began at $\ln 5 = 1.609$, fallen as well?
 #
 # <details><summary>Answer</summary>
 #
-# All five are nearly equally likely: ln 5 = 1.609 nats. It stays there: the model still
-# finds out what there is to see, and hardly anything in it says yet which action is better.
-# The reward head begins with 255 equally likely bins: ln 255 = 5.541.
+# No. First the model must find out what there is to see. Until it can tell better dreams
+# from worse ones, hardly anything in it says which action is better.
 #
 # </details>
 
 # %%
 table = read_table(metrics_path)
 metrics = {key: np.array([float(row[key]) for row in table]) for key in table[0]}
-print(f"by hand: entropy {math.log(5):.3f}, loss of the reward {math.log(255):.3f}")
-first = {key: values[0] for key, values in metrics.items()}
-scratch = START is None  # an agent that has learnt before begins elsewhere
-if scratch:
-    claim(
-        "the first entropy is within 0.05 of ln 5",
-        abs(first["actor/entropy"] - 1.609) < 0.05,
-    )
-    claim(
-        "the first reward loss is within 0.3 of ln 255",
-        abs(first["loss/reward"] - 5.541) < 0.3,
-    )
-
-# %%
 fig, axes = plt.subplots(1, 3, figsize=(8, 2.5))
 panels = {"loss/obs": "observation", "loss/dyn": "kl", "actor/entropy": "entropy"}
 units = {"loss/obs": "picture loss [1]", "loss/dyn": "KL [nats]"}
@@ -858,16 +1233,25 @@ for ax, (key, role) in zip(axes, panels.items()):
 axes[0].set(yscale="log")
 axes[2].set(ylim=(0, 1.7))
 show(fig, alt="Picture loss, KL and entropy over the updates of this short run.")
-if scratch and PROFILE != "debug":
-    claim("the picture loss fell by more than half",
-          metrics["loss/obs"][-1] < metrics["loss/obs"][0] / 2)  # fmt: skip
+if START is None and PROFILE != "debug":  # an agent that has learnt begins elsewhere
+    entropy, loss = metrics["actor/entropy"], metrics["loss/obs"]
+    claim("the first entropy is within 0.05 of ln 5", abs(entropy[0] - 1.609) < 0.05)
+    claim("the picture loss fell by more than half", loss[-1] < loss[0] / 2)
 
 # %% [markdown]
 # The KL can sink to its floor of 1 nat at first: as long as the latent says little, it is
-# easy to foresee. It rises again as soon as the latent carries the picture.
+# easy to predict. It rises again as soon as the latent carries the picture.
 #
-# The folder has what a run needs to go on (weights, optimizer, memory, counters, random
-# states), and what we want to read: settings, two tables, one page with curves, videos.
+# What every other column means, and how it looks when something is wrong, is on the page
+# [metrics](reference/metrics.md). When an agent of yours does not learn, begin with
+# [troubleshooting](reference/troubleshooting.md).
+
+# %% [markdown] tags=["aside"]
+# ### Aside: What is in the run folder?
+#
+# The folder has what a run needs to continue (weights, optimizer, memory, counters,
+# random states), and what we want to read: settings, two tables, one page with curves,
+# videos.
 
 # %%
 from dreamer_lite.runs import load_replay, read_checkpoint
@@ -875,19 +1259,23 @@ from dreamer_lite.runs import load_replay, read_checkpoint
 state, _ = read_checkpoint(LOGDIR)
 replay = load_replay(LOGDIR)
 room = replay.rows * len(replay.head)
-claim(
-    "every agent step is a row of the memory", len(replay) == min(state["step"], room)
-)
+kept = min(state["step"], room)
+claim("every agent step is a row of the memory", len(replay) == kept)
 later = state["updates"] - metrics["updates"][-1]
 claim("the last metrics belong to the checkpoint", 0 <= later < agent.config.log_every)
 for name in ("config.yaml", "episodes.csv", "metrics.csv", "metrics.html"):
     claim(f"{name} is there", (Path(LOGDIR) / name).is_file())
 
 # %% [markdown]
-# After two minutes no agent can play yet, but the dream begins to look like a level.
-# Five frames are seen, the others dreamed:
+# ### Its first dream
+#
+# After two minutes no agent can play, but the dream begins to look like a level. Five
+# frames are seen, the others dreamed:
 
 # %%
+from dreamer_lite.runs import load_replay
+
+replay = load_replay(LOGDIR)
 draws = (replay.sample(1, 32, np.random.default_rng(seed)) for seed in range(1000))
 batch = next(draw for draw in draws if not draw["is_first"][0, 1:].any())  # one episode
 dream = agent.dream(batch, context=5)["obs"][0].float().cpu().numpy()
@@ -896,328 +1284,15 @@ alt = "Real, dreamed and wrong pixels of the agent that was trained just now."
 show(fig, alt=alt, dpi=65)
 
 # %% [markdown]
-# ## The agent that ships
-#
-# The agent of the first picture comes from a longer run, whose last settings are in
-# `data/curves/mario_seed0_config.yaml`. A file beside it says what it went through:
-
-# %% tags=["nbval-ignore-output"]
-# Not compared: a better agent may have taken its place since these lines were stored.
-from course.mario import about_agent
-
-for key, value in about_agent(data_path("mario_agent.safetensors")).items():
-    print(textwrap.fill(f"{key:10} {value}", 84, subsequent_indent=" " * 11))
-
-# %% [markdown]
-# The first twelve seconds of that episode on the screen of the console, every third step:
-
-# %%
-thin = played.screens[:400:3, ::2, ::2]
-show_gif(
-    thin[:60],
-    alt="The shipped agent plays world 1-1 on the whole screen of the console.",
-    caption="the shipped agent on the real game, at its own speed",
-    fps=5,
-    scale=1,
-)
-small = [area_average(screen[SCORE_BOARD:], 64) for screen in played.screens]
-claim("row by row, the agent saw these screens", np.array_equal(small, rows["obs"]))
-
-# %% [markdown]
-# And its dream, to scrub through (with a kernel, a slider; without, a strip). Look for
-# Mario, for the Goombas, and for what comes in at the right border. Apart from Mario none of
-# that was in the frames with which the dream began, and yet most of it is right: the level
-# is always the same, and the model knows it by heart. What it gets wrong are small things,
-# such as when the question blocks blink.
-
-# %% tags=["hide-input"]
-clip = slice(0, 32)
-alt = "Two seconds of the game, its dream, and the error."
-scrub(real[clip], dreamed[clip], alt=alt, context=5, columns=8)
-
-
-# %% [markdown]
-# Is Mario in the dream? We compare three numbers at every step. The error of the dream
-# around him; its error elsewhere; and, as a yardstick, what it would cost to *paint him
-# over*: to draw, in each row of the patch around him, a smooth passage from the pixel on
-# its left to the pixel on its right, which is scenery. A dream that has forgotten him, or
-# shows him in another place, is hardly better than that yardstick, or worse. One that
-# draws him is below it. The title of the figure says which it is for the agent at hand.
-
-# %%
-def paint_over(picture, rows, columns):
-    """The picture with scenery in place of a patch: from left to right, row by row."""
-    left = picture[rows, max(columns.start - 1, 0)].astype(float)[:, None]
-    right = picture[rows, min(columns.stop, 63)].astype(float)[:, None]
-    share = np.linspace(0, 1, columns.stop - columns.start)[:, None]
-    painted = picture.astype(float)
-    painted[rows, columns] = (1 - share) * left + share * right
-    return painted
-
-
-# %%
-def errors_of_a_dream(episode, imagined, radius=3):
-    """Mean absolute errors [levels]: near Mario, elsewhere, and of painting him over.
-
-    Near is the patch around Mario's middle, `radius` pixels to each side.
-    """
-    env = make_mario()
-    env.reset()
-    found = []
-    for t in range(min(len(imagined) - 1, 150)):
-        info = env.step(int(episode["action"][t].argmax()))[4]
-        if episode["is_last"][t + 1]:
-            break
-        now = episode["obs"][t + 1]
-        patch = tuple(
-            slice(max(middle - radius, 0), min(middle + radius, 64))
-            for middle in info["mario_pixel"]
-        )
-        near = np.zeros((64, 64), bool)
-        near[patch] = True
-        gap = np.abs(now.astype(float) - imagined[t + 1]).mean(-1)
-        over = np.abs(now - paint_over(now, *patch)).mean(-1)
-        found.append((gap[near].mean(), gap[~near].mean(), over[near].mean()))
-    env.close()
-    return np.array(found).T
-
-
-# %%
-near, far, over = errors_of_a_dream(rows, dreamed)
-fig, ax = plt.subplots(figsize=(7.2, 2.6))
-ax.plot(near, **line("error"), label=f"near Mario, mean {near.mean():.0f}")
-ax.plot(over, **line("threshold"), label=f"Mario painted over, mean {over.mean():.0f}")
-ax.plot(far, **line("neutral"), label=f"elsewhere, mean {far.mean():.0f}")
-drawn = "draws him" if near.mean() < over.mean() else "has lost him"
-ax.set(xlabel="step [1]", ylabel="error [levels of 255]", ylim=(0, None))
-ax.set_title(f"On the whole, the dream {drawn}.")
-fig.legend(loc="outside lower center", ncols=3)
-alt = "The dream's error near Mario, beside painting him over, and its error elsewhere."
-show(fig, alt=alt)
-claim("near Mario the dream beats painting him over", near.mean() < over.mean())
-claim("elsewhere the error stays below 10 levels", far.mean() < 10)
-
-# %% [markdown]
-# ## How good is it?
-#
-# One episode says little. The protocol of this course: 100 episodes, actions *sampled*
-# from the policy, 0 to 30 idle frames at the start (so that games differ), a
-# seed. Reported is the share of episodes that reach the flag, with an interval that
-# holds the true rate with 95 % confidence. For $n$ episodes, $k$ of them with the flag,
-# Wilson's interval is
-#
-# $$\frac{\hat p + \frac{z^2}{2n} \pm z\sqrt{\frac{\hat p(1-\hat p)}{n} +
-# \frac{z^2}{4n^2}}}{1 + \frac{z^2}{n}}, \qquad \hat p = \frac{k}{n},\; z = 1.96.$$
-
-# %% [markdown] tags=["predict"]
-# **Predict.** An agent took the flag in four of four episodes. Below which rate is it
-# unlikely to be: 0.95, 0.8 or 0.5?
-#
-# <details><summary>Answer</summary>
-#
-# 0.51: with all of four successes the lower end is $n / (n + z^2) = 4 / 7.84$. Four
-# episodes tell us almost nothing. With 97 of 100 it is 0.92.
-#
-# </details>
-
-# %%
-from course.mario import wilson
-
-for flags, episodes in ((4, 4), (97, 100)):
-    low, high = wilson(flags, episodes)
-    print(f"{flags}/{episodes}: {low:.2f} to {high:.2f}")
-
-
-# %% tags=["hide-input"]
-def draw_interval(rate, episodes):
-    fig, ax = plt.subplots(figsize=(7.2, 1.6))
-    flags = round(rate * episodes)
-    low, high = wilson(flags, episodes)
-    ax.plot([low, high], [0, 0], **line("neutral"), linewidth=6)
-    ax.plot(flags / episodes, 0, marker="o", color=COLORS["ours"])
-    ax.set(xlim=(0, 1), yticks=[], xlabel=f"flag rate, {flags} of {episodes} [1]")
-    return fig
-
-
-explore(
-    draw_interval,
-    alt=lambda rate, episodes: (
-        f"The interval of a flag rate of {rate:.0%}, measured over {episodes} episodes."
-    ),
-    rate=Slider(0.0, 1.0, 0.05, value=0.9, label="share of flags"),
-    episodes=Slider(4, 400, 4, value=20, label="episodes"),
-)
-
-# %% [markdown]
-# A few live episodes of two players, to see the protocol at work:
-
-# %% tags=["nbval-ignore-output"]
-# Not compared: processors round differently, and four episodes are few.
-from course.mario import baselines, evaluate_mario
-
-players = {"agent": shipped, "random": baselines(seed=0)["random"]}
-live = {name: evaluate_mario(player, 4, seed=0) for name, player in players.items()}
-for name, found in live.items():
-    flags, x = found["flags"], found["x_mean"]
-    print(f"{name:7} {flags} flags in {found['episodes']} episodes, mean x {x:5.0f}")
-
-# %% [markdown]
-# The full result lies in `data/mario_evaluation.json`, written by `make evaluate`. It holds the agent that ships and three players that learnt
-# nothing: random buttons, always right and jump, and the fixed list of actions. The list
-# knows this one level by heart, and the idle frames at the start decide whether it still
-# fits: either it runs to the flag or it dies, always at one place. So look at both pictures
-# below: the list knows only two ends, an agent that looks may fail anywhere, and to beat
-# the list says more than to beat random play. (As long as that file is missing, the figure
-# shows the live episodes.)
-#
-# There is a harsher protocol. With *sticky actions* the environment repeats the last action
-# with a probability of 0.25, whatever the agent asks for: every plan is disturbed. Our agent
-# has met it late, in the last quarter of its training. Its result is in
-# `data/mario_evaluation_sticky.json`.
-
-# %% [markdown] tags=["predict"]
-# **Predict.** The fixed list reaches the flag in about half of the episodes without sticky
-# actions. In how many with them? Its run takes some 400 actions.
-#
-# <details><summary>Answer</summary>
-#
-# In none: sooner or later a jump comes at the wrong step, and the list cannot react. Two
-# thirds of the runs end before x = 800 (so says `each` in the file), the others further on.
-#
-# </details>
-
-# %%
-for name in ("mario_evaluation", "mario_evaluation_sticky"):
-    path = Path(data_path()) / f"{name}.json"
-    report = json.loads(path.read_text()) if path.is_file() else {"players": {}}
-    for player, found in report["players"].items():
-        flags = f"{found['flags']:3} of {found['episodes']}"
-        x = f"mean x {found['x_mean']:5,.0f}"
-        print(f"{name[17:] or 'not sticky':10} {player:14} {flags}   {x}")
-        if player == "agent":
-            ends = (f"{x}-{int(x) + 99} ({n})" for x, n in found["deaths_by_x"].items())
-            died = "died at x of (times): " + ", ".join(ends)
-            print(*textwrap.wrap(died, 76), sep="\n")
-
-# %% [markdown]
-# Without sticky actions the agent takes far more flags than the list: their intervals, on
-# the left below, do not touch. With sticky actions it takes fewer, and the list none. (*Right
-# and jump* gets further than before, perhaps because a repeated button holds a jump for
-# longer. Random play even takes one flag, but on average it hardly differs.)
-
-# %%
-stored = Path(data_path()) / "mario_evaluation.json"
-result = json.loads(stored.read_text())["players"] if stored.is_file() else live
-names = list(result)
-rates = [result[name]["flag_rate"] for name in names]
-ends = np.array([result[name]["interval_95"] for name in names])
-reached = [[e["x_pos"] for e in result[name]["each"]] for name in names]
-
-fig, (ax, wide) = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True)
-for y, rate in enumerate(rates):
-    ax.plot(ends[y], [y, y], **line("neutral"))
-    ax.plot(rate, y, marker="o", color=COLORS["ours"])
-    wide.plot(reached[y], np.full(len(reached[y]), y), "|", color=COLORS["return"])
-ax.set(xlabel="flag rate, 95 % interval [1]", xlim=(-0.03, 1.03))
-ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
-wide.set(xlabel="x reached, one mark an episode [pixels]")
-show(fig, alt="Flag rate with interval, and the x reached, for the agent and others.")
-if stored.is_file():
-    agent_x, random_x = (result[name]["x_mean"] for name in ("agent", "random"))
-    claim("the agent gets further than random, on average", agent_x > random_x)
-    ours, fixed = (result[name]["interval_95"] for name in ("agent", "fixed list"))
-    claim("it takes more flags than the list: no overlap", ours[0] > fixed[1])
-else:
-    print("No evaluation is stored yet: nothing is claimed.")
-
-# %% [markdown]
-# ## Why does it still die?
-#
-# To make an agent better, look at its worst moments. `tools/deaths.py` let ours play 160
-# more episodes, and kept the last 40 steps of every one without a flag: how likely each action
-# was that was drawn, and what the critic expected from there on.
-
-# %% [markdown] tags=["predict"]
-# **Predict.** One percent of the policy (`unimix` in the code) is spread evenly over the five
-# actions, whatever the actor has learnt (notebook 08). How many actions of an episode of 300 steps does this
-# percent choose against the actor's will, if the actor is always sure of its own?
-#
-# <details><summary>Answer</summary>
-#
-# $300 \cdot 0.01 \cdot \frac45 = 2.4$: in the fifth case it hits the button that the actor
-# wants anyway. Each of the four others has a probability of 0.002.
-#
-# </details>
-
-# %%
-watched = json.loads(Path(data_path("mario_deaths.json")).read_text())
-print(watched["flags"], "flags in", watched["episodes"], "episodes\n")
-print("died at    least likely action of the last 20       value then   5 steps on*")
-unwanted = 0
-fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharex=True)
-for death in watched["deaths"]:
-    chance, value = np.array(death["probability"]), np.array(death["value"])
-    steps = np.arange(-len(chance), 0)
-    at = chance[-20:].argmin() - 20
-    unwanted += chance[at] < 0.003
-    print(
-        f"x = {death['x']:5,}  {-at:2} steps before the end, p = {chance[at]:5.3f}"
-        f"{value[at]:17.1f}{value[min(at + 5, -1)]:13.1f}"
-    )
-    fell = value[min(at + 5, -1)] < 2 / 3 * value[at]
-    look = {"color": COLORS["return" if fell else "neutral"]}
-    axes[0].plot(steps, value, "-o", markersize=2, linewidth=1, **look)
-    axes[1].plot(steps, chance, "o", markersize=3, **look)
-axes[0].set(ylabel="value [1]", xlabel="steps before the end [1]")
-axes[1].set(ylabel="probability of the action [1]", xlabel="steps before the end [1]")
-axes[1].set(yscale="log", ylim=(1e-3, 1.5))
-print("* or at the last step, if it comes before that")
-show(fig, alt="Values and probabilities of the actions before each death: coloured "
-     "where the value falls by a third after the unlikely action.")  # fmt: skip
-claim("most deaths follow an action that the actor did not want",
-      unwanted > len(watched["deaths"]) / 2)  # fmt: skip
-
-# %% [markdown]
-# Shortly before ten of the eleven deaths stands a probability of 0.002: the percent chose,
-# not the actor. If it had nothing to do with dying, it would be there in at most
-# $1 - 0.992^{20}$, or 15 %, of all stretches of 20 steps (that many only if the actor were
-# always sure). In seven of these ten the value falls by a third or more within five steps
-# (coloured). In six of the seven it stays low: the critic sees what is coming. In the seventh
-# (x = 1,803) it is back where it was before the end. In the others (grey) it hardly moves,
-# and death comes unforeseen. So what this agent lacks is not so much *what* to do as
-# *how far to stay away* from where a single wrong button kills.
-#
-# Then why is the percent there? It keeps every action possible: none is given up for ever,
-# and no logarithm of a probability becomes infinite. It belongs to the agent, and so to
-# the evaluation. But we can ask what it costs: 100 of these episodes with
-# `actor.unimix = 0`, nothing else changed.
-
-# %%
-without = watched["without_unimix"]
-for name, found in (("with unimix", watched), ("without", without)):
-    low, high = wilson(found["flags"], found["episodes"])
-    print(f"{name:12} {found['flags']:3} flags in {found['episodes']}: "
-          f"{low:.2f} to {high:.2f}")  # fmt: skip
-
-# %% [markdown]
-# That fits the explanation. It does not prove it: the intervals overlap a little.
-
-# %% [markdown]
 # ## The whole way there
 #
-# These are the stored curves of the run that made the shipped agent, and of every other
-# seed that is stored: the x that was reached, and the share of flags, as means over the
-# last 50 episodes. The vertical lines, in the style of their seed, stand where an hour of
-# training was over (under loads that differ, see `data/README.md`); the dotted horizontal one
-# is how far a random policy gets, if it was measured. Seeds 1 and 2 end after 26,000 steps,
-# before their first flag: in the right panel they lie on the zero line of seed 0, and in the
-# left one their vertical lines fall together.
+# The shipped agent needed 14 hours on two shared CPU cores. A file beside it says what it went
+# through, and here is its curve, together with three other seeds that we stopped early.
+# Each line is a mean over the last 50 episodes.
 #
-# Seed 3 tried cheaper updates, with half the sequences in a batch and dreams of ten steps.
-# One of its episodes took the flag after 28 minutes. That was luck: on average it came
-# hardly further than random play then, and ten minutes later no further.
+# The panel in the middle is a zoom into the first 30,000 steps, in which all four began.
 
-# %%
+# %% tags=["hide-input"]
 import csv
 
 
@@ -1235,87 +1310,83 @@ def last(values, count=50):
     return np.convolve(values, np.full(count, 1 / count), "valid")
 
 
+evaluated = json.loads(Path(data_path("mario_evaluation.json")).read_text())["players"]
 curves = sorted(Path(data_path("curves")).glob("mario_seed*_episodes.csv"))
-fig, (ax, flags) = plt.subplots(1, 2, figsize=(8, 2.8))
-best = []
-for number, path in enumerate(curves):
-    run = read_columns(path)
+fig, (whole, zoom, flags) = plt.subplots(1, 3, figsize=(9, 2.9), layout="constrained")
+best = 0.0
+for path, role in zip(curves, ("ours", "dreamed", "posterior", "error")):
+    run, style = read_columns(path), line(role)
     reached, share = last(run["x_pos"]), last(run["flag_get"])
-    style = line("ours") | {"linestyle": ["-", "--", ":", "-."][number % 4]}
-    ax.plot(run["step"][49:], reached, **style, label=path.stem.split("_")[1])
-    flags.plot(run["step"][49:], share, **style)
-    best.append(share.max())
-    if run["minutes"][-1] >= 60:
-        hour = run["step"][np.searchsorted(run["minutes"], 60)]
-        ax.axvline(hour, color=COLORS["target"], linestyle=style["linestyle"])
-if "random" in result:
-    ax.axhline(result["random"]["x_mean"], **line("random"), label="random")
-ax.axhline(3161, **line("threshold"), label="the flag")
-ax.set(xlabel="agent steps [1]", ylabel="x reached [pixels]")
-flags.set(xlabel="agent steps [1]", ylabel="share of flags [1]", ylim=(-0.03, 1.03))
-for axis in (ax, flags):
-    axis.locator_params("x", nbins=5)  # six digits need their room
-ax.legend()
-show(fig, alt="How far Mario gets, and how often to the flag, while the agent learns.")
-claim("at best, more than nine of ten training episodes took the flag", max(best) > 0.9)
+    steps = run["step"][49:] / 1000
+    for ax in (whole, zoom):
+        ax.plot(
+            steps, reached, **style, label=path.stem.split("_")[1].replace("d", "d ")
+        )
+    flags.plot(steps, share, **style)
+    best = max(best, share.max())
+for ax in (whole, zoom):
+    ax.axhline(evaluated["random"]["x_mean"], **line("random"), label="random play")
+whole.axhline(3161, **line("threshold"), label="the flag")
+whole.set(ylabel="x reached [pixels]", ylim=(0, 3400))
+zoom.set(xlim=(0, 30), ylim=(450, 1250), title="the first 30,000 steps")
+flags.set(ylabel="share of flags [1]", ylim=(-0.03, 1.03))
+for ax in (whole, zoom, flags):
+    ax.set(xlabel="agent steps [thousands]")
+fig.legend(*whole.get_legend_handles_labels(), loc="outside lower center", ncols=6)
+show(fig, alt="How far Mario gets while the agent learns: the whole run of seed 0, "
+     "a zoom into the first 30,000 steps, and the share of flags.")  # fmt: skip
+claim("at best, more than nine of ten training episodes reached the flag", best > 0.9)
 
 # %% [markdown]
-# The curve of seed 0 falls after step 220,392, when sticky actions entered its training. At
-# its end every other episode has them: hence some 0.76 here, and 0.95 in the evaluation
-# without them. The table below tells what the curve does not. Each number is flags in 100
-# episodes, of which there were two sets. By the *old* ones we compared agents on the way (a
-# second number is from another 100 of them). The *new* ones belong to the evaluation alone:
-# no training run has their seeds, and we judged by them only what stands here.
+# Look at the zoom. After 25,000 steps, seeds 1 and 2 are only a few hundred pixels past
+# random play, and seed 0 was hardly further at that time. If your run looks like that
+# after two hours, it is not broken; it is early. Seed 3 tried cheaper updates and stayed
+# behind.
 #
-# | after step | trained since the row above | old | new | new, sticky |
-# |---:|---|---:|---:|---:|
-# | 121,988 | every episode begins at the same frame | 86 | | |
-# | 144,952 | it begins after 0 to 30 idle frames | 75 | | |
-# | 172,108 | the same, 24 rows replayed for a step, rates fall by half | 76 | | |
-# | 188,020 | the newest 50,000 rows alone, 64 replayed for a step again, rates fall to a tenth | 94 | | |
-# | 220,392 | the same, at full rates again, which fall to a twentieth | 95, 94 | 87 | 23 |
-# | 238,492 | sticky actions in every episode, rates fall at the end | 93, 90 | | |
-# | 259,228 | sticky actions in two of three episodes, rates fall at the end | | 88 | 55 |
-# | 290,216 | sticky actions in every other episode, rates fall at the end | | 95 | 55 |
+# On the right, the curve of seed 0 falls steeply after step 220,392. There sticky actions
+# entered its training, and with them the game became harder.
 #
-# Three things are worth remembering. **Train as you evaluate.** The first agent took the flag
-# in 48 of its last 50 training episodes, but those all began at the same frame; in the
-# evaluation the Goombas stand elsewhere when Mario comes. And with such starts it became
-# *worse* at first.
+# ### Three lessons
+#
+# What was changed on the way, step by step, is in [data](../data/README.md). Three things
+# are worth remembering.
+#
+# **Train as you evaluate.** The first agent that seemed finished reached the flag in 48
+# of its last 50 training episodes. But all of those began at the same frame. In the
+# evaluation, a random number of idle frames comes first, and the Goombas are somewhere
+# else when Mario arrives: 86 flags in 100 episodes. And when its training began that way
+# too, it became *worse* at first.
 #
 # **Look before you turn a knob.** We looked at the last frames before its deaths, real,
-# reconstructed and dreamed. The model saw every Goomba, and dreamed it rightly. But where
-# Mario died, by a pixel, the dream let him run on, and the value of these states did not
-# fall. Our explanation: it did not know the *risk*. Seven rows in ten of its replay came
-# from before the change, and the few deaths of the new kind were seldom drawn. With the
-# newest rows alone, 64 of them replayed for a step again, and rates that fell to a tenth at
-# the end, 76 became 94. (Three things changed at once, so we cannot say which of them did
-# it.)
+# reconstructed and dreamed. The model saw every Goomba and dreamed it correctly. But
+# where Mario died, by a pixel, the dream let him run on, and the value did not fall. Our
+# explanation: it did not know the *risk*, because seven of ten rows in its replay came
+# from before the change. We kept only the newest rows, trained longer on each, and let
+# the learning rates fall at the end. That took it from 76 to 94. Since three things
+# changed at once, we cannot say which of them did it.
 #
-# **Do not judge by what you chose by.** By then we had compared many agents by the same 100
-# episodes and kept the best, which may have been the luckiest. In new episodes the agent
-# with 95 flags took 87. The same holds, in small, for the 95 of the last row: it is the best
-# of three that we judged by the new episodes. The 160 episodes of "Why does it still die?"
-# chose nothing, and there it took 149 flags, 0.93. What 100 episodes can tell, and what they
-# cannot, is in the intervals above. (Only the last row is stored in `data/`.)
-
-# %% [markdown]
+# **Do not judge by what you chose by.** By then we had compared many agents by the same
+# 100 episodes and kept the best, which may simply have been the luckiest. In *new*
+# episodes the agent with 95 flags reached 87. That is why the evaluation above has
+# episodes that no training run and no comparison has seen.
+#
 # ### The first hour
 #
-# Can it be faster? What counts is *updates*, for those are what a machine makes in an hour.
-# Three settings are stored: the evening's; the same with twice the learning rates and half
-# the warm-up, which a handful of runs varied further (how, says `data/README.md`); and the
-# profile `hour`, which has on top of these rates ten times the weight of the entropy, 3e-3.
-# A star is an episode that took the flag, a bar stands where sixty minutes were over.
+# Can it be faster? The profile `hour` has twice the learning rates of `evening`, and ten
+# times the weight of the entropy bonus. With compiled losses (`--speed compile`), each of
+# three seeds reached the flag within an hour.
+#
+# The entropy is what matters. Below are all runs with twice the rates: thick lines with
+# the larger bonus, thin ones without. Look at the right panel first.
 
-# %%
+# %% tags=["hide-input"]
 BEGINNING = 6_500  # updates
 LOOKS = {"mario": ("neutral", "evening"), "mario_hour": ("ours", "hour")}
 fig, (ax, spread) = plt.subplots(1, 2, figsize=(8.5, 3))
 found = sorted(Path(data_path("curves")).glob("mario_*seed*_episodes.csv"))
 for path in found:
     kind, seed = path.stem.removesuffix("_episodes").rsplit("_seed", 1)
-    look, label = LOOKS.get(kind, ("return", "twice the rates"))
+    look, label = LOOKS.get(kind, ("return", "twice the rates only"))
     log_path = path.with_name(path.name.replace("episodes", "metrics"))
     run, log = read_columns(path), read_columns(log_path)
     made = np.interp(run["step"], log["step"], log["updates"])[49:]
@@ -1324,25 +1395,21 @@ for path in found:
     seen = label in ax.get_legend_handles_labels()[1]
     ax.plot(made, reached, **style, label=None if seen else label)
     spread.plot(log["updates"], log["actor/entropy"], **style)
-    won, hour = run["flag_get"][49:] > 0, np.searchsorted(run["minutes"][49:], 60)
-    ax.plot(made[won], reached[won], "*", color=style["color"], markersize=9, zorder=3)
-    if hour < len(made):
-        ax.plot(made[hour], reached[hour], "|", color=style["color"], markersize=18)
 ax.set(xlabel="update [1]", ylabel="x reached [pixels]", xlim=(0, BEGINNING))
 spread.set(xlabel="update [1]", ylabel="entropy [nats]", xlim=(0, BEGINNING))
 ax.legend()
 show(fig, alt="How far Mario gets in 6,500 updates, and the entropy of every actor.")
 
 # %% [markdown] tags=["predict"]
-# **Predict.** One thick line and the longest green one have the same seed, 1. After 4,000
-# updates both have the same mean x. But the one has just begun to take flags, and the
-# other took none in 1,100 updates more. In what do their last 50 episodes differ?
+# **Predict.** One thick line and the longest green one have the same seed. After 4,000
+# updates both reach the same mean x, but only the thick one has begun to reach flags. In
+# what do their last 50 episodes differ?
 #
 # <details><summary>Answer</summary>
 #
-# In their spread. The one without flags ends at the same two or three places again and
-# again, the other anywhere from x = 300 to the flag, so its dreams can know what lies beyond
-# each obstacle.
+# In their spread. The run without the larger bonus ends at the same two or three places
+# again and again. The other ends anywhere from x = 300 to the flag, so its dreams can
+# know what lies beyond each obstacle.
 #
 # </details>
 
@@ -1364,87 +1431,50 @@ claim("with more entropy x varies at least twice as much", wider)
 
 
 # %% [markdown]
-# The first run ends in two or three places, again and again; the second anywhere from x = 300
-# to the flag. Look at the right panel: after twice the rates the actor is sure of itself by
-# update 3,000, with an entropy of 0.2 where even odds of five buttons have 1.6. Our reading:
-# it knows one way to each obstacle and seldom tries another, so it learns little and slowly
-# about the next one. After 5,100 updates, 101 minutes, it stood at a mean of 2,020: of its
-# last 50 episodes 32 ended in death between x = 1,930 and 2,035, and in 12 Mario stood still
-# at 2,226. (Four other green runs took one flag each, by luck: most of their episodes still
-# ended early. And an entropy of 0.3 is not too low as such: the evening's seed 0 has it from
-# update 8,500 on, and learnt to take the flag.)
+# With an entropy of 0.2 the actor is sure of itself. It knows one way to each obstacle
+# and seldom tries another, so it learns slowly what comes after it. With the larger bonus
+# the entropy stays near 1. The mean grows no faster, because trying things costs lives.
+# But some tries get further, and what they find there is dreamed of, and learnt.
 #
-# With ten times the weight the entropy stays near 1. The mean grows no faster, for tries cost
-# lives. But some of them come further, and what they find there is dreamed of, and learnt.
-# Three seeds, each for a little over an hour:
+# The numbers of each run are in [data](../data/README.md). Most of the thin lines are
+# single runs: they are an indication, not a proof.
 #
-# | seed | first flag | flags | in the last 50 episodes | mean x of these |
-# |---:|---:|---:|---:|---:|
-# | 0 | minute 35, update 3,700 | 33 | 25 | 2,549 |
-# | 1 | minute 37, update 3,850 | 21 | 16 | 2,571 |
-# | 2 | minute 51, update 5,250 | 6 | 6 | 2,462 |
-#
-# (They had compiled losses, which the profile alone does not switch on: an update then took
-# half a second on our processor, instead of three quarters. It needs a C++ compiler and torch
-# 2.11. In a terminal it is `--speed compile`, in the cell of `PROFILE` write `settings =
-# dataclasses.replace(PROFILES[PROFILE], speed="compile")`.)
-#
-# In the first 1,500 updates hardly anything can be told apart. Nearly all runs end them at an
-# x of 600 to 860, little further than random play, with one rate or the other, half as many
-# updates for a step, or a memory of the newest rows alone. After that twice the rates pay. At
-# 2,300 updates one cannot be sure: those that came so far stand at 1,090 to 1,280, the
-# evening's three full seeds at 750 to 1,105. At 3,500 they stand at 1,530 to 1,795, the only
-# run of the evening that came so far at 1,239. The two runs whose updates replay 256 rows
-# instead of 512 (the evening's seed 3, and the change that falls below 600) stay behind. Each
-# point is ± 50 to 80 and most runs are single ones: an indication, no proof.
-#
-# So an hour is worth the updates that a machine makes in it. The first flags of `hour` came
-# after 3,700 to 5,250, and its runs made over 6,000 in their hour. The other runs with
-# compiled losses made 1,800 to 3,400 in theirs, on other processors or beside other programs:
-# there such flags take one to three hours. Would the evening gain from more entropy, too? We
-# have not measured it, so it keeps the paper's weight.
-
-# %% [markdown]
-# ## Go on from here
+# ## Where to go from here
 #
 # * **A better agent.** Set `START = data_path("mario_agent.safetensors")` and `PROFILE =
-#   "evening"`: weights and sizes come from the file, the memory is filled by its own play.
-#   `START` counts only in a new folder: if `LOGDIR` already holds a run, name another one.
-#   (In a terminal: `--from data/mario_agent.safetensors --noops 30`, where `--noops 30`
-#   adds the evaluation's starts, and `--sticky 0.25` sticky actions.)
-# * **As we did.** The last parts of our run had sticky actions in a share of the episodes, and
-#   learning rates that fall at the end. That takes two things beside `train`: a wrapper of the
-#   game (Gymnasium's `StickyAction`, switched at each reset), and a `callback(agent, run)`, called
-#   every `video_minutes`, which sets the `lr` of `agent.optimizer.param_groups`.
-# * **Another level.** `play_episode(shipped, functools.partial(game, stage=2))` plays one that
-#   the agent has never seen. To train there: `python -m dreamer_lite.mario train --stage 2
-#   --logdir runs/stage2`.
-# * **More buttons.** The same with `--actions SIMPLE_MOVEMENT`, seven choices with a way
-#   back left. Such a run begins from nothing: the shipped agent knows five.
-# * **On a GPU.** `"gpu"` trains a larger agent. With `speed="auto"` losses and gradients of an
-#   update are one CUDA graph: a recording of all that work, started at once. Where it cannot
-#   be recorded, the agent says so and computes as on a CPU. No GPU was at hand when this was
-#   written, so nothing about it has been measured; `python tools/gpu.py` does that in ten
-#   minutes.
+#   "evening"`. Weights and sizes then come from the file, and its own play fills the
+#   memory. `START` counts only in a new folder: if `LOGDIR` already holds a run, name
+#   another one. In a terminal this is `--from data/mario_agent.safetensors --noops 30`.
+# * **As we did.** The last parts of our run had sticky actions in a share of the episodes
+#   and learning rates that fall at the end. For that you need two things beside `train`:
+#   a wrapper of the game (Gymnasium's `StickyAction`, switched at each reset), and a
+#   `callback(agent, run)`, which sets the `lr` of `agent.optimizer.param_groups`.
+# * **Another level.** `play_episode(shipped, functools.partial(game, stage=2))` plays one
+#   that the agent has never seen. To train there: `python -m dreamer_lite.mario train
+#   --stage 2 --logdir runs/stage2`.
+# * **More buttons.** The same with `--actions SIMPLE_MOVEMENT`: seven choices, with a way
+#   back to the left. Such a run begins from nothing, because the shipped agent knows five.
+# * **On a GPU.** The profile `"gpu"` trains a larger agent. No GPU was at hand when this
+#   was written, so nothing about it has been measured; `python tools/gpu.py` does that in
+#   ten minutes.
 
 # %% [markdown]
 # ## Exercises
-
-# %% [markdown]
+#
 # ### Exercise 10.1: A reward for running to the right
 #
 # *easy, about 10 minutes*
 #
-# Write the reward of one step: progress, time, flag, loss, and no prize for pipes. The
-# formula stands above; check it with the numbers you know. (The answer stands in the class
-# above. Try without it.)
+# Write the reward of one step: progress, time, flag and loss, and no prize for pipes. The
+# formula is above; check it with the numbers you know. The class above contains the
+# answer. Try without it first.
 
 # %% tags=["exercise-10.1"]
 def progress_reward(before, after, flag=False, dead=False, stuck=False, skip=4):
     """The reward of one step of Mario.
 
     Args: before, after, Mario's x in pixels; flag, dead, stuck, what this step brought;
-    skip, frames in a step. He runs at most 3 pixels a frame: a change of more than
+    skip, frames in a step. He runs at most 3 pixels a frame, so a change of more than
     5 a frame, in either direction, is a pipe and counts as no progress.
     Returns: a sixteenth of the pixels moved, minus 0.02 for the time, plus 5 at the
     flag, minus 2 when he is lost: dead, or stuck.
@@ -1464,10 +1494,10 @@ check("10.1", progress_reward)
 #
 # *medium, about 15 minutes, one planted bug*
 #
-# The maximum of the last two frames needs two buffers. A published environment confused its
-# own [for a long time](https://github.com/danijar/dreamerv3/pull/213), and nobody noticed.
-# This code confuses them in another way: it runs, and the picture has the right shape. Find
-# the bug.
+# The maximum of the last two frames needs two buffers. A published environment confused
+# its own [for a long time](https://github.com/danijar/dreamerv3/pull/213), and nobody
+# noticed. This code confuses them in another way: it runs, and the picture has the right
+# shape. Find the bug.
 
 # %% tags=["exercise-10.2"]
 def maximum_of_two(emulator, buttons, skip=4):
@@ -1497,7 +1527,7 @@ check("10.2", maximum_of_two)
 # *medium, about 15 minutes*
 #
 # Say after every step whether the episode is over. *Terminated* tells the critic that
-# nothing comes after; *truncated* only that we stopped looking.
+# nothing comes after it; *truncated* only that we stopped looking.
 
 # %% tags=["exercise-10.3"]
 def how_it_ends(xs, flag=False, dead=False, patience=120, limit=3000):
@@ -1508,7 +1538,7 @@ def how_it_ends(xs, flag=False, dead=False, patience=120, limit=3000):
     stuck, which the rules of this game count as a death; limit, steps after which *we*
     stop.
     Returns: (terminated, truncated). Terminated: nothing comes after it. Truncated: we
-    stopped looking, life would have gone on. Never both.
+    stopped looking, but life would have gone on. At most one of them is true.
     """
     raise NotImplementedError("exercise 10.3")
 
@@ -1523,19 +1553,18 @@ check("10.3", how_it_ends)
 # ## What breaks
 #
 # * **The actor learns too fast.** In a prototype with a rate of 4e-4 the entropy fell
-#   from 1.6 to nearly 0 within 250 updates of a young world model, and never came back
-#   (the page [metrics](reference/metrics.md) shows such a run of CartPole): the agent presses
-#   one button for ever, sees nothing new, and the model learns nothing new. In the
-#   numbers: `actor/entropy` below 0.1 while `x_pos` stands still. We keep the actor's
-#   rate at a fifth of the world model's.
-# * **Grey pictures.** `loss/obs` looks excellent, the dream shows clouds, bushes and no
-#   Mario. In the numbers: nothing at all. One must look.
-# * **Frames and steps.** A step is four frames. A run of 100,000 steps is 400,000 frames;
-#   papers count either.
+#   from 1.6 to nearly 0 within 250 updates of a young world model, and never came back.
+#   Such an agent presses one button for ever, sees nothing new, and the model learns
+#   nothing new. In the numbers: `actor/entropy` is below 0.1 while `x_pos` does not move.
+#   The page [metrics](reference/metrics.md) shows such a run of CartPole. We keep the
+#   actor's rate at a fifth of the world model's.
+# * **Grey pictures.** `loss/obs` looks excellent, and the dream shows clouds, bushes and
+#   no Mario. No number tells you. You must look.
+# * **Frames and steps.** A step is four frames, so a run of 100,000 steps is 400,000
+#   frames. Papers count either.
 # * **Judging by the best episode.** Every agent gets lucky. The protocol above counts all
 #   episodes, with sampled actions and random starts.
-
-# %% [markdown]
+#
 # ## What we built
 #
 # `make_mario`, an environment on the real game; settings to train on it for two minutes

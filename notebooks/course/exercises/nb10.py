@@ -9,7 +9,7 @@ def progress_reward(before, after, flag=False, dead=False, stuck=False, skip=4):
     """The reward of one step of Mario.
 
     Args: before, after, Mario's x in pixels; flag, dead, stuck, what this step brought;
-    skip, frames in a step. He runs at most 3 pixels a frame: a change of more than
+    skip, frames in a step. He runs at most 3 pixels a frame, so a change of more than
     5 a frame, in either direction, is a pipe and counts as no progress.
     Returns: a sixteenth of the pixels moved, minus 0.02 for the time, plus 5 at the
     flag, minus 2 when he is lost: dead, or stuck.
@@ -51,7 +51,7 @@ def check_progress_reward(progress_reward):
     require(
         close(progress_reward(40, 40), -0.02)
         and not close(progress_reward(40, 50), 10 / 16),
-        "every step costs 0.02 for the time, whatever skip is and whether he moves",
+        "every step costs 0.02 for the time, for any skip, also if he stands still",
     )
     require(
         close(progress_reward(50, 40), -10 / 16 - 0.02),
@@ -81,12 +81,12 @@ def check_ends_of_a_run(progress_reward):
     )
     require(
         close(progress_reward(300, 310, dead=True, stuck=True), -1.395),
-        "dead and stuck at once: he is lost once, 2 in all",
+        "dead and stuck at once: that is one loss, and it costs 2",
     )
     require(
         close(progress_reward(900, 2600, dead=True), -2.02)
         and close(progress_reward(900, 2600, flag=True), 4.98),
-        "a pipe takes away the progress only: flag and death count in that step too",
+        "a pipe cancels only the progress: flag and death still count in that step",
     )
 
 
@@ -153,7 +153,7 @@ def how_it_ends(xs, flag=False, dead=False, patience=120, limit=3000):
     stuck, which the rules of this game count as a death; limit, steps after which *we*
     stop.
     Returns: (terminated, truncated). Terminated: nothing comes after it. Truncated: we
-    stopped looking, life would have gone on. Never both.
+    stopped looking, but life would have gone on. At most one of them is true.
     """
     # solution
     best, idle = xs[0], 0
@@ -190,7 +190,7 @@ def check_how_it_ends(how_it_ends):
     for how in ("dead", "flag"):
         require(
             how_it_ends(run, limit=9, **{how: True}) == (True, False),
-            f"{how} in the last step that is allowed: that terminates, never both",
+            f"{how} in the last step that is allowed: that terminates, nothing else",
         )
     check_when_he_is_stuck(how_it_ends)
 
@@ -211,10 +211,10 @@ def check_when_he_is_stuck(how_it_ends):
     )
     require(
         how_it_ends([40, 60, 40, 40], patience=3) == (False, False),
-        "the count begins at the newest largest x: 60, two steps ago, whatever came "
-        "after it",
+        "the count begins at the newest largest x: 60, two steps ago, no matter "
+        "what came after it",
     )
     require(
         how_it_ends([40] * 4, patience=3, limit=3) == (True, False),
-        "never both at once",
+        "stuck in the last step that is allowed: that terminates, nothing else",
     )
