@@ -128,6 +128,20 @@ def bench(data):
     return markdown(head, rows)
 
 
+def worlds(data):
+    """One row for each environment that was tried for a few updates."""
+    rows = []
+    for world in read_json(data / "worlds.json")["worlds"]:
+        first, last = world["loss_first"], world["loss_last"]
+        loss = f"{first:,.1f} to {last:,.1f}"
+        falls = "yes" if last < first else "no"
+        names = f"`{world['environment']}`", "; ".join(world["observation"])
+        seconds = f"{world['seconds']:.2f}"
+        rows.append([*names, world["action"], seconds, loss, falls])
+    head = ["environment", "observation", "action", "CPU seconds per update"]
+    return markdown([*head, "loss of the world model", "falls"], rows)
+
+
 # The files
 
 
@@ -175,7 +189,7 @@ def checksums(data):
     )
 
 
-TABLES = {f.__name__: f for f in (evaluation, mario, learning, bench, files)}
+TABLES = {f.__name__: f for f in (evaluation, mario, learning, bench, worlds, files)}
 
 
 def main(argv=None):
