@@ -304,12 +304,12 @@ def test_an_array_of_objects_is_not_unpickled(tmp_path):
     path, trace = tmp_path / "replay.npz", tmp_path / "trace"
     rings(16, (30,)).save(path)
     with np.load(path) as file:
-        np.savez(path, **dict(file), more=np.array([Trap(trace)]))
+        np.savez(path, **dict(file) | {"reward": np.array([Trap(trace)])})
     with pytest.raises(ValueError, match="damaged or not a replay.*; record it again"):
         Replay.load(path)
     assert not trace.exists()
     with np.load(path, allow_pickle=True) as file:
-        file["more"]
+        file["reward"]
     assert trace.exists()
 
 
@@ -362,6 +362,16 @@ def test_a_damaged_file_or_another_one_is_refused(tmp_path, spoil, compress):
     ) as e:
         Replay.load(path)
     assert "\n" not in str(e.value) and str(path) in str(e.value)
+
+
+def test_no_more_is_unpacked_than_the_replay_holds(tmp_path):
+    path = tmp_path / "replay.npz"
+    rings(64, (60,)).save(path)
+    with np.load(path) as file:
+        arrays = dict(file) | {"reward": np.zeros((1, 10**6), np.float32)}
+    np.savez_compressed(path, **arrays)
+    with pytest.raises(ValueError, match="reward has more rows than the replay"):
+        Replay.load(path)
 
 
 @pytest.mark.parametrize("fails", ["write", "sync", "rename"])
