@@ -87,6 +87,12 @@ class Config:
                 f"{self.deter} and blocks {self.blocks}; correct one of them."
             )
 
+        if self.capacity < self.envs * self.length:
+            raise ValueError(
+                "Config expects capacity to hold a sequence of each environment, "
+                f"{self.envs * self.length} rows, but got {self.capacity}; raise it."
+            )
+
     @classmethod
     def preset(cls, name, **changes):
         """The configuration of a nominal size, with `changes` to single fields.
@@ -144,7 +150,8 @@ class Config:
 # the one after it.
 COUNTS = "deter units latents classes depth blocks batch horizon envs log_every".split()
 LIMITS = dict.fromkeys(COUNTS, (1, math.inf)) | {"length": (2, math.inf)}
-LIMITS |= dict.fromkeys("unimix discount lam slow_rate dream_share".split(), (0, 1))
+SHARES = "unimix discount lam slow_rate dream_share lr critic_lr actor_lr".split()
+LIMITS |= dict.fromkeys(SHARES, (0, 1))
 LIMITS |= {"seed": (0, 2**63 - 1)}
 
 # What belongs to the size of an agent: the shapes of its weights, and its rates.
