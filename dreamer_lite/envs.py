@@ -64,6 +64,23 @@ def leaves(space, value=None, name=""):
         yield name or "obs", space, value
 
 
+STEP = "observation reward terminated truncated info"
+
+
+def expect(result, names):
+    """What an environment returned, if it returns what Gymnasium asks for.
+
+    Raises:
+        TypeError: for less or more, as of an environment of the old gym.
+    """
+    if not isinstance(result, tuple) or len(result) != len(names.split()):
+        raise TypeError(
+            f"A Gymnasium environment returns {names.replace(' ', ', ')}, but got "
+            f"{result!r:.80}; return these, or convert one of the old gym with shimmy."
+        )
+    return result
+
+
 class DictObservation(gym.Wrapper):
     """Observations as one flat dictionary; rewards as plain numbers.
 
@@ -87,13 +104,14 @@ class DictObservation(gym.Wrapper):
         return {name: value for name, _, value in found}
 
     def reset(self, *, seed=None, options=None):
-        obs, info = self.env.reset(seed=seed, options=options)
+        result = self.env.reset(seed=seed, options=options)
+        obs, info = expect(result, "observation info")
         obs = self.observation(obs)
         admit(self.fields, obs)
         return obs, info
 
     def step(self, action):
-        obs, reward, *rest = self.env.step(action)
+        obs, reward, *rest = expect(self.env.step(action), STEP)
         return self.observation(obs), float(np.asarray(reward).item()), *rest
 
 
