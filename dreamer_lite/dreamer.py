@@ -216,7 +216,7 @@ class Dreamer(nn.Module):
         self.actor_critic.update_slow()
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write weights, config and spaces to one safetensors file, atomically."""
+        """Write weights, config and spaces to one safetensors file, whole or not."""
         data = runs.pack_agent(self)
         write_whole(path, lambda file: file.write(data))
 
@@ -224,10 +224,15 @@ class Dreamer(nn.Module):
     def load(cls, path: str | os.PathLike, **changes: object) -> "Dreamer":
         """Read an agent written by `save`, or the newest one of a run folder.
 
-        Args: changes, config fields to replace. Device and speed are the reader's, not
-        those it was trained with: auto and eager, unless `changes` names them. The
-        precision stays that of the training.
-        Raises: FileNotFoundError, or ValueError for a damaged or foreign file.
+        Args:
+            path: the file or folder.
+            **changes: config fields to replace. Device and speed are auto and eager,
+                not those of the training, unless they are named here; the precision
+                stays that of the training.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: for a damaged file, or one that is no agent.
         """
         obs_space, action_space, config, weights = runs.load_agent(path)
         config |= {"device": "auto", "speed": "eager", **changes}
@@ -312,13 +317,24 @@ def evaluate(
 ) -> list[dict]:
     """Play whole episodes with sampled actions, nothing is learnt.
 
-    Args: agent (or any policy of `Collector.tick`); make_env, a Gymnasium id or a
-    callable; episodes, in total, shared equally, so that short ones are not favoured;
-    envs, how many side by side; seed, of environments and actions (no training run, of
-    whatever seed, has these episodes); track, names in `info` to report; parallel, one
-    process for each environment; greedy, take the agent's most likely actions instead.
-    Returns: a list of {"env", "return", "length", and what is tracked}, one an episode.
-    Raises: ValueError for spaces that the agent does not fit.
+    Args:
+        agent: a `Dreamer`, or any policy of `Collector.tick`.
+        make_env: a Gymnasium id or a callable.
+        episodes: how many in total, shared equally by the environments, so that short
+            ones are not favoured.
+        envs: how many environments side by side.
+        seed: of environments and actions. No training run has these episodes.
+        track: names in `info` to report.
+        parallel: give each environment a process of its own.
+        greedy: take the agent's most likely actions instead of sampled ones.
+
+    Returns:
+        A list of {"env", "return", "length", and what is tracked}, one an episode.
+
+    Raises:
+        ValueError: for spaces that the agent does not fit.
+
+    Source: none, bookkeeping.
     """
     policy = AgentPolicy(agent, greedy) if isinstance(agent, Dreamer) else agent
     left = episodes // envs + (np.arange(envs) < episodes % envs)
@@ -351,6 +367,7 @@ def train(
     callback: Callable | None = None,
     progress: bool = True,
     agent: Callable = Dreamer,
+    callback_every: int | None = None,
 ) -> Dreamer:
     """The loop: collect experience, learn the model from it, learn to act in dreams.
 
@@ -358,17 +375,34 @@ def train(
     the last checkpoint. On the CPU with one environment a run that was cut off equals
     an uninterrupted one to the bit if that checkpoint was written between two episodes.
     Two kinds are not: the last of a run whose `steps` are raised afterwards, and one
-    that had to be written because an episode lasted more than a minute.
-    Args: make_env, a Gymnasium id or a callable; config; logdir; minutes, a budget of
-    this call, which ends with the next episode, at most a minute later; track, names in
-    `info` to record at the end of an episode; start_from, an agent file whose weights a
-    new run begins with; callback(agent, run), called with every video; progress, show a
-    bar; agent, what makes the agent: a subclass of `Dreamer`, or any function of
-    observation space, action space and config. Ctrl-C and SIGTERM end it with a
-    checkpoint.
-    Returns: the agent. Raises: TypeError or ValueError for arguments, spaces or a
-    folder that do not fit; OSError for a folder that cannot be written or that another
-    run holds; FloatingPointError if weights or losses are no numbers any more.
+    that had to be written because an episode lasted more than a minute. Ctrl-C and
+    SIGTERM end a run with a checkpoint.
+
+    Args:
+        make_env: a Gymnasium id or a callable.
+        config: every number; learning rates, `entropy`, `ratio` and what is in
+            `runs.FREE` may change when a run is continued.
+        logdir: the run's folder.
+        minutes: time limit of this call, which ends with the next episode, at most a
+            minute later.
+        track: names in `info` to record at the end of an episode.
+        start_from: an agent file or run folder whose weights a new run begins with.
+        callback: called as callback(agent, run); the run ends, with a checkpoint, if it
+            returns True.
+        progress: show a bar; in a file that is a line every minute.
+        agent: what makes the agent: a subclass of `Dreamer`, or any function of
+            observation space, action space and config.
+        callback_every: agent steps between two calls of `callback`; None: it is called
+            with every video.
+
+    Returns:
+        The agent.
+
+    Raises:
+        TypeError, ValueError: for arguments, spaces or a folder that do not fit.
+        OSError: for a folder that cannot be written or that another run holds.
+        FloatingPointError: if weights or losses are no longer finite.
+
     Source: DreamerV3, section "Learning algorithm".
     """
     if not isinstance(config, Config):
@@ -396,7 +430,7 @@ def train(
             run.count(collector.tick(policy), collector)
             for _ in range(run.updates_due(replay)):
                 run.log(agent.train_step(replay.sample(config.batch, config.length)))
-            run.look(agent, replay, callback)
+            run.look(agent, replay, callback, callback_every)
             run.save_if_due(agent, replay)
         run.save(agent, replay)
     return agent

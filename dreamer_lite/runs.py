@@ -1,7 +1,7 @@
-"""A run folder: one writer, tables, curves, one checkpoint file, resume.
+"""A run's folder: one writer, tables, curves, one checkpoint file, resume.
 
-What `dreamer.train` does besides DreamerV3, written by hand. Notebook 09 shows what a
-run folder holds.
+What `dreamer.train` needs beside DreamerV3 itself. Notebook 09 shows what a run folder
+holds.
 """
 
 import contextlib
@@ -10,7 +10,10 @@ import importlib
 import io
 import json
 import math
+import os
+import shutil
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -27,14 +30,7 @@ from safetensors.torch import load, save
 from tqdm import tqdm
 
 from dreamer_lite.envs import break_off, env_name, make_vector
-from dreamer_lite.replay import (
-    Replay,
-    describe_space,
-    replay_bytes,
-    restore_space,
-    select_spaces,
-    write_whole,
-)
+from dreamer_lite.replay import Replay, describe_space, restore_space, write_whole
 from dreamer_lite.video import dream_videos, optional, write_gif
 
 # Agents: safetensors files with a checksum.
@@ -43,9 +39,13 @@ AGENT, BLANK = "dreamer-lite-agent-1", b'"crc32":"00000000"'
 
 
 def pack(tensors, about):
-    """Tensors and plain data as the bytes of a safetensors file.
+    """The bytes of a safetensors file.
 
-    The CRC-32 of the file, with zeros in its own place, is one of its facts.
+    Its CRC-32, computed with zeros in its own place, is part of the header.
+
+    Args:
+        tensors: {name: tensor}.
+        about: plain data for JSON.
     """
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     data = save(tensors, {"dreamer_lite": json.dumps(about), "crc32": "0" * 8})
@@ -53,10 +53,18 @@ def pack(tensors, about):
 
 
 def unpack(data, kind):
-    """Undo `pack`. Returns: tensors and plain data.
+    """Undo `pack`.
 
-    Raises: ValueError for another kind (the field "format"), a wrong checksum, or
-    numbers that are not finite floats; other errors for what is no such file at all.
+    Args:
+        data: the bytes of the file.
+        kind: the field "format" that its plain data must have.
+
+    Returns:
+        Tensors and plain data.
+
+    Raises:
+        ValueError: for another format, a wrong checksum, or weights that are not finite
+            floats. What is no such file at all raises errors of other kinds.
     """
     tensors, length = load(data), int.from_bytes(data[:8], "little")
     facts = json.loads(data[8 : 8 + length])["__metadata__"]
@@ -74,7 +82,7 @@ def unpack(data, kind):
 
 
 def pack_agent(agent):
-    """An agent's weights, config and spaces as the bytes of its file."""
+    """The bytes of an agent file: weights, config and spaces."""
     about = {
         "format": AGENT,
         "config": vars(agent.config),
@@ -85,24 +93,23 @@ def pack_agent(agent):
     return pack(agent.state_dict(), about)
 
 
-def agent_bytes(path):
-    """The bytes of an agent file, or of the newest agent of a run folder.
+def load_agent(path):
+    """Read an agent from its file or a run folder, even while the run continues.
 
-    Raises: FileNotFoundError if there is none.
+    Args:
+        path: the file or folder.
+
+    Returns:
+        obs_space, action_space, config as a dict, weights.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: for a damaged file, or one of another kind.
     """
     path = Path(path).expanduser()
     if not (path / CHECKPOINT).exists() and not path.is_file():
         raise FileNotFoundError(f"There is no agent at {path}; train one or copy it.")
-    return read_checkpoint(path)[1] if path.is_dir() else path.read_bytes()
-
-
-def load_agent(path):
-    """Read an agent from its file or a run folder, also while the run continues.
-
-    Returns: obs_space, action_space, config as a dict, weights.
-    Raises: FileNotFoundError; ValueError for a damaged file or one of another kind.
-    """
-    data = agent_bytes(path)
+    data = read_checkpoint(path)[1] if path.is_dir() else path.read_bytes()
     with reading(path):
         weights, about = unpack(data, AGENT)
         spaces = {key: restore_space(s) for key, s in about["obs_space"].items()}
@@ -124,21 +131,23 @@ def reading(path):
         ) from error
 
 
-# The checkpoint: a plain zip. Python compares the CRC-32 of what it reads from one.
+# The checkpoint: a plain zip. Python compares the CRC-32 of whatever it reads from it.
 
 CHECKPOINT = "checkpoint.zip"
 
 
 @contextlib.contextmanager
 def open_checkpoint(folder):
-    """Open a run folder's checkpoint and read its state, also while the run continues.
+    """Open a run folder's checkpoint and read its state, even while the run continues.
 
-    Raises: FileNotFoundError without one; ValueError for a damaged one.
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is damaged.
     """
     path = Path(folder).expanduser() / CHECKPOINT
     with open(path, "rb") as file, reading(path), zipfile.ZipFile(file) as archive:
         if any(member.compress_type for member in archive.infolist()):
-            raise ValueError("it is compressed")  # and could become of any size
+            raise ValueError("it is compressed")  # and could unpack to any size
         yield archive, json.loads(archive.read("state.json"))
 
 
@@ -158,47 +167,59 @@ def load_replay(folder):
 
 
 def write_checkpoint(file, agent, replay, state):
-    """Write all that a run needs to continue: weights, optimizer, replay and state."""
+    """Write everything that a run needs to continue.
+
+    Args:
+        file: open for writing bytes.
+        agent: its weights, optimizer and gradient scaler are stored.
+        replay: its rows are stored.
+        state: the rest, as plain data for JSON.
+    """
+    training = {
+        "optimizer": agent.optimizer.state_dict(),
+        "scaler": agent.scaler.state_dict(),
+        "random": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("state.json", json.dumps(state))
         archive.writestr("agent.safetensors", pack_agent(agent))
-        archive.writestr("optimizer.safetensors", save(optimizer_tensors(agent)))
+        with archive.open("training.pt", "w", force_zip64=True) as member:
+            torch.save(training, member)
         for key, column in replay.data.items():  # without a copy in memory
             with archive.open(f"replay/{key}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, column[:, : replay.size.max()])
 
 
-def optimizer_tensors(agent):
-    """The optimizer's own tensors: {name: tensor}."""
-    states = agent.optimizer.state_dict()["state"].items()
-    return {f"{i}.{name}": t for i, state in states for name, t in state.items()}
+def fill_agent(archive, agent, rates=None):
+    """Fill an agent and torch's random state from a checkpoint.
 
-
-def fill_agent(archive, agent):
-    """Fill weights and optimizer. Raises: ValueError and others if they do not fit."""
+    Args:
+        archive: the open checkpoint.
+        agent: to be filled.
+        rates: learning rate of each group of the optimizer; None: those of the
+            checkpoint, which a callback may have changed.
+    """
     agent.load_state_dict(unpack(archive.read("agent.safetensors"), AGENT)[0])
-    stored = load(archive.read("optimizer.safetensors"))
-    for name, tensor in optimizer_tensors(agent).items():
-        if (stored[name].shape, stored[name].dtype) != (tensor.shape, tensor.dtype):
-            raise ValueError(f"{name} of the optimizer has another shape or dtype")
-        tensor.copy_(stored[name])  # to whatever device
+    data = io.BytesIO(archive.read("training.pt"))
+    training = torch.load(data, map_location=agent.device, weights_only=True)
+    agent.optimizer.load_state_dict(training["optimizer"])
+    for group, rate in zip(agent.optimizer.param_groups, rates or ()):
+        group["lr"] = rate
+    if training["scaler"] and agent.scaler.is_enabled():
+        agent.scaler.load_state_dict(training["scaler"])
+    torch.set_rng_state(training["random"].cpu())
+    if training["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(training["cuda"].cpu())
 
 
 def fill_replay(archive, replay):
-    """Fill the rows of a replay in pieces: there is no second copy in memory.
-
-    Raises: ValueError for a column of another shape or dtype.
-    """
+    """Fill the rows of a replay, in pieces: there is no second copy in memory."""
     for key, column in replay.data.items():
-        rows, expected = column[:, : replay.size.max()], io.BytesIO()
-        facts = np.lib.format.header_data_from_array_1_0(rows)
-        np.lib.format.write_array_header_1_0(expected, facts)
         with archive.open(f"replay/{key}.npy") as member:
-            size = archive.getinfo(member.name).file_size - expected.tell()
-            header = member.read(expected.tell())
-            if header != expected.getvalue() or size != rows.nbytes:
-                raise ValueError(f"{member.name} has another shape or dtype")
-            for ring in rows:
+            np.lib.format.read_magic(member)
+            np.lib.format.read_array_header_1_0(member)
+            for ring in column[:, : replay.size.max()]:
                 room = ring.reshape(-1).view(np.uint8)
                 for start in range(0, len(room), 2**24):
                     member.readinto(room[start : start + 2**24])
@@ -217,13 +238,13 @@ def read_table(path):
 def begin_table(path, step, fields=()):
     """Drop the rows after `step`, which will be made again; add columns `fields`."""
     rows = [row for row in read_table(path) if int(row["step"]) <= step]
-    text, fields = io.StringIO(), dict.fromkeys([*(rows[0] if rows else ()), *fields])
+    fields = dict.fromkeys([*(rows[0] if rows else ()), *fields])
+    text = io.StringIO()
     writer = csv.DictWriter(text, fields, restval="", lineterminator="\n")
-    writer.writerows([dict(zip(fields, fields)), *rows])
-    if fields:
-        write_whole(path, lambda file: file.write(text.getvalue().encode()))
-    else:  # the first row will be the header
-        path.unlink(missing_ok=True)
+    if fields:  # else the first row will bring its own
+        writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def add_row(path, row):
@@ -232,36 +253,27 @@ def add_row(path, row):
     with open(path, "a+", newline="", encoding="utf-8") as file:
         file.seek(0)
         fields = next(csv.reader(file), None)
-        writer = csv.DictWriter(
-            file, fields or row, restval="", extrasaction="ignore", lineterminator="\n"
-        )
-        writer.writerows([row] if fields else [dict(zip(row, row)), row])
+        writer = csv.DictWriter(file, fields or row, "", "ignore", lineterminator="\n")
+        if not fields:
+            writer.writeheader()
+        writer.writerow(row)
 
 
 def write_page(folder):
     """Write a run's tables as metrics.html: interactive curves, without a network."""
-    plotly = optional("plotly.io", "plotly")
-    curves, layout = [], {"title": {"text": folder.name}, "showlegend": False}
-    for rows in [read_table(folder / f"{n}.csv") for n in ("episodes", "metrics")]:
-        for name in list(rows[0] if rows else ())[2:]:
-            shown = [row for row in rows[:: len(rows) // 3000 + 1] if row[name]]
-            x, y = ([row[key] for row in shown] for key in ("step", name))
-            n = len(curves) + 1
-            curves.append({"x": x, "y": y, "xaxis": f"x{n}", "yaxis": f"y{n}"})
-            layout[f"yaxis{n}"] = {"title": {"text": name}}
-    height = len(curves) // 3 + 1
-    layout["grid"] = {"rows": height, "columns": 3, "pattern": "independent"}
-    figure = {"data": curves, "layout": layout | {"height": 260 * height}}
-    if plotly:
-        plotly.write_html(figure, folder / "metrics.html", validate=False)
-
-
-def gif_summary(tag, gif, frames):
-    """The bytes of a GIF of frames [T, H, W, C] in the form of TensorBoard."""
-    proto = importlib.import_module("tensorboard.compat.proto.summary_pb2")
-    size = {"height": frames.shape[1], "width": frames.shape[2], "colorspace": 3}
-    image = proto.Summary.Image(encoded_image_string=gif, **size)
-    return proto.Summary(value=[proto.Summary.Value(tag=tag, image=image)])
+    tables = [read_table(folder / f"{name}.csv") for name in ("episodes", "metrics")]
+    curves = [(name, rows) for rows in tables if rows for name in list(rows[0])[2:]]
+    plotly = optional("plotly.graph_objects", "plotly")
+    if not curves or not plotly:
+        return
+    names, height = [name for name, _ in curves], math.ceil(len(curves) / 3)
+    figure = plotly.Figure().set_subplots(height, 3, subplot_titles=names)
+    for i, (name, rows) in enumerate(curves):
+        shown = [row for row in rows[:: len(rows) // 3000 + 1] if row[name]]
+        x, y = ([row[key] for row in shown] for key in ("step", name))
+        figure.add_scatter(x=x, y=y, row=i // 3 + 1, col=i % 3 + 1)
+    figure.update_layout(title=folder.name, showlegend=False, height=260 * height)
+    figure.write_html(folder / "metrics.html")
 
 
 # Memory
@@ -277,9 +289,16 @@ def free_memory():
     return min(free)
 
 
-def check_memory(need, rows):
-    """Refuse a replay whose `need` bytes will not be free: MemoryError."""
-    if need > (free := free_memory()):
+def check_memory(replay, steps):
+    """Refuse a replay that will not fit into memory after `steps` steps.
+
+    Raises:
+        MemoryError: if fewer bytes are free.
+    """
+    capacity, free = replay.rows * len(replay.head), free_memory()
+    rows = min(capacity, steps)
+    need = sum(column.nbytes for column in replay.data.values()) * rows // capacity
+    if need > free:
         raise MemoryError(
             f"A replay of {rows} rows will need {need / 1e9:.1f} GB, but only "
             f"{free / 1e9:.1f} GB are free; free memory, or begin a run with capacity "
@@ -288,7 +307,7 @@ def check_memory(need, rows):
 
 
 def warn_untracked(track, episodes):
-    """Name what was to be tracked, but what no episode {name: value} has a value of."""
+    """Warn of names in `track` that no episode {name: value} has a value of."""
     missing = [n for n in track if not any(e.get(n, "") != "" for e in episodes)]
     if missing and episodes:
         warnings.warn(
@@ -298,26 +317,41 @@ def warn_untracked(track, episodes):
         )
 
 
-# Fields of a Config that may change when a run is continued.
+# Fields of a Config that may change when a run is continued: silently, since they are
+# about its length, its reports and the machine; or in one line that says so.
 FREE = {"steps", "minutes", "device", "precision", "speed", "parallel", "log_every"}
 FREE |= {"checkpoint_minutes", "video_minutes"}
+RATES = {"lr", "critic_lr", "actor_lr"}
+TOLD = RATES | {"entropy", "ratio"}
+
+# A progress bar in a file or a pipe.
+LINE = "{n_fmt}/{total_fmt} steps, {elapsed}{postfix}\n"
+
 EPISODE = ("step", "minutes", "env", "return", "length")  # columns of episodes.csv
 COUNTERS = ("step", "updates", "credit", "episodes", "sums", "summed")
 
 
 class Run:
-    """A run folder and the clock.
+    """A run's folder, and its clock.
 
     The folder holds config.yaml, metrics.csv, episodes.csv, metrics.html, tensorboard/,
-    videos/ and checkpoint.zip. A context manager: it closes what it opened. Ctrl-C and
-    SIGTERM end the run with a checkpoint, after the episode or six seconds, and come
-    out as KeyboardInterrupt; a second one ends it at once.
-    Args: folder; config; minutes, a time limit of this call; track, names in `info`
-    that become columns of episodes.csv; progress, show a bar.
-    Raises: ValueError for a folder that holds another run, or a damaged checkpoint,
-    which then stays as it is; BlockingIOError while another run writes there; OSError
-    for a folder that cannot be written. An error that ends the run comes out as it is,
-    with a note on what is kept.
+    videos/ and checkpoint.zip. As a context manager it closes what it opened. Ctrl-C
+    and SIGTERM end the run with a checkpoint, after the episode or six seconds, and
+    then raise KeyboardInterrupt; a second one ends it at once. An error that ends the
+    run gets a note on what is kept.
+
+    Args:
+        folder: made if it does not exist.
+        config: the Config.
+        minutes: time limit of this call; that of the config if None.
+        track: names in `info` that become columns of episodes.csv.
+        progress: show a bar.
+
+    Raises:
+        ValueError: for a folder that holds another run, or a damaged checkpoint, which
+            then stays as it is.
+        BlockingIOError: while another run writes there.
+        OSError: for a folder that cannot be written.
     """
 
     processes = 1  # that train together: see scale.py
@@ -333,35 +367,40 @@ class Run:
                 "leave them out, or rename them in info."
             )
         self.budget = (config.minutes or math.inf) if minutes is None else minutes
-        self.step, self.updates, self.credit, self.minutes_before = 0, 0, 0.0, 0.0
+        self.step, self.updates, self.credit, self.before = 0, 0, 0.0, 0.0
         self.sums, self.summed, self.episodes = {}, 0, [0] * config.envs
         self.rng, self.recent = np.random.default_rng(config.seed), []
-        self.between = True  # no episode has begun
-        self.state = self.kept = self.stopped = self.board = None
+        self.between, self.done = True, False  # no episode has begun
+        self.state = self.kept = self.stopped = self.board = self.locked = None
         self.start = self.saved = self.shown = self.logged = time.monotonic()
         self.progress, self.bar, self.opened = progress, None, contextlib.ExitStack()
+        self.lock = filelock.FileLock(self.folder / "run.lock")
+        self.opened.callback(self.lock.release)
         self._lock()
 
     def _lock(self):
-        """Let nobody else write: the system frees the lock when this process ends."""
+        """Let nobody else write: the system frees the lock when this process ends.
+
+        Called before every checkpoint, too: somebody may have deleted the file.
+        """
+        path = self.lock.lock_file
+        if os.path.exists(path) and os.stat(path).st_ino == self.locked:
+            return
         with self._writing():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "run.lock").touch()
-        lock = filelock.FileLock(self.folder / "run.lock")
-        try:
-            lock.acquire(timeout=2)  # the workers of a killed run may hold it so long
-        except filelock.Timeout as error:
-            raise BlockingIOError(
-                f"Another run is writing in {self.folder}; wait for it or stop it, or "
-                "choose another folder."
-            ) from error
-        self.opened.callback(lock.release)
+            self.lock.release()
+            self.lock.acquire(timeout=2)  # workers of a killed run hold it that long
+            self.locked = os.stat(path).st_ino
 
     @contextlib.contextmanager
     def _writing(self):
         """Say in one sentence that the run's own files cannot be written."""
         try:
             yield
+        except filelock.Timeout as error:
+            raise BlockingIOError(
+                f"Another run is writing in {self.folder}; wait for it or stop it, or "
+                "choose another folder."
+            ) from error
         except OSError as error:
             raise OSError(
                 f"The run folder {self.folder} cannot be written ({error}); free space "
@@ -372,104 +411,92 @@ class Run:
         return self
 
     def __exit__(self, kind, error, trace):
-        stop = KeyboardInterrupt() if self.stopped and not error else error
+        stop = error or (KeyboardInterrupt() if self.stopped else None)
         if stop and self.bar:  # it had begun
             stop.add_note(
-                f"Stopped at step {self.step}; {self._newest()}; the same call "
-                + ("begins anew." if self.kept is None else "continues from there.")
+                f"Stopped at step {self.step}; the newest checkpoint is of step "
+                f"{self.kept}; the same call continues from there."
             )
+        elif stop and os.listdir(self.folder) == ["run.lock"]:  # it was refused
+            shutil.rmtree(self.folder)
         self.opened.__exit__(kind, error, trace)
-        if stop is not error:
+        if stop and not error:
             raise stop
-        if not error:
+        if not stop:
             warn_untracked(self.track, read_table(self.history))
-        if not error and not self.updates and self.config.ratio:
-            warnings.warn(
-                f"The run ended after {self.step} steps without an update; raise steps "
-                "or minutes, or lower prefill, batch or length.",
-                stacklevel=3,
-            )
-
-    def _newest(self):
-        if self.kept is None:
-            return "there is no checkpoint yet"
-        return f"the newest checkpoint is of step {self.kept}"
+            if not self.updates and self.config.ratio:
+                warnings.warn(
+                    f"The run ended after {self.step} steps without an update; raise "
+                    "steps or minutes, or lower prefill, batch or length.",
+                    stacklevel=3,
+                )
 
     @property
     def minutes(self):
         """Minutes trained so far, earlier calls included."""
-        return self.minutes_before + (time.monotonic() - self.start) / 60
+        return self.before + (time.monotonic() - self.start) / 60
 
     def make_envs(self, make_env):
         """The vector environment, each copy at its next episode.
 
-        Raises: ValueError if the folder holds another run; MemoryError if the replay
-        would not fit into memory.
+        Args:
+            make_env: a Gymnasium id or a callable.
+
+        Raises:
+            ValueError: if the folder holds another run.
         """
         c, self.environment = self.config, env_name(make_env)
         self._read_state()
         envs = make_vector(make_env, c.envs, c.seed, self.episodes, c.parallel)
         self.opened.push(lambda *error: break_off(envs) if error[1] else envs.close())
-        seen = select_spaces(envs.single_observation_space, c.obs_keys, c.text_keys)
-        spaces = seen, envs.single_action_space
-        rows = min(c.capacity, c.steps)
-        check_memory(replay_bytes(rows, *spaces), rows)
         return envs
 
     def _read_state(self):
-        """Take over the counters in the folder, if they fit; writes nothing."""
-        asked = vars(self.config) | {"environment": self.environment}
-        asked["processes"] = self.processes
-        if (self.folder / CHECKPOINT).exists():
-            with open_checkpoint(self.folder) as (_, state):
-                stored = state["config"] | {"environment": state["environment"]}
-                stored["processes"] = state.get("processes", 1)
-            self._compare(stored, asked)
-            with reading(self.folder / CHECKPOINT):
-                self._count_on(state)
-        elif (path := self.folder / "config.yaml").exists() and not any(
-            self.folder.glob("checkpoint-*")  # of an older version
-        ):  # killed before its first checkpoint: it begins again
-            self._compare(vars(type(self.config).from_yaml(path)), asked)
-        elif read_table(self.metrics) or read_table(self.history):
-            raise ValueError(
-                f"{self.folder} holds tables, but no run that this version could "
-                "continue; choose another folder, or move them away."
-            )
+        """Take over state and counters of the checkpoint, if there is one."""
+        if not (self.folder / CHECKPOINT).exists():
+            if read_table(self.metrics) or read_table(self.history):
+                raise ValueError(
+                    f"{self.folder} holds tables, but no run that this version could "
+                    "continue; choose another folder, or move them away."
+                )
+            return
+        self.state, _ = read_checkpoint(self.folder)
+        asked = {"environment": self.environment, "processes": self.processes}
+        stored = self.state["config"] | self.state
+        self.changed = self._compare(stored, vars(self.config) | asked)
+        vars(self).update({name: self.state[name] for name in COUNTERS})
+        self.kept, self.before = self.step, self.state["minutes"]
+        self.rng.bit_generator.state = self.state["rng"]
 
     def _compare(self, stored, asked):
-        names = sorted((set(stored) & set(asked)) - FREE)
-        if other := [n for n in names if stored[n] != asked[n]]:
-            changes = ", ".join(f"{n} {stored[n]} -> {asked[n]}" for n in other)
+        """Refuse other facts than those stored; name what may change, and return it."""
+        shared = set(stored) & set(asked) - FREE
+        other = sorted(n for n in shared if stored[n] != asked[n])
+        changes = ", ".join(f"{n} {stored[n]} -> {asked[n]}" for n in other)
+        if not set(other) <= TOLD:
             raise ValueError(
                 f"{self.folder} holds a run of another configuration ({changes}); "
                 "choose another folder, or what the run began with."
             )
-
-    def _count_on(self, state):
-        for name in COUNTERS:
-            setattr(self, name, state[name])
-        self.state, self.kept, ring = state, self.step, state["replay"]
-        self.minutes_before = state["minutes"]
-        self.rng.bit_generator.state = state["rng"]
-        numbers = self.step, self.updates, self.minutes_before, *self.episodes
-        self.sums = {name: float(x) for name, x in self.sums.items()}
-        fits = all(0 <= x < math.inf for x in (*numbers, *ring["head"], *ring["size"]))
-        fits = fits and 0 <= self.credit < 1 and max(ring["size"]) <= ring["rows"]
-        if not fits or len(self.episodes) != self.config.envs:
-            raise ValueError("its counters are not those of a run")
+        if other:
+            print(f"{self.folder} continues with {changes}.")
+        return set(other)
 
     def restore(self, agent, replay):
-        """Fill agent and replay from the checkpoint, if there is one.
+        """Fill agent and replay from the checkpoint, or write the first one.
 
         With that the run begins: from here on it writes to its folder.
+
+        Raises:
+            MemoryError: if the replay will not fit into memory.
         """
+        check_memory(replay, self.config.steps)
         if self.state:
-            self._restore(agent, replay)
+            self._fill(agent, replay)
         self.skips = agent.scaler.is_enabled()  # fp16: no update if one overflows
         self._begin_reports()
-        bar = {"total": self.config.steps, "initial": self.step, "unit": "step"}
-        self.bar = self.opened.enter_context(tqdm(disable=not self.progress, **bar))
+        self.save(agent, replay)
+        self.bar = self.opened.enter_context(self._make_bar())
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 old = signal.signal(number, self._stop)
@@ -488,22 +515,23 @@ class Run:
                 self.board = board.SummaryWriter(tensorboard, purge_step=step)
                 self.opened.callback(self._on_board, "close")
 
-    def _restore(self, agent, replay):
-        state, ring, mine = self.state, self.state["replay"], replay.describe()
+    def _fill(self, agent, replay):
+        ring, mine = self.state["replay"], replay.describe()
         self._compare({**ring, "rng": mine["rng"]}, mine)
+        rates = [group["lr"] for group in agent.optimizer.param_groups]
         with open_checkpoint(self.folder) as (archive, _):
-            fill_agent(archive, agent)
+            fill_agent(archive, agent, rates if self.changed & RATES else None)
             replay.head[:], replay.size[:] = ring["head"], ring["size"]
             replay.rng.bit_generator.state = ring["rng"]
             fill_replay(archive, replay)
-            for group, rate in zip(agent.optimizer.param_groups, state["rates"]):
-                group["lr"] = rate  # which a callback may have changed
-            if state["scaler"] and agent.scaler.is_enabled():
-                agent.scaler.load_state_dict(state["scaler"])
-            torch.set_rng_state(torch.tensor(state["random"], dtype=torch.uint8))
-            if state["cuda"] and torch.cuda.is_available():
-                cuda = torch.tensor(state["cuda"], dtype=torch.uint8)
-                torch.cuda.set_rng_state(cuda)
+
+    def _make_bar(self):
+        """A progress bar; in a file or a pipe a line every minute."""
+        form = {"total": self.config.steps, "initial": self.step, "unit": "step"}
+        # What a notebook writes to is neither a terminal nor such a stream.
+        if isinstance(sys.stderr, io.TextIOWrapper) and not sys.stderr.isatty():
+            form |= {"mininterval": 60, "miniters": 1, "bar_format": LINE}
+        return tqdm(disable=not self.progress, **form)
 
     def _stop(self, number, frame):
         """The answer to a signal: end soon; to a second one: at once."""
@@ -515,7 +543,7 @@ class Run:
     def finished(self):
         """Whether the steps are done, or an episode has ended and the time is up."""
         stop = self.stopped and self._due(self.stopped, 0.0, grace=0.1)
-        done = self.step >= self.config.steps
+        done = self.done or self.step >= self.config.steps
         return done or stop or self._due(self.start, self.budget)
 
     def _due(self, since, minutes, grace=1.0):
@@ -569,7 +597,8 @@ class Run:
             return
         means = torch.stack(list(self.sums.values())) / self.summed
         means = dict(zip(self.sums, means.tolist()))
-        self._check_finite(means)
+        if not self.skips:
+            self._check_finite(means)
         rows = self.config.batch * self.config.length * self.processes
         now = time.monotonic()
         means["speed/replayed"] = self.summed * rows / max(now - self.logged, 1e-9)
@@ -580,17 +609,22 @@ class Run:
         for name in ["return", *self.track]:
             if found := [e[name] for e in self.recent if name in e]:
                 shown[name] = f"{np.mean(found):.2f}"
-        self.bar.set_postfix(shown)
+        self.bar.set_postfix(shown, refresh=False)
 
-    def _check_finite(self, values, metrics=True):
-        """Refuse {name: number} that are broken, before they replace what is good."""
-        broken = [name for name, x in values.items() if not math.isfinite(x)]
-        if broken and not (metrics and self.skips):
-            raise FloatingPointError(
-                f"{broken[0]} became {values[broken[0]]} by update {self.updates}; "
-                f"{self._newest()}, from before that, and stays: begin another folder "
-                "with a smaller lr, perhaps with start_from that agent."
-            )
+    def _check_finite(self, values):
+        """Refuse {name: number or tensor} that are broken, before they are kept.
+
+        Raises:
+            FloatingPointError: naming the checkpoint that stays.
+        """
+        for name, value in values.items():
+            if not torch.as_tensor(value).isfinite().all():
+                raise FloatingPointError(
+                    f"{name} is not finite after update {self.updates}; the newest "
+                    f"checkpoint is of step {self.kept}, from before that, and stays: "
+                    "begin another folder with a smaller lr, perhaps with start_from "
+                    "that agent."
+                )
 
     def save_if_due(self, agent, replay):
         """Write a checkpoint if it is time and an episode has just ended."""
@@ -600,17 +634,24 @@ class Run:
     def save(self, agent, replay):
         """Write a checkpoint: weights, optimizer, replay, counters, random states.
 
-        Raises: FloatingPointError if losses or weights are broken: then the last
-        checkpoint stays.
+        Raises:
+            FloatingPointError: if losses or weights are broken: the last checkpoint
+                stays.
         """
         if self.kept == self.step:
             return
+        self._lock()
         self.sums = {name: float(x) for name, x in self.sums.items()}
-        self._check_finite(self.sums)
-        self._check_agent(agent, replay)
-        state, cuda = self._state(agent, replay), torch.cuda.is_available()
-        state["random"] = torch.get_rng_state().tolist()
-        state["cuda"] = torch.cuda.get_rng_state().tolist() if cuda else None
+        self._check_finite(agent.state_dict() | ({} if self.skips else self.sums))
+        ring = {"head": replay.head.tolist(), "size": replay.size.tolist()}
+        state = {name: getattr(self, name) for name in COUNTERS} | {
+            "config": vars(self.config),
+            "environment": self.environment,
+            "processes": self.processes,
+            "minutes": self.minutes,
+            "rng": self.rng.bit_generator.state,
+            "replay": replay.describe() | ring,
+        }
         with self._writing():
             write_whole(
                 self.folder / CHECKPOINT,
@@ -619,48 +660,38 @@ class Run:
             self.kept, self.saved = self.step, time.monotonic()
             write_page(self.folder)
 
-    def _state(self, agent, replay):
-        """What a checkpoint holds beside tensors and rows, as plain data."""
-        ring = {"head": replay.head.tolist(), "size": replay.size.tolist()}
-        return {name: getattr(self, name) for name in COUNTERS} | {
-            "config": vars(self.config),
-            "environment": self.environment,
-            "processes": self.processes,
-            "minutes": self.minutes,
-            "rng": self.rng.bit_generator.state,
-            "rates": [group["lr"] for group in agent.optimizer.param_groups],
-            "scaler": agent.scaler.state_dict(),
-            "replay": replay.describe() | ring,
-        }
+    def look(self, agent, replay, callback=None, every=None):
+        """Show the dream if a video is due, and call `callback(agent, run)` if that is.
 
-    def _check_agent(self, agent, replay):
-        """Refuse weights whose squares overflow, as in a norm, or that cannot act."""
-        weights = agent.state_dict().items()
-        sums = {name: float(w.float().square().sum()) for name, w in weights}
-        now = range(len(replay.head)), replay.head - 1
-        with torch.random.fork_rng():
-            _, acted = agent.act({k: replay.data[k][now] for k in replay.obs_space})
-        sums["the state h"] = float(acted.model.h.sum())
-        self._check_finite(sums, metrics=False)
+        Both have random numbers of their own: watching does not change how the run
+        continues.
 
-    def look(self, agent, replay, callback=None):
-        """If it is time for a video: show the dream, and call `callback(agent, run)`.
-
-        Random numbers of their own: watching does not change how the run continues.
+        Args:
+            agent, replay: those of the run.
+            callback: ends the run, with a checkpoint, by returning True.
+            every: agent steps between two calls; None: with every video.
         """
-        if (time.monotonic() - self.shown) / 60 < self.config.video_minutes:
+        waited = (time.monotonic() - self.shown) / 60
+        due = waited >= self.config.video_minutes
+        asked = due if every is None else self.step % every < self.config.envs
+        if not due and not (callback and asked):
             return
         with torch.random.fork_rng():
-            for key, frames in dream_videos(agent, replay, self.step):
+            for key, frames in dream_videos(agent, replay, self.step) if due else ():
                 self.video(f"dream/{key}", frames)
-            if callback:
-                callback(agent, self)
-        self.shown = time.monotonic()
+            if callback and asked:
+                self.done = callback(agent, self) is True
+        self.shown = time.monotonic() if due else self.shown
 
     def video(self, tag, frames, fps=10):
-        """Keep frames [T, H, W, C] uint8 as a GIF in videos/ and in TensorBoard.
+        """Keep a video as a GIF in videos/ and in TensorBoard.
 
         Without pillow there are no videos; the run does not need them.
+
+        Args:
+            tag: its name.
+            frames: [T, H, W, C] uint8.
+            fps: frames per second.
         """
         if not optional("PIL.Image", "PIL"):
             return
@@ -671,4 +702,9 @@ class Run:
             (self.folder / "videos").mkdir(exist_ok=True)
             (self.folder / "videos" / name).write_bytes(gif.getvalue())
         if writer := self._on_board("_get_file_writer"):
-            writer.add_summary(gif_summary(tag, gif.getvalue(), frames), self.step)
+            proto = importlib.import_module("tensorboard.compat.proto.summary_pb2")
+            height, width = frames.shape[1:3]
+            image = dict(height=height, width=width, colorspace=3)
+            image["encoded_image_string"] = gif.getvalue()
+            value = proto.Summary.Value(tag=tag, image=proto.Summary.Image(**image))
+            writer.add_summary(proto.Summary(value=[value]), self.step)

@@ -13,8 +13,9 @@ WRONG = (136, 34, 85)  # the colour of an error in pictures: red, green, blue
 def optional(name, package):
     """Import the module `name` of an optional package.
 
-    Returns: None if the package is not installed, or does not work: then with one
-    warning.
+    Returns:
+        The module; None if the package is not installed, and, with one warning, if it
+        is broken.
     """
     try:
         return importlib.import_module(name)
@@ -25,10 +26,15 @@ def optional(name, package):
 
 
 def write_gif(path, frames, fps=15):
-    """Write frames [T, H, W, C] uint8 as a looping GIF; `path` may be an open file.
+    """Write a looping GIF.
 
-    Any C but 3 is shown as `in_colour` does. One palette for all frames, chosen from
-    some of them: a palette for each takes longer than the training between two videos.
+    One palette serves all frames, chosen from some of them: a palette for each frame
+    takes longer than the training between two videos.
+
+    Args:
+        path: of the file, or an open file.
+        frames: [T, H, W, C] uint8; without three channels the first is shown in grey.
+        fps: frames per second.
     """
     image = importlib.import_module("PIL.Image")
     if fps > 50:  # a frame is shown for whole hundredths of a second, at least two
@@ -48,12 +54,12 @@ def write_gif(path, frames, fps=15):
 
 
 def in_colour(frames):
-    """Pictures [..., C] as [..., 3]: without three channels the first one in grey."""
+    """Pictures [..., C] as [..., 3]: without three channels, the first in grey."""
     return frames if frames.shape[-1] == 3 else frames[..., :1].repeat(3, -1)
 
 
 def error_frames(real, dreamed):
-    """Return how far two clips uint8 [..., C] differ, [..., 3]: white is right.
+    """How far two clips uint8 [..., C] differ, as [..., 3]: white where they do not.
 
     The colour follows the root of the mean difference, so that small errors show.
     """
@@ -63,9 +69,14 @@ def error_frames(real, dreamed):
 
 
 def compare_frames(real, dreamed, axis=1):
-    """Real, dreamed and error as one video: two [T, H, W, C] -> [T, 3H, W, 3].
+    """Real, dreamed and error as one video.
 
-    Args: axis, 1 for one above the other, 2 for side by side.
+    Args:
+        real, dreamed: [T, H, W, C] uint8.
+        axis: 1 to stack them, 2 to put them side by side.
+
+    Returns:
+        [T, 3H, W, 3] or [T, H, 3W, 3].
     """
     real, dreamed = np.asarray(real), np.asarray(dreamed)
     error = error_frames(real, dreamed)
@@ -73,9 +84,17 @@ def compare_frames(real, dreamed, axis=1):
 
 
 def dream_videos(agent, replay, seed, context=5, length=40):
-    """Open-loop videos of stored rows, real / dreamed / error: (key, frames) for each.
+    """Dreams of stored rows, as videos real / dreamed / error.
 
-    Without pictures, or rows enough, there are none.
+    Args:
+        agent: dreams without seeing what follows the first `context` rows.
+        replay: the rows; there are no videos until it holds `length` of them.
+        seed: of the choice of rows.
+        context: rows that are seen.
+        length: rows in total.
+
+    Yields:
+        Key and frames [T, 3H, 4W, 3] for each picture of an observation.
     """
     import torch
 
@@ -86,7 +105,7 @@ def dream_videos(agent, replay, seed, context=5, length=40):
     if not images or replay.size.max() < length:
         return
     batch = replay.sample(32, length, np.random.default_rng(seed))
-    # A dream knows of no reset: better windows that dream of one episode only.
+    # A dream cannot know of a reset: prefer windows that dream of one episode only.
     broken = batch["is_first"][:, context:].any(1)
     chosen = np.argsort(broken, kind="stable")[:4]
     batch = {key: rows[chosen] for key, rows in batch.items()}

@@ -1,7 +1,6 @@
-"""A run folder: one writer, one checkpoint, clear sentences, nothing lost."""
+"""A run's folder: one writer, one checkpoint, clear sentences, nothing lost."""
 
 import contextlib
-import csv
 import dataclasses
 import errno
 import functools
@@ -24,19 +23,29 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
+from small import TINY
 
 from dreamer_lite import runs, video
 from dreamer_lite.dreamer import Config, Dreamer, evaluate, train
-from dreamer_lite.replay import Replay, write_whole
+from dreamer_lite.replay import Replay
 
-TINY = dict(units=16, deter=32, latents=4, classes=4, depth=4, blocks=4, device="cpu")
 QUICK = dict(batch=2, length=4, horizon=2, prefill=10, ratio=2.0, log_every=1, warmup=5)
 CONFIG = Config(**TINY, **QUICK, steps=40, precision="fp32")
+needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX")
 
 
-def go(folder, env="CartPole-v1", callback=None, **changes):
+def go(folder, env="CartPole-v1", callback=None, callback_every=1, **changes):
     config = dataclasses.replace(CONFIG, **changes)
-    return train(env, config, folder, callback=callback, progress=False)
+    how = dict(callback=callback, callback_every=callback_every, progress=False)
+    return train(env, config, folder, **how)
+
+
+def stop_at(step, error):
+    def callback(agent, run):
+        if run.step >= step:
+            raise error
+
+    return callback
 
 
 def snapshot(folder):
@@ -45,8 +54,38 @@ def snapshot(folder):
     return {p: p.read_bytes() for p in files}
 
 
+def assert_refused(folder, words, **changes):
+    before = snapshot(folder)
+    with pytest.raises(ValueError, match=words) as found:
+        go(folder, **{"steps": 50, **changes})
+    assert snapshot(folder) == before
+    assert not hasattr(found.value, "__notes__")  # it had not begun
+
+
 def step_of(folder):
     return runs.read_checkpoint(folder)[0]["step"]
+
+
+def steps_of(folder, name="metrics.csv"):
+    return [int(row["step"]) for row in runs.read_table(folder / name)]
+
+
+def members(folder):
+    with zipfile.ZipFile(folder / runs.CHECKPOINT) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def rewrite(folder, name, data, kind=zipfile.ZIP_STORED):
+    """Replace a part of the checkpoint, as a hand or another program would."""
+    parts = members(folder) | {name: data}
+    with zipfile.ZipFile(folder / runs.CHECKPOINT, "w", kind) as archive:
+        for part, content in parts.items():
+            archive.writestr(part, content)
+
+
+def script(code, *args, **options):
+    command = [sys.executable, "-c", code, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, **options)
 
 
 @pytest.fixture(scope="module")
@@ -79,68 +118,53 @@ class Frames(gym.Env):
 # Agent files
 
 
+@pytest.fixture
+def agent_file(folder, tmp_path):
+    path = tmp_path / "agent.safetensors"
+    path.write_bytes(runs.read_checkpoint(folder)[1])
+    return path
+
+
 def change(path, new):
     """Write an agent file with other tensors or other facts."""
     data = path.read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    tensors, facts = new(load(data), header["__metadata__"])
-    path.write_bytes(save(tensors, facts))
-
-
-def test_every_flipped_byte_of_an_agent_is_noticed(finished, tmp_path):
-    data, path = runs.agent_bytes(finished), tmp_path / "agent.safetensors"
-    rng = np.random.default_rng(0)
-    for place in [0, 9, *rng.integers(len(data), size=100)]:
-        broken = bytearray(data)
-        broken[place] ^= 1 << rng.integers(8)
-        path.write_bytes(broken)
-        with pytest.raises(ValueError, match="is damaged, "):
-            Dreamer.load(path)
-
-
-@pytest.mark.parametrize(
-    "new, words",
-    [
-        (lambda t, f: ({k: w * 2 for k, w in t.items()}, f), "checksum is wrong"),
-        (
-            lambda t, f: ({k: w.long() for k, w in t.items()}, no_sum(f)),
-            "finite floats",
-        ),
-        (lambda t, f: ({k: w / 0 for k, w in t.items()}, no_sum(f)), "finite floats"),
-        (lambda t, f: (t, {"dreamer_lite": '{"format": "x"}'}), "its format is not"),
-        (lambda t, f: (t, {"other": "x"}), "'dreamer_lite'"),
-    ],
-)
-def test_weights_that_are_no_agent_are_refused(folder, tmp_path, new, words):
-    path = tmp_path / "agent.safetensors"
-    path.write_bytes(runs.agent_bytes(folder))
-    change(path, new)
-    with pytest.raises(ValueError, match=f"agent.safetensors is damaged, .*{words}"):
-        Dreamer.load(path)
+    path.write_bytes(save(*new(load(data), header["__metadata__"])))
 
 
 def no_sum(facts):
     return {"dreamer_lite": facts["dreamer_lite"]}
 
 
-def test_an_agent_file_from_before_checksums_is_read(folder, tmp_path):
-    path = tmp_path / "agent.safetensors"
-    path.write_bytes(runs.agent_bytes(folder))
-    change(path, lambda tensors, facts: (tensors, no_sum(facts)))
-    for key, weight in Dreamer.load(path).state_dict().items():
-        assert torch.equal(weight, Dreamer.load(folder).state_dict()[key])
+def test_every_flipped_byte_of_an_agent_is_noticed(agent_file):
+    data, rng = agent_file.read_bytes(), np.random.default_rng(0)
+    for place in [0, 9, *rng.integers(len(data), size=30)]:
+        broken = bytearray(data)
+        broken[place] ^= 1 << rng.integers(8)
+        agent_file.write_bytes(broken)
+        with pytest.raises(ValueError, match="is damaged, "):
+            Dreamer.load(agent_file)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX modes")
-def test_files_have_the_mode_that_was_asked_for(folder, tmp_path):
-    before = os.umask(0o027)
-    try:
-        Dreamer.load(folder).save(tmp_path / "agent.safetensors")
-        go(tmp_path / "run")
-    finally:
-        os.umask(before)
-    for path in (tmp_path / "agent.safetensors", tmp_path / "run" / runs.CHECKPOINT):
-        assert path.stat().st_mode & 0o777 == 0o640
+@pytest.mark.parametrize(
+    "new, words",
+    [
+        (lambda t, f: ({k: w * 2 for k, w in t.items()}, f), "checksum is wrong"),
+        (lambda t, f: ({k: w.long() for k, w in t.items()}, no_sum(f)), "finite float"),
+        (lambda t, f: ({k: w / 0 for k, w in t.items()}, no_sum(f)), "finite floats"),
+        (lambda t, f: (t, {"dreamer_lite": '{"format": "x"}'}), "its format is not"),
+        (lambda t, f: (t, {"other": "x"}), "'dreamer_lite'"),
+    ],
+)
+def test_weights_that_are_no_agent_are_refused(agent_file, new, words):
+    change(agent_file, new)
+    with pytest.raises(ValueError, match=f"agent.safetensors is damaged, .*{words}"):
+        Dreamer.load(agent_file)
+
+
+def test_an_agent_file_from_before_checksums_is_read(agent_file):
+    change(agent_file, lambda tensors, facts: (tensors, no_sum(facts)))
+    Dreamer.load(agent_file)
 
 
 def test_paths_may_begin_with_a_tilde(tmp_path, monkeypatch):
@@ -155,22 +179,8 @@ def test_paths_may_begin_with_a_tilde(tmp_path, monkeypatch):
 # The checkpoint
 
 
-def test_a_file_that_fails_leaves_the_old_one(tmp_path):
-    path = tmp_path / "x.txt"
-    write_whole(path, lambda file: file.write(b"old"))
-
-    def fail(file):
-        file.write(b"half")
-        raise OSError("full")
-
-    with pytest.raises(OSError, match="full"):
-        write_whole(path, fail)
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["x.txt"]
-
-
 def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
-    """After a power cut a name must not stand before bytes that were never written."""
+    """After a power cut no name may belong to bytes that were never written."""
     synced, sync, replace = set(), os.fsync, os.replace
 
     def remember(descriptor):
@@ -187,15 +197,8 @@ def test_a_file_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
     assert os.stat(tmp_path / runs.CHECKPOINT).st_ino in synced
 
 
-@pytest.mark.parametrize("link", [os.link, os.symlink])
-def test_a_backup_of_links_survives_the_next_checkpoint(folder, tmp_path, link):
-    backup = tmp_path / "backup"
-    if link is os.link:
-        shutil.copytree(folder, backup, copy_function=os.link)
-    else:  # the run's own file is a link to one elsewhere
-        backup.mkdir()
-        os.replace(folder / runs.CHECKPOINT, backup / runs.CHECKPOINT)
-        os.symlink(backup / runs.CHECKPOINT, folder / runs.CHECKPOINT)
+def test_a_backup_of_links_survives_the_next_checkpoint(folder, tmp_path):
+    backup = shutil.copytree(folder, tmp_path / "backup", copy_function=os.link)
     before = (backup / runs.CHECKPOINT).read_bytes()
     go(folder, steps=60)
     assert (step_of(folder), step_of(backup)) == (60, 40)
@@ -203,9 +206,8 @@ def test_a_backup_of_links_survives_the_next_checkpoint(folder, tmp_path, link):
 
 
 def test_an_agent_can_be_read_while_its_run_continues(tmp_path):
-    running = threading.Thread(
-        target=go, args=(tmp_path,), kwargs=dict(steps=300, checkpoint_minutes=0.0)
-    )
+    often = dict(steps=150, checkpoint_minutes=0.0)
+    running = threading.Thread(target=go, args=(tmp_path,), kwargs=often)
     running.start()
     steps = set()
     while running.is_alive():
@@ -213,27 +215,7 @@ def test_an_agent_can_be_read_while_its_run_continues(tmp_path):
             Dreamer.load(tmp_path)
             steps.add(step_of(tmp_path))
     running.join()
-    assert len(steps) > 3
-
-
-def members(folder):
-    with zipfile.ZipFile(folder / runs.CHECKPOINT) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def rewrite(folder, name, data, kind=zipfile.ZIP_STORED):
-    """Replace a part of the checkpoint, as a hand or another program would."""
-    parts = members(folder) | {name: data}
-    with zipfile.ZipFile(folder / runs.CHECKPOINT, "w", kind) as archive:
-        for part, content in parts.items():
-            archive.writestr(part, content)
-
-
-def assert_refused(folder, words, **changes):
-    before = snapshot(folder)
-    with pytest.raises(ValueError, match=words):
-        go(folder, **{"steps": 50, **changes})
-    assert snapshot(folder) == before
+    assert len(steps) > 2
 
 
 def test_a_flipped_byte_in_any_part_is_noticed_and_kept(folder):
@@ -244,57 +226,35 @@ def test_a_flipped_byte_in_any_part_is_noticed_and_kept(folder):
     path, parts = folder / runs.CHECKPOINT, members(folder)
     whole, rng = path.read_bytes(), np.random.default_rng(0)
     assert {name.partition("/")[0] for name in parts} == {
-        "state.json", "agent.safetensors", "optimizer.safetensors", "replay",
+        "state.json", "agent.safetensors", "training.pt", "replay",
     }  # fmt: skip
     for data in parts.values():
         broken = bytearray(whole)
         place = whole.index(data) + rng.integers(len(data))
         broken[place] ^= 1 << rng.integers(8)
         path.write_bytes(broken)
-        assert_refused(
-            folder, "checkpoint.zip is damaged.*; restore a copy, or move it"
-        )
+        assert_refused(folder, "checkpoint.zip is damaged.*; restore a copy, or move")
     path.write_bytes(whole[: len(whole) // 2])
     assert_refused(folder, "is damaged")
     path.write_bytes(whole)
     go(folder, steps=50)
 
 
-def test_parts_that_do_not_belong_together_are_refused(folder, tmp_path):
-    whole = (folder / runs.CHECKPOINT).read_bytes()
-    state = json.loads(members(folder)["state.json"])
-    go(tmp_path / "larger", units=32)
-    other = members(tmp_path / "larger")
-    ring = state["replay"]
-    changes = [
-        ("agent.safetensors", other["agent.safetensors"]),
-        ("optimizer.safetensors", other["optimizer.safetensors"]),
-        ("replay/obs.npy", members(folder)["replay/action.npy"]),
-        ("replay/obs.npy", members(folder)["replay/obs.npy"] + b"more"),
-        ("state.json", b"[" * 10**5),
-        *(
-            ("state.json", json.dumps(state | new).encode())
-            for new in (
-                {"minutes": "x"}, {"minutes": -1.0}, {"credit": 1e6}, {"step": -3},
-                {"episodes": [1, 2]}, {"sums": 3}, {"replay": ring | {"head": [-5]}},
-                {"replay": ring | {"size": [10**9]}}, {"rates": None},
-            )
-        ),
-    ]  # fmt: skip
-    for name, data in changes:
-        rewrite(folder, name, data)
-        assert_refused(folder, "damaged")
-        (folder / runs.CHECKPOINT).write_bytes(whole)
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+def test_a_checkpoint_runs_no_code_and_does_not_unpack(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    whole, data = (folder / runs.CHECKPOINT).read_bytes(), io.BytesIO()
+    torch.save({"optimizer": Bomb()}, data)
+    rewrite(folder, "training.pt", data.getvalue())
+    assert_refused(folder, "damaged")
+    assert not (folder.parent / "harm").exists()
+    (folder / runs.CHECKPOINT).write_bytes(whole)
     rewrite(folder, "state.json", members(folder)["state.json"], zipfile.ZIP_DEFLATED)
     assert_refused(folder, "it is compressed")
-
-
-def test_a_checkpoint_runs_no_code(folder):
-    """Pickle would."""
-    array, file = np.array([{"x": 1}], dtype=object), io.BytesIO()
-    np.save(file, array, allow_pickle=True)
-    rewrite(folder, "replay/obs.npy", file.getvalue())
-    assert_refused(folder, "another shape or dtype")
 
 
 MEMORY = """
@@ -320,30 +280,27 @@ assert replay.data["obs"][0, -1, 0, 0, 0] == 7
 """
 
 
-def fill_checkpoint(folder, rows):
-    """A checkpoint of a run with pictures whose replay is full."""
-    config = dataclasses.replace(CONFIG, capacity=rows)
+def test_resuming_holds_the_replay_once(tmp_path):
+    rows = 20_000
     space = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
     replay = Replay(rows, space, gym.spaces.Discrete(5))
     replay.data["obs"][:], replay.size[:] = 7, rows
-    agent = Dreamer(space, gym.spaces.Discrete(5), config)
-    ring = {"head": replay.head.tolist(), "size": replay.size.tolist()}
-    state = {"replay": replay.describe() | ring}
-    folder.mkdir()
-    write_whole(
-        folder / runs.CHECKPOINT,
-        lambda file: runs.write_checkpoint(file, agent, replay, state),
-    )
-
-
-def test_resuming_holds_the_replay_once(tmp_path):
-    fill_checkpoint(tmp_path / "run", 20_000)
-    command = [sys.executable, "-c", MEMORY, str(tmp_path / "run"), "20000"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 1.2
+    agent = Dreamer(space, gym.spaces.Discrete(5), CONFIG)
+    state = {"replay": {"size": replay.size.tolist()}}
+    with open(tmp_path / runs.CHECKPOINT, "wb") as file:
+        runs.write_checkpoint(file, agent, replay, state)
+    assert float(script(MEMORY, tmp_path, rows, check=True).stdout) < 1.2
 
 
 # One writer
+
+
+OTHER = """
+import sys
+from dreamer_lite.config import Config
+from dreamer_lite.runs import Run
+Run(sys.argv[1], Config())
+"""
 
 
 def test_the_lock_holds_whatever_else_the_process_does(tmp_path):
@@ -351,40 +308,39 @@ def test_the_lock_holds_whatever_else_the_process_does(tmp_path):
     shutil.copytree(tmp_path / "run", tmp_path / "copy")  # opens and closes the lock
     with pytest.raises(BlockingIOError, match="Another run is writing in .*; wait"):
         go(tmp_path / "run")
-    code = "import sys; from dreamer_lite.runs import *; Run(sys.argv[1], Config())"
-    code = "from dreamer_lite.config import Config; " + code
-    command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    other = subprocess.run(command, capture_output=True, check=False)
-    assert b"BlockingIOError" in other.stderr
+    assert "BlockingIOError: Another" in script(OTHER, tmp_path / "run").stderr
     run.opened.close()
     go(tmp_path / "run")
 
 
-HOLD = """
-import sys, time
-from dreamer_lite.config import Config
-from dreamer_lite.runs import Run
-run = Run(sys.argv[1], Config()); print("held", flush=True); time.sleep(60)
-"""
+@needs_posix
+def test_a_lock_that_is_deleted_is_taken_again(tmp_path):
+    """Unless another run has it by now: then this one writes nothing more."""
+
+    def forget(agent, run):
+        if run.step == 20:
+            (tmp_path / "run.lock").unlink()
+
+    go(tmp_path, callback=forget)
+    assert step_of(tmp_path) == 40 and (tmp_path / "run.lock").exists()
+    others = []
+
+    def lose(agent, run):
+        if run.step == 50:
+            (tmp_path / "run.lock").unlink()
+            others.append(runs.Run(tmp_path, CONFIG))
+
+    with pytest.raises(BlockingIOError, match="Another run is writing"):
+        go(tmp_path, callback=lose, steps=60)
+    assert step_of(tmp_path) == 40
+    others[0].opened.close()
 
 
-def test_the_lock_dies_with_its_process(tmp_path):
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    with pytest.raises(BlockingIOError):
-        go(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["run.lock"]
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    go(tmp_path)
-
-
-def test_a_failed_start_frees_the_folder(tmp_path):
-    with pytest.raises(TypeError):
-        go(tmp_path, env=3)
-    go(tmp_path)
+def test_a_run_that_is_refused_leaves_nothing(tmp_path):
+    for env in (3, lambda: None):
+        with pytest.raises(TypeError):
+            go(tmp_path / "run", env=env)
+        assert not (tmp_path / "run").exists()
 
 
 # Which run is it
@@ -393,33 +349,61 @@ def test_a_failed_start_frees_the_folder(tmp_path):
 def test_another_configuration_is_refused(folder):
     words = r"another configuration \(units 16 -> 32\); choose another folder"
     assert_refused(folder, words, units=32)
+    path = folder / "config.yaml"  # what a hand writes there does not count
+    path.write_text(path.read_text().replace("units: 16", "units: 32"))
+    assert_refused(folder, words, units=32)
+    go(folder, steps=48)
+    assert Config.from_yaml(path) == dataclasses.replace(CONFIG, steps=48)
 
 
-def test_exactly_the_settings_of_time_and_machine_may_change(folder):
-    accepted, shares = set(), ("discount", "lam", "dream_share")
+def test_exactly_the_named_settings_may_change(folder, capsys):
+    accepted = set()
+    shares = {"discount", "lam", "dream_share", *runs.RATES}
+    words = {"device": "auto", "precision": "bf16", "speed": "compile"}
     for name, old in vars(CONFIG).items():
-        words = {"device": "auto", "precision": "bf16", "speed": "compile"}
-        if name in words:
-            new = words[name]
-        elif isinstance(old, bool):
-            new = not old
-        else:
-            new = old / 2 if name in shares else type(old)(2 * old or 1)
+        new = old / 2 if name in shares else type(old)(2 * old or 1)
+        new = words.get(name, not old if isinstance(old, bool) else new)
         config = dataclasses.replace(CONFIG, **{name: new})
         try:
-            with runs.Run(folder, config) as run, contextlib.suppress(AttributeError):
+            with runs.Run(folder, config) as run:
                 run.updates = 1  # no warning that there were none
                 run.make_envs("CartPole-v1")
+            told = f"{name} {old} -> {new}." in capsys.readouterr().out
+            assert told == (name in runs.TOLD)
             accepted.add(name)
         except ValueError as error:
             assert f"({name} " in str(error)
-    assert accepted == runs.FREE
-    go(folder, steps=48, precision="bf16", checkpoint_minutes=1.0)
-    assert step_of(folder) == 48
+    assert accepted == runs.FREE | runs.TOLD
 
 
-def make(gravity=9.8, steps=500):
-    env = gym.make("CartPole-v1", max_episode_steps=steps)
+def test_rates_entropy_and_ratio_may_change(folder):
+    """Those of a callback stay, unless the configuration asks for others."""
+    rates = []
+
+    def watch(agent, run):
+        rates.append([group["lr"] for group in agent.optimizer.param_groups])
+
+    def fall(agent, run):
+        for group in agent.optimizer.param_groups:
+            group["lr"] = 1e-9
+
+    go(folder, callback=fall, steps=44)
+    go(folder, callback=watch, steps=48)
+    before = runs.read_checkpoint(folder)[0]["updates"]
+    new = dict(lr=0.25, entropy=0.5, ratio=4.0)
+    agent = go(folder, callback=watch, steps=52, **new)
+    assert rates[:4] == [[1e-9] * 4] * 4
+    assert rates[4:] == [[0.25, CONFIG.critic_lr, *[CONFIG.actor_lr] * 2]] * 4
+    assert agent.actor_critic.config.entropy == 0.5
+    expected = dataclasses.replace(CONFIG, steps=52, **new)
+    assert Config.from_yaml(folder / "config.yaml") == expected
+    assert Dreamer.load(folder).config.lr == 0.25
+    # 4 steps, 4 rows replayed for each, 8 rows in an update.
+    assert runs.read_checkpoint(folder)[0]["updates"] == before + 2
+
+
+def make(gravity=9.8):
+    env = gym.make("CartPole-v1", max_episode_steps=500)
     env.unwrapped.gravity = gravity
     return env
 
@@ -427,14 +411,11 @@ def make(gravity=9.8, steps=500):
 def test_another_environment_is_refused(folder, tmp_path):
     words = "another configuration .*environment CartPole-v1 -> .*; choose"
     assert_refused(folder, words, env=make)
-    assert_refused(folder, words, env="CartPole-v0")
-    moon = functools.partial(make, gravity=1.6)
+    moon, mars = (functools.partial(make, gravity=g) for g in (1.6, 3))
     go(tmp_path / "moon", env=moon)
     words = r"make\(gravity=1.6\) -> .*make\(gravity=3\)"
-    mars = functools.partial(make, gravity=3)
     assert_refused(tmp_path / "moon", words, env=mars)
-    again = functools.partial(make, gravity=1.6)
-    go(tmp_path / "moon", env=again, steps=50)
+    go(tmp_path / "moon", env=functools.partial(make, gravity=1.6), steps=50)
 
 
 def test_an_environment_that_has_changed_is_refused(tmp_path, monkeypatch):
@@ -444,62 +425,46 @@ def test_an_environment_that_has_changed_is_refused(tmp_path, monkeypatch):
     assert_refused(tmp_path, "obs_space", env=Frames)
 
 
-def test_a_run_without_a_checkpoint_yet_begins_again(folder):
+def test_tables_of_another_run_are_not_dropped(folder):
     (folder / runs.CHECKPOINT).unlink()
-    assert_refused(folder, "another configuration", seed=1)
-    go(folder)
-    steps = [int(row["step"]) for row in runs.read_table(folder / "metrics.csv")]
-    assert steps == sorted(set(steps)) and len(steps) > 5
-
-
-def test_tables_of_nobody_are_not_dropped(folder):
-    (folder / runs.CHECKPOINT).unlink()
-    (folder / "config.yaml").rename(folder / "mine.yaml")
     assert_refused(folder, "holds tables, but no run .*; choose another")
 
 
-def test_a_run_of_an_older_version_is_refused(folder):
-    (folder / runs.CHECKPOINT).unlink()
-    (folder / "checkpoint-000000040").mkdir()
-    assert_refused(folder, "no run that this version could continue; choose another")
-
-
-def test_what_is_written_by_hand_into_the_settings_does_not_count(folder):
-    path = folder / "config.yaml"
-    path.write_text(path.read_text().replace("units: 16", "units: 32"))
-    assert_refused(folder, r"\(units 16 -> 32\)", units=32)
-    go(folder, steps=48)
-    assert Config.from_yaml(path) == dataclasses.replace(CONFIG, steps=48)
+def test_a_run_has_a_checkpoint_from_its_beginning(tmp_path):
+    """Stopped early, it begins with the same weights again."""
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path / "run", callback=stop_at(12, KeyboardInterrupt()))
+    assert step_of(tmp_path / "run") == 0
+    one, two = (go(tmp_path / name).state_dict() for name in ("run", "whole"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert steps_of(tmp_path / "run") == steps_of(tmp_path / "whole")
 
 
 # What stops a run
 
 
-def stop(error, step):
-    def callback(agent, run):
-        if run.step >= step:
-            raise error
-
-    return callback
-
-
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("no game")])
-def test_what_stops_a_run_says_what_is_kept(folder, tmp_path, error):
+def test_what_stops_a_run_says_what_is_kept(folder, error):
     with pytest.raises(type(error)) as found:
-        go(folder, callback=stop(error, 50), steps=60, video_minutes=0.0)
+        go(folder, callback=stop_at(50, error), steps=60)
     kept = "the newest checkpoint is of step 40; the same call continues from there."
     assert found.value.__notes__ == [f"Stopped at step 50; {kept}"]
     assert step_of(folder) == 40
-    del error.__notes__
-    with pytest.raises(type(error)) as found:
-        go(tmp_path / "new", callback=stop(error, 50), steps=60, video_minutes=0.0)
-    assert "there is no checkpoint yet; the same call begins anew" in error.__notes__[0]
 
 
-def test_a_run_that_did_not_begin_has_no_note(folder):
-    with pytest.raises(ValueError) as found:
-        go(folder, units=32)
-    assert not hasattr(found.value, "__notes__")
+def test_a_callback_has_its_own_schedule_and_can_stop_the_run(tmp_path):
+    called = []
+
+    def callback(agent, run):
+        called.append(run.step)
+        return run.step >= 50
+
+    go(tmp_path, callback=callback, callback_every=10, steps=90, envs=3)
+    assert called == [12, 21, 30, 42, 51]  # the first steps from 10, 20, ... on
+    assert step_of(tmp_path) == 51
+    called.clear()
+    go(tmp_path, callback=callback, callback_every=None, steps=60, envs=3)
+    assert step_of(tmp_path) == 60 and not called  # no video was due
 
 
 class Broken(gym.Wrapper):
@@ -517,8 +482,7 @@ def test_the_environments_own_error_comes_out_as_it_is(tmp_path, parallel):
     with pytest.raises(OSError, match="its own save file") as found:
         go(tmp_path, env=Broken, envs=2, parallel=parallel)
     assert "run folder" not in str(found.value)
-    assert parallel or found.value.errno == errno.EROFS
-    assert "Stopped at step 0; there is no checkpoint" in found.value.__notes__[0]
+    assert "Stopped at step 0; the newest checkpoint" in found.value.__notes__[0]
 
 
 def test_environments_that_cannot_be_closed_do_not_hide_the_reason(tmp_path):
@@ -527,8 +491,7 @@ def test_environments_that_cannot_be_closed_do_not_hide_the_reason(tmp_path):
             raise OSError("stuck")
 
     with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, Stuck, stop(KeyboardInterrupt(), 9), video_minutes=0.0)
-    go(tmp_path / "again")
+        go(tmp_path, Stuck, stop_at(9, KeyboardInterrupt()))
 
 
 SIGNALLED = """
@@ -548,16 +511,14 @@ def tell(agent, run):
 
 if __name__ == "__main__":
     config = Config.from_yaml(sys.argv[1])
-    train(make, config, sys.argv[2], callback=tell, progress=False)
+    train(make, config, sys.argv[2], callback=tell, callback_every=1, progress=False)
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("envs", [1, 2])
+@needs_posix
+@pytest.mark.parametrize("number, envs", [(signal.SIGINT, 2), (signal.SIGTERM, 1)])
 def test_signals_end_a_run_with_a_checkpoint(tmp_path, number, envs):
-    config = dataclasses.replace(CONFIG, steps=300, video_minutes=0.0, envs=envs)
-    config = dataclasses.replace(config, parallel=envs > 1)
+    config = dataclasses.replace(CONFIG, steps=120, envs=envs, parallel=envs > 1)
     config.to_yaml(tmp_path / "config.yaml")
     (tmp_path / "script.py").write_text(SIGNALLED)
     names = "script.py", "config.yaml", "run"
@@ -571,23 +532,21 @@ def test_signals_end_a_run_with_a_checkpoint(tmp_path, number, envs):
         pass
     # A terminal sends Ctrl-C to the workers, too; SIGTERM comes to one process.
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=120)[1]
     step = step_of(tmp_path / "run")
-    assert 50 <= step < 300 and said.splitlines()[-2:] == [
+    assert 50 <= step < 120 and said.splitlines()[-2:] == [
         "KeyboardInterrupt",
         f"Stopped at step {step}; the newest checkpoint is of step {step}; the same "
         "call continues from there.",
     ]
-    replay = runs.load_replay(tmp_path / "run")
     if envs == 1:  # it waited for the end of the episode
-        assert replay.data["is_last"][0, step - 1]
+        assert runs.load_replay(tmp_path / "run").data["is_last"][0, step - 1]
     done = subprocess.run(command, capture_output=True, text=True, env=here)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[0]) == step + envs
-    assert step_of(tmp_path / "run") == 300
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+@needs_posix
 def test_a_second_signal_ends_a_run_at_once(tmp_path):
     def impatient(agent, run):
         if run.step == 20:
@@ -595,10 +554,9 @@ def test_a_second_signal_ends_a_run_at_once(tmp_path):
             os.kill(os.getpid(), signal.SIGINT)
 
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt, match=""):
-        go(tmp_path, callback=impatient, video_minutes=0.0)
-    assert signal.getsignal(signal.SIGINT) is before
-    assert not (tmp_path / runs.CHECKPOINT).exists()
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, callback=impatient)
+    assert signal.getsignal(signal.SIGINT) is before and step_of(tmp_path) == 0
 
 
 # Files that cannot be written
@@ -629,36 +587,9 @@ def test_a_full_disk_loses_nothing(folder, owner, name, monkeypatch):
         with pytest.raises(OSError, match="run folder .* cannot be written .*; free"):
             go(folder, steps=60)
     assert step_of(folder) in (40, 60)
-    go(folder, steps=60)
-    steps = [int(row["step"]) for row in runs.read_table(folder / "metrics.csv")]
-    assert steps == sorted(set(steps)) and steps[-1] > 40 and step_of(folder) == 60
-
-
-LIMITED = """
-import resource, signal, sys
-from dreamer_lite.dreamer import Config, train
-from dreamer_lite.runs import optional
-optional("torch.utils.tensorboard", "tensorboard")
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)
-config = Config.from_yaml(sys.argv[1] + "/config.yaml")
-config = Config(**dict(vars(config), steps=60))
-train("CartPole-v1", config, sys.argv[1], progress=False)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX file limit")
-@pytest.mark.parametrize("limit", [20_000, 3_000])
-def test_files_that_may_not_grow_lose_nothing(folder, limit):
-    """The system refuses to write past a size, first weights, then also the tables."""
-    command = [sys.executable, "-c", LIMITED, str(folder), str(limit)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    said = [line for line in done.stderr.splitlines() if line.startswith("OSError: Th")]
-    assert done.returncode == 1 and "then run the same command again" in said[-1]
-    assert "Stopped at step" in done.stderr.splitlines()[-1]
-    assert step_of(folder) == 40
-    go(folder, steps=60)
-    steps = [int(row["step"]) for row in runs.read_table(folder / "metrics.csv")]
-    assert steps == sorted(set(steps)) and steps[-1] > 40
+    go(folder, steps=70)
+    steps = steps_of(folder)
+    assert steps == sorted(set(steps)) and steps[-1] > 60 and step_of(folder) == 70
 
 
 # Numbers that break
@@ -671,23 +602,11 @@ def test_losses_that_break_replace_no_checkpoint(folder, monkeypatch):
         return step(agent, batch) | {"loss/obs": torch.tensor(float("nan"))}
 
     monkeypatch.setattr(Dreamer, "train_step", broken)
-    expected = "loss/obs became nan by update .*; the newest checkpoint is of step 40, "
+    expected = "loss/obs is not finite after .*; the newest checkpoint is of step 40, "
     for changes in (dict(log_every=1), dict(log_every=1000)):  # at a line, at a save
         with pytest.raises(FloatingPointError, match=expected + ".* stays: begin"):
             go(folder, steps=60, **changes)
         assert members(folder) == before
-
-
-def test_a_divergence_replaces_no_checkpoint(tmp_path):
-    """Its weights may all be finite, and its losses are those of the weights before."""
-    often = dict(steps=60, checkpoint_minutes=0.0, warmup=0, prefill=30)
-    with pytest.raises(
-        FloatingPointError, match="became .*the newest checkpoint is of"
-    ):
-        go(tmp_path, lr=1e30, **often)
-    agent = Dreamer.load(tmp_path)
-    assert all(w.abs().max() < 1e10 for w in agent.state_dict().values())
-    assert len(evaluate(agent, "CartPole-v1", 1)) == 1
 
 
 def test_weights_that_break_are_not_saved(tmp_path, monkeypatch):
@@ -696,20 +615,25 @@ def test_weights_that_break_are_not_saved(tmp_path, monkeypatch):
         return {"loss/obs": torch.tensor(1.0)}
 
     monkeypatch.setattr(Dreamer, "train_step", spoiled)
-    with pytest.raises(FloatingPointError, match="gates.bias became .*no checkpoint"):
+    with pytest.raises(FloatingPointError, match="gates.bias is not .*is of step 0"):
         go(tmp_path, steps=60)
+
+
+def test_the_largest_learning_rates_leave_an_agent_that_acts(tmp_path):
+    """The last checkpoint of what diverges is one to start from."""
+    rates = dict.fromkeys(runs.RATES, 1.0)
+    go(tmp_path, steps=90, ratio=8.0, warmup=0, **rates)
+    assert len(evaluate(Dreamer.load(tmp_path), "CartPole-v1", 1)) == 1
 
 
 # Tables
 
 
-def test_a_table_is_what_the_csv_module_reads(finished):
+def test_tables_hold_a_number_in_every_cell(finished):
     for name in ("metrics.csv", "episodes.csv"):
-        with open(finished / name, newline="") as file:
-            header, *rows = csv.reader(file)
-        assert rows and all(len(row) == len(header) for row in rows)
-        assert all(math.isfinite(float(cell)) for row in rows for cell in row if cell)
-    assert header[:5] == ["step", "minutes", "env", "return", "length"]
+        rows = runs.read_table(finished / name)
+        assert rows and all(math.isfinite(float(x)) for r in rows for x in r.values())
+    assert list(rows[0]) == ["step", "minutes", "env", "return", "length"]
 
 
 def test_a_table_continues_without_the_rows_after_a_step(tmp_path):
@@ -727,8 +651,8 @@ def test_tables_that_are_lost_during_a_run_begin_anew(tmp_path, lose):
         if run.step == 30:
             lose(tmp_path / "metrics.csv")
 
-    go(tmp_path, callback=callback, video_minutes=0.0)
-    assert 30 < int(runs.read_table(tmp_path / "metrics.csv")[0]["step"]) <= 40
+    go(tmp_path, callback=callback)
+    assert 30 < steps_of(tmp_path)[0] <= 40
     go(tmp_path, steps=50)
 
 
@@ -759,13 +683,12 @@ def test_a_line_of_metrics_is_the_mean_of_its_updates(tmp_path, monkeypatch):
     assert [(r["updates"], r["loss/obs"]) for r in rows] == [("3", "1"), ("6", "4")]
 
 
-def test_lines_of_metrics_go_on_across_a_checkpoint(tmp_path):
+def test_lines_of_metrics_continue_across_a_checkpoint(tmp_path):
     """A line after it is the mean of all updates since the line before it."""
     often = dict(log_every=7, ratio=8.0, steps=60, checkpoint_minutes=0.0)
     go(tmp_path / "once", **often)
     with pytest.raises(KeyboardInterrupt):
-        error = stop(KeyboardInterrupt(), 50)
-        go(tmp_path / "twice", callback=error, **often, video_minutes=0.0)
+        go(tmp_path / "twice", callback=stop_at(50, KeyboardInterrupt()), **often)
     assert runs.read_checkpoint(tmp_path / "twice")[0]["sums"]
     go(tmp_path / "twice", **often)
     tables = [runs.read_table(tmp_path / n / "metrics.csv") for n in ("once", "twice")]
@@ -777,7 +700,7 @@ def test_lines_of_metrics_go_on_across_a_checkpoint(tmp_path):
 # Clock and counters
 
 
-def test_minutes_are_a_budget_and_a_second_call_goes_on(tmp_path):
+def test_minutes_are_a_budget_and_a_second_call_continues(tmp_path):
     config = dataclasses.replace(CONFIG, steps=10**6, prefill=10**6, ratio=0.0)
     train("CartPole-v1", config, tmp_path, minutes=0.01, progress=False)
     state = runs.read_checkpoint(tmp_path)[0]
@@ -824,7 +747,7 @@ def test_the_clock_waits_for_an_episode_but_a_minute_at_most(tmp_path, monkeypat
     config = dataclasses.replace(CONFIG, steps=60, prefill=60, checkpoint_minutes=1.0)
     with pytest.warns(UserWarning, match="without an update"):
         train(Endless, config, tmp_path, minutes=4.0, progress=False)
-    assert written == [12, 24, 30]  # after 1 + 1 minutes, again, and the budget 4 + 1
+    assert written == [0, 12, 24, 30]  # after 1 + 1 minutes, again, the budget 4 + 1
 
 
 def test_no_pause_while_a_last_row_waits_to_be_stored(tmp_path):
@@ -839,59 +762,20 @@ def test_no_pause_while_a_last_row_waits_to_be_stored(tmp_path):
 
 
 def test_a_run_keeps_the_newest_rows_of_its_capacity(tmp_path):
-    for steps in (60, 80):  # the second call goes on with a full ring
+    for steps in (60, 80):  # the second call continues with a full ring
         go(tmp_path, envs=2, capacity=24, steps=steps)
         replay = runs.load_replay(tmp_path)
         assert replay.rows == 12 and replay.size.tolist() == [12, 12]
         assert replay.head.tolist() == [steps // 2 % 12] * 2
 
 
-def test_rates_that_a_callback_has_set_survive_an_interruption(folder):
-    rates = []
-
-    def fall(agent, run):
-        for group in agent.optimizer.param_groups:
-            rates.append(group["lr"])
-            group["lr"] = 1e-9
-
-    go(folder, callback=fall, steps=60, video_minutes=0.0)
-    assert max(rates) > 1e-9
-    rates.clear()
-    go(folder, callback=fall, steps=80, video_minutes=0.0)
-    assert rates and set(rates) == {1e-9}
-
-
 def test_the_scaler_of_fp16_survives(folder):
-    assert go(folder, steps=44, precision="fp16").scaler.is_enabled()
-    state = json.loads(members(folder)["state.json"])
-    state["scaler"] |= {"scale": 128.0, "_growth_tracker": 3}
-    rewrite(folder, "state.json", json.dumps(state))
-    again = go(folder, steps=44, precision="fp16")
-    assert again.scaler.state_dict() == state["scaler"]
+    def scale(agent, run):
+        agent.scaler.load_state_dict(agent.scaler.state_dict() | {"scale": 128.0})
+
+    go(folder, steps=44, precision="fp16", callback=scale)
+    assert go(folder, steps=44, precision="fp16").scaler.get_scale() == 128.0
     go(folder, steps=48)  # with another precision it is left alone
-
-
-class Choices(gym.Env):
-    """An environment whose observation is a choice of a dtype of its own."""
-
-    observation_space = gym.spaces.Discrete(4, dtype=np.int32)
-    action_space = gym.spaces.Discrete(2)
-
-    def reset(self, seed=None, options=None):
-        super().reset(seed=seed)
-        self.t = 0
-        return np.int32(0), {}
-
-    def step(self, action):
-        self.t += 1
-        return np.int32(self.t % 4), 1.0, self.t == 7, False, {}
-
-
-def test_a_choice_of_another_dtype_goes_on_and_is_evaluated(tmp_path):
-    go(tmp_path, env=Choices)
-    go(tmp_path, env=Choices, steps=48)
-    found = evaluate(Dreamer.load(tmp_path), Choices, episodes=1)
-    assert found[0]["length"] == 7
 
 
 # Memory
@@ -901,7 +785,7 @@ def test_a_replay_too_large_for_the_machine_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "free_memory", lambda: 10**6)
     with pytest.raises(MemoryError, match="100000 rows will need .* but only 0.0 GB"):
         go(tmp_path, steps=10**6)
-    assert runs.check_memory(10**6, 100) is None
+    go(tmp_path)  # its 40 rows fit
 
 
 @pytest.mark.parametrize("name", ["memory.max", "memory.limit_in_bytes"])
@@ -920,33 +804,26 @@ def test_the_limit_of_a_container_counts(monkeypatch, name):
 
 
 def test_looking_does_not_change_a_run(tmp_path):
-    seen = []
-
     def callback(agent, run):
-        seen.append(run.step)
         torch.rand(3)
 
-    agents = [
-        go(tmp_path / name, Frames, callback, steps=46, video_minutes=minutes)
+    one, two = (
+        go(tmp_path / name, Frames, callback, None, steps=46, video_minutes=minutes)
         for name, minutes in (("looked", 0.0), ("alone", 99.0))
-    ]
-    assert len(seen) == 46
+    )
     assert len(list((tmp_path / "looked" / "videos").glob("dream_*.gif"))) == 7
     a, b = (runs.load_replay(tmp_path / name).rng for name in ("looked", "alone"))
     assert a.bit_generator.state == b.bit_generator.state
-    for key, value in agents[0].state_dict().items():
-        assert torch.equal(value, agents[1].state_dict()[key]), key
+    assert all(map(torch.equal, one.parameters(), two.parameters()))
 
 
 def board_values(folder):
     """{tag: values} of a run's TensorBoard files."""
-    from tensorboard.backend.event_processing.event_file_loader import (
-        LegacyEventFileLoader,
-    )
-
+    loader = "tensorboard.backend.event_processing.event_file_loader"
+    loader = pytest.importorskip(loader).LegacyEventFileLoader
     found = {}
     for path in sorted((folder / "tensorboard").glob("events.out.tfevents.*")):
-        for event in LegacyEventFileLoader(str(path)).Load():
+        for event in loader(str(path)).Load():
             for value in event.summary.value:
                 found.setdefault(value.tag, []).append(value)
     return found
@@ -963,8 +840,7 @@ def test_a_run_with_images_shows_its_dream(tmp_path):
     values = board_values(tmp_path)
     assert {"dream/obs", "loss/reward", "speed/replayed"} <= set(values)
     gif = values["dream/obs"][-1].image.encoded_image_string
-    with Image.open(io.BytesIO(gif)) as image:
-        assert (image.format, image.size) == ("GIF", (64, 48)) and image.n_frames > 1
+    assert gif == found[-1].read_bytes()
 
 
 def test_a_dream_is_shown_where_no_episode_ends_in_it():
@@ -992,7 +868,7 @@ def test_a_dream_is_shown_where_no_episode_ends_in_it():
 
 def test_curves_need_no_network(finished):
     text = (finished / "metrics.html").read_text(encoding="utf-8")
-    assert "reward" in text and '"return"' in text
+    assert "loss\\u002freward" in text and '"return"' in text
     assert "<script src=" not in text and len(text) > 10**6  # plotly is inside
 
 
@@ -1004,47 +880,40 @@ def no_memory_of_imports():
 
 
 @pytest.mark.usefixtures("no_memory_of_imports")
+@pytest.mark.parametrize("error", [TypeError, ModuleNotFoundError])
 def test_without_the_extras_a_run_trains_and_keeps_its_tables(
-    tmp_path, monkeypatch, recwarn
+    tmp_path, monkeypatch, recwarn, error
 ):
-    """`pip install .` brings neither pillow nor TensorBoard nor plotly."""
-    roots = ("PIL", "tensorboard", "plotly")
-    for name in list(sys.modules):
-        if name.startswith((*roots, "torch.utils.tensorboard")):
-            monkeypatch.delitem(sys.modules, name)
-    for name in roots:
-        monkeypatch.setitem(sys.modules, name, None)  # importing it fails
+    """`pip install .` brings none of them. One that is broken costs a warning."""
+    extras = {"torch.utils.tensorboard": "tensorboard", "PIL.Image": "PIL"}
+    extras |= {"plotly.graph_objects": "plotly"}
+
+    class Finder:
+        def find_spec(self, name, path=None, target=None):
+            if name in extras:
+                named = {"name": extras[name]} if error is ModuleNotFoundError else {}
+                raise error("Descriptors cannot be created directly", **named)
+
+    for name in extras:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
     go(tmp_path, env=Frames, steps=60, video_minutes=0.0)
     found = {path.name for path in tmp_path.iterdir()}
     tables = {"episodes.csv", "metrics.csv"}
     assert found == tables | {"run.lock", "config.yaml", runs.CHECKPOINT}
-    assert not [w for w in recwarn if "cannot be used" in str(w.message)]
+    said = [str(w.message) for w in recwarn if "cannot be used" in str(w.message)]
+    said = sorted(text.split()[0] for text in said)
+    assert said == (sorted(extras.values()) if error is TypeError else [])
 
 
-@pytest.mark.usefixtures("no_memory_of_imports")
-@pytest.mark.parametrize("error", [TypeError, ImportError, RuntimeError])
-def test_extras_that_are_broken_cost_one_warning_each(tmp_path, monkeypatch, error):
-    class Finder:
-        def find_spec(self, name, path=None, target=None):
-            if name in ("torch.utils.tensorboard", "PIL.Image", "plotly.io"):
-                raise error("Descriptors cannot be created directly")
-
-    for name in ("torch.utils.tensorboard", "PIL.Image", "plotly.io"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-    with pytest.warns(UserWarning) as found:
-        go(tmp_path, env=Frames, steps=60, video_minutes=0.0)
-    said = [str(w.message) for w in found if "cannot be used" in str(w.message)]
-    assert sorted(text.split()[0] for text in said) == ["PIL", "plotly", "tensorboard"]
-    assert step_of(tmp_path) == 60
-
-
-def test_a_bar_shows_progress_if_asked(tmp_path, capsys):
+def test_progress_in_a_file_is_a_few_lines(tmp_path, capsys):
     go(tmp_path / "quiet")
     assert capsys.readouterr().err == ""
-    train("CartPole-v1", CONFIG, tmp_path / "bar", progress=True)
-    shown = capsys.readouterr().err
-    assert "40/40" in shown and "replayed/s=" in shown and "return=" in shown
+    train("CartPole-v1", CONFIG, tmp_path / "told", progress=True)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert len(lines) <= 3
+    assert "40/40" in lines[-1]
+    assert "replayed/s=" in lines[-1] and "return=" in lines[-1]
 
 
 # Videos
@@ -1063,7 +932,7 @@ def test_comparison_stacks_real_dreamed_error(channels):
     assert tuple(video.error_frames(black, white)[0, 0, 0]) == video.WRONG
 
 
-@pytest.mark.parametrize("fps", [5, 7.5, 15, 30, 50, 60, 100])
+@pytest.mark.parametrize("fps", [5, 7.5, 15, 60, 100])
 def test_a_gif_lasts_as_long_as_its_frames(tmp_path, fps):
     from PIL import Image
 
