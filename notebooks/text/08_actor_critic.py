@@ -1020,9 +1020,11 @@ share = metrics["loss/replay_critic"] / (1 - ends)
 compare("replay critic / share of rows that are not last", share, two, tolerance=1e-3)
 
 
-# %% [markdown]
-# And where do the gradients go? The actor's loss must reach the actor alone, and the
-# critic's loss the critic alone.
+# %% [markdown] tags=["aside"]
+# ### Aside: where the gradients go
+#
+# The actor's loss must reach the actor alone, and the critic's loss the critic alone. We
+# call `backward` on each and look which parts got a gradient.
 
 # %%
 def touched(loss):
