@@ -5,8 +5,8 @@
 # something by dreaming alone? And does it still work after waking up?
 #
 # An *actor* chooses the actions. A *critic* says how good a state is. Both are small
-# networks that read the model's states. The actor plays in the dream, and whatever went
-# better than the critic expected, it does more often.
+# networks that read the model's states. The actor plays in the dream. If something went
+# better than the critic expected, the actor does it more often.
 #
 # **At the end** you have trained both inside a frozen world model of CartPole, where a pole
 # wants to fall off a cart. Then they play the real game. They balance the pole several times
@@ -980,7 +980,7 @@ claim(
 # A new actor and a new critic have no opinion yet. So we know what their first numbers must
 # be, and a mistake in the losses would show here.
 #
-# **Predict.** The world model already foresees a reward of 1 per step. Which of these are 0
+# **Predict.** The world model already predicts a reward of 1 per step. Which of these are 0
 # before the first update: the critic's values, the returns, the advantages? What does a
 # step with weight 1 cost the critic?
 #
@@ -1231,9 +1231,11 @@ claim("the real cart gets further than the dreamed one", far[1] > far[0])
 
 # %% [markdown]
 # Compare the two films in the lower row. Both poles stand. But the dreamed cart stays near
-# the middle, while the real one slowly wanders off. The model has hardly learnt to follow
-# the place of the cart, because its loss hardly pays for it. And it has never seen the edge
-# of the track, so in its dreams there is nothing to fear.
+# the middle, while the real one slowly wanders off.
+#
+# So the model has hardly learnt to follow the place of the cart. In the recording this
+# number varies by only 0.1, so the loss hardly pays for it. And the model has never seen the
+# edge of the track. In its dreams there is nothing to fear.
 #
 # ### Why a minute here, and so much longer in notebook 09?
 #
@@ -1411,7 +1413,7 @@ claim(
     max(end["not normalised", name] for name in STAKES) < 0.2,
 )
 claim(
-    "no log-prob: random everywhere, for ever (above 0.69)",
+    "no log-prob: random everywhere, to the end (above 0.69)",
     min(end["no log-prob", name] for name in STAKES) > 0.69,
 )
 
@@ -1444,7 +1446,7 @@ check("8.2", dream_weights)
 #
 # Each of these was found in real code, and each looks healthy in the losses:
 #
-# * **No log-probability.** Only the entropy trains, and the policy stays random for ever.
+# * **No log-probability.** Only the entropy trains, and the policy stays random.
 # * **No normalisation.** The entropy's weight then means nothing beside large advantages,
 #   and the actor stops exploring.
 # * **$c_0$ forgotten.** Dreams that begin in a *terminal* row are trained on as if they were

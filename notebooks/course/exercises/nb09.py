@@ -122,7 +122,7 @@ def check_ratio(my_train):
 
 
 def draw_run(rng):
-    """A run with settings of its own, whose parts count."""
+    """A run with random settings, whose parts do nothing."""
     settings = dict(
         steps=int(rng.integers(50, 200)),
         prefill=int(rng.integers(0, 50)),
