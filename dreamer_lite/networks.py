@@ -20,7 +20,7 @@ from dreamer_lite.symlog import symlog
 class RMSNorm(nn.Module):
     """Divide by the root mean square over the last dimension, then scale (no shift).
 
-    Computed in float32 whatever comes in; returns the dtype that came in.
+    Computed in float32 for any input; returns the dtype that came in.
     Args: size, the last dimension; eps, added under the root.
     Source: DreamerV3, Methods, table of hyperparameters; eps from the authors' code.
     """

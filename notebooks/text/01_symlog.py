@@ -416,10 +416,10 @@ check("1.1", my_symlog, my_symexp)
 # solution("1.1")
 
 # %% [markdown]
-# Our version uses `log1p(x)`, which is $\ln(1 + x)$, and `expm1(x)`, which is $e^x -
-# 1$. It also turns everything into float32: later, large parts of the agent compute in
-# bfloat16, which has only two to three digits, and squashing must not lose more of
-# them.
+# Our version uses `log1p(x)`, which is $\ln(1 + x)$, and `expm1(x)`, which is
+# $e^x - 1$. It also turns everything into float32: later, large parts of the agent
+# compute in bfloat16, which has only two to three digits, and squashing must not lose
+# more of them.
 #
 # Cells that begin with `#| export` make up the module `dreamer_lite/symlog.py`.
 

@@ -151,8 +151,8 @@ print("toy bins:", [round(b, 3) for b in toy_bins.tolist()])
 # %% [markdown]
 # The number 1 lies between the bins 0 and 1.718. A one-hot vector would have to round
 # it. Two-hot shares the weight between the two, so that the *mean of the bins gives the
-# number back*: $0.418 \cdot 0 + 0.582 \cdot 1.718 = 1$. In general, for neighbours $b_k
-# \le y \le b_{k+1}$:
+# number back*: $0.418 \cdot 0 + 0.582 \cdot 1.718 = 1$. In general, for neighbours
+# $b_k \le y \le b_{k+1}$:
 #
 # $$w_{k+1} = \frac{y - b_k}{b_{k+1} - b_k} \qquad w_k = 1 - w_{k+1}$$
 #
@@ -268,9 +268,10 @@ _ = explore(
 #
 # *medium, about 15 minutes*
 #
-# Return what `two_hot_slow` returns, for all numbers at once. `torch.searchsorted(bins,
-# y, right=True)` gives, for each number, how many bins are less than or equal to it.
-# Mind the last bin: a number on it counts all K bins, and has no upper neighbour.
+# Return what `two_hot_slow` returns, for all numbers at once.
+# `torch.searchsorted(bins, y, right=True)` gives, for each number, how many bins are
+# less than or equal to it. Mind the last bin: a number on it counts all K bins, and has
+# no upper neighbour.
 
 # %% tags=["exercise-2.1"]
 def two_hot(y, bins):
@@ -312,9 +313,9 @@ def two_hot_loss_slow(logits, y, bins):
 #
 # <details><summary>Answer</summary>
 #
-# It stays the same. The gradient of a cross entropy is $\mathrm{softmax} -
-# \mathrm{target}$, so each entry is between -1 and 1, and all of them together have at
-# most the size 2. It makes no difference what the bins stand for.
+# It stays the same. The gradient of a cross entropy is
+# $\mathrm{softmax} - \mathrm{target}$, so each entry is between -1 and 1, and all of
+# them together have at most the size 2. It makes no difference what the bins stand for.
 #
 # </details>
 

@@ -725,7 +725,7 @@ def encode_action(field: Field, action: object) -> np.ndarray:
     Raises:
         ValueError: for a choice that the space does not have.
 
-    Source: none; the model reads vectors, whatever the space.
+    Source: none; the model reads vectors, for any space.
     """
     action = np.asarray(action)
     one_hot = action.shape == (field.width,) != field.shape
@@ -945,7 +945,7 @@ class Replay:
     """A ring of rows for each environment, preallocated, uint8 images kept as uint8.
 
     Args:
-        capacity: rows in all, shared equally by the environments.
+        capacity: rows in total, shared equally by the environments.
         obs_space, action_space: what `read_spaces` can read.
         num_envs: how many streams of experience are stored side by side.
         seed: of the sampling.

@@ -61,8 +61,9 @@ from dreamer_lite.symlog import symlog
 # %% [markdown]
 # This is where we are going. Below each real frame you see how a decoder redraws it
 # from a vector of 768 numbers, 512 of memory and 256 about what was just seen. The
-# third row is the error, white where the drawing is right. The decoder belongs to the
-# trained world model of this course, and has never seen these frames in training.
+# third row is the error, white where the drawing is right. The decoder belongs to a
+# small trained world model that comes with this course, and has never seen these frames
+# in training.
 
 # %% tags=["hide-input"]
 replay = Replay.load(data_path("mario_episodes.npz"))
@@ -182,7 +183,7 @@ for row, normed in zip(pair.tolist(), rms_norm_by_hand(pair).tolist()):
 class RMSNorm(nn.Module):
     """Divide by the root mean square over the last dimension, then scale (no shift).
 
-    Computed in float32 whatever comes in; returns the dtype that came in.
+    Computed in float32 for any input; returns the dtype that came in.
     Args: size, the last dimension; eps, added under the root.
     Source: DreamerV3, Methods, table of hyperparameters; eps from the authors' code.
     """
@@ -295,9 +296,9 @@ show(
 )
 
 # %% [markdown]
-# On the left, our weights have the variance of a normal distribution, and end at the
-# cut. On the right, the blue line still falls a little, because SiLU makes outputs
-# slightly more similar in every layer. But the signal survives.
+# On the left, our weights have the same variance as the normal distribution beside
+# them, and end at the cut. On the right, the blue line still falls a little, because
+# SiLU makes outputs slightly more similar in every layer. But the signal survives.
 
 # %% [markdown] tags=["aside"]
 # ### Aside: where the factor 1.1368 comes from
