@@ -237,8 +237,8 @@ class RSSM(SequenceModel):
     ) -> tuple[Tensor, Tensor]:
         """Dynamics and representation loss, two [B, T] in nats, clipped per element.
 
-        One number, two gradients: `dyn` trains the prior to foresee the posterior,
-        `rep` trains the posterior to stay foreseeable. The sum over all latents is
+        One number, two gradients: `dyn` trains the prior to predict the posterior,
+        `rep` trains the posterior to stay predictable. The sum over all latents is
         clipped from below, not each latent. Source: DreamerV3, equation 3.
         """
         dyn = kl_divergence(posterior.detach(), prior)

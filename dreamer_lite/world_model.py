@@ -79,7 +79,7 @@ class WorldModel(nn.Module):
         return self.two_hot.mean(self.reward(feature))
 
     def predict_continue(self, feature: Tensor) -> Tensor:
-        """Probability that it goes on, times the discount: [..., F] -> [...]."""
+        """Probability that it continues, times the discount: [..., F] -> [...]."""
         return torch.sigmoid(self.cont(feature).float()).squeeze(-1)
 
     def observe(self, batch: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
@@ -130,8 +130,8 @@ class WorldModel(nn.Module):
         """Open-loop prediction: look at `context` rows, then dream the rest.
 
         Args: batch as in `loss`; the actions of all rows but the last are used (that
-        one leads out of the batch); context, from 1 to T - 1. A dream knows of no
-        reset: judge it on windows whose episode does not end after the context.
+        one leads out of the batch); context, from 1 to T - 1. A dream has
+        no resets: judge it on windows whose episode does not end after the context.
         Returns: {key: [B, T, ...]}, reconstructions for the first rows, then
         predictions: images [..., H, W, C] in [0, 1], vectors [..., n] in symlog units
         (`symexp` undoes it), choices [..., n] and texts [..., L, 256] as logits.

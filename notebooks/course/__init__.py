@@ -11,10 +11,18 @@ from course.diagrams import dreamer_map
 from course.display import progress, read_gif, show, show_gif
 from course.dream import action_pad, scrub
 from course.exercises import check, hint, solution
-from course.figures import error_frames, frames_grid, side_by_side, strip, zoomed
+from course.figures import (
+    error_frames,
+    filmstrips,
+    frames_grid,
+    side_by_side,
+    strip,
+    zoomed,
+)
 from course.modules import reexport, what_we_built
 from course.paths import data_path
 from course.phases import behaviour_phase, two_phases, world_model_phase
+from course.shares import loss_shares
 from course.sliders import Choice, Slider, explore
 from course.style import COLORS, LINESTYLES, line, use_style
 from course.timelines import alignment, lambda_recursion
@@ -34,11 +42,13 @@ __all__ = [
     "dreamer_map",
     "error_frames",
     "explore",
+    "filmstrips",
     "frames_grid",
     "hint",
     "lambda_recursion",
     "line",
     "progress",
+    "loss_shares",
     "read_gif",
     "reexport",
     "rssm_cell",

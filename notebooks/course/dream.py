@@ -27,7 +27,7 @@ def scrub(real, dreamed, alt: str, context: int = 0, columns: int = 8) -> Explor
         return frames_grid(np.stack(now), list(clips), 3, title=f"t = {t}: {seen}")
 
     def still():
-        return strip(real, dreamed, columns=columns, context=context)
+        return strip(real, dreamed, columns=columns, context=context), alt
 
     return explore(
         draw, alt, static=still, t=Slider(0, len(real) - 1, 1, label="time t")

@@ -54,6 +54,12 @@ def strip(
     return _rows(rows, [int(t) for t in times], title, context, unit)
 
 
+def filmstrips(clips: dict, times, unit: str = "t"):
+    """Draw clips ``{name: [T, H, W, C]}`` below each other at the given steps."""
+    rows = {name: as_frames(clip, name) for name, clip in clips.items()}
+    return _rows(rows, list(times), None, 0, unit)
+
+
 def _rows(rows: dict, times: list[int], title: str | None, context: int, unit: str):
     import matplotlib.pyplot as plt
 

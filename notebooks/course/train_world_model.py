@@ -18,6 +18,7 @@ from tqdm import trange
 
 from course.paths import ROOT, data_path
 from dreamer_lite.config import Config
+from dreamer_lite.dreamer import Dreamer
 from dreamer_lite.replay import Replay, describe_space, restore_space
 from dreamer_lite.runs import pack, unpack
 from dreamer_lite.speed import pick_precision, reuse_memory
@@ -74,6 +75,12 @@ def load_world_model(path=None):
     model = WorldModel(gym.spaces.Dict(spaces), action_space, config)
     model.load_state_dict(weights)
     return model.requires_grad_(False)
+
+
+def load_agent_model():
+    """Read the world model of the shipped agent, ready to dream."""
+    agent = Dreamer.load(data_path("mario_agent.safetensors"))
+    return agent.world_model.requires_grad_(False)
 
 
 def train(replay, updates, seed=0):

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 05 The RSSM: a memory that knows, a latent that guesses
 #
-# **How can a model remember the past and still be unsure about the future?**
+# **How can a model have a memory and be unsure at the same time?**
 #
 # Notebook 04 turned one frame into one embedding. But one frame does not say where Mario is
 # going, whether the jump button is still held, or what waits beyond the right edge. So the
@@ -725,8 +725,8 @@ class RSSM(SequenceModel):
     ) -> tuple[Tensor, Tensor]:
         """Dynamics and representation loss, two [B, T] in nats, clipped per element.
 
-        One number, two gradients: `dyn` trains the prior to foresee the posterior,
-        `rep` trains the posterior to stay foreseeable. The sum over all latents is
+        One number, two gradients: `dyn` trains the prior to predict the posterior,
+        `rep` trains the posterior to stay predictable. The sum over all latents is
         clipped from below, not each latent. Source: DreamerV3, equation 3.
         """
         dyn = kl_divergence(posterior.detach(), prior)

@@ -17,10 +17,12 @@ def my_world_model_loss(model, batch):
     """Every loss of a world model on a batch of rows: equations 2 and 3.
 
     Args:
-        model: a `WorldModel`, of which you may use everything but `loss` and `_losses`.
+        model: a `WorldModel`; use any part of it except `loss` and `_losses`.
         batch: {key: [B, T, ...]} with the observation `obs`, `reward` and the flags.
-    Returns: {name: number} for "obs", "reward", "continue", "dyn" and "rep", means over
-        all rows, and their weighted sum "total". Numbers are tensors with a gradient.
+
+    Returns:
+        {name: number} for "obs", "reward", "continue", "dyn" and "rep", means over all
+        rows, and their weighted sum "total". Numbers are tensors with a gradient.
     """
     # solution
     states, posterior, prior = model.observe(batch)
@@ -92,7 +94,7 @@ def check_first_losses(my_world_model_loss):
     )
     require(
         abs(found["continue"] - np.log(2)) < 1e-3,
-        "a new continue head says one half, which costs ln 2 = 0.693 whatever happens; "
+        "a new continue head says one half, which costs ln 2 = 0.693 in every row; "
         f"yours costs {found['continue']:.3f}",
     )
     require(abs(found["dyn"] - found["rep"]) < 1e-5, "dyn and rep are the same number")
@@ -110,10 +112,10 @@ def check_first_losses(my_world_model_loss):
 
 
 def check_ends(my_world_model_loss):
-    """A cut is no end, and the target of a row that continues is the discount."""
+    """A time limit is not an end; rows that continue have the discount as target."""
     model, batch = small_model(), rows()
     model.cont[-1].weight.data.zero_()
-    model.cont[-1].bias.data.fill_(8.0)  # surely it goes on
+    model.cont[-1].bias.data.fill_(8.0)  # sure to continue
     torch.manual_seed(0)
     found = my_world_model_loss(model, batch)["continue"].item()
     goes_on = (~batch["is_terminal"]).float() / (1 / model.config.discount)
@@ -122,7 +124,7 @@ def check_ends(my_world_model_loss):
     require(
         abs(found - right) < 1e-4,
         "only a terminal row ends, and the target of all others is the discount, "
-        f"{model.config.discount:.4f}: a model that is sure that life goes on pays "
+        f"{model.config.discount:.4f}: a model that is sure to continue pays "
         f"{right:.4f}, not {found:.4f}",
     )
 
@@ -228,7 +230,7 @@ def check_dream_actions(dream_actions):
     found = out[0, :, 0].tolist()
     require(
         found != [3, 4, 5, 6, 7],
-        "the first dreamed frame is x_3; the action that led to it stands in row 2",
+        "the first dreamed frame is x_3; the action that led to it is in row 2",
     )
     require(
         found != [1, 2, 3, 4, 5], "a row too early: row 1 led to x_2, which was seen"
@@ -320,7 +322,9 @@ def _first_slip(size):
         if torch.allclose(size, torch.full_like(size, wrong)):
             return f"m and v start at 0 and need {hat}"
     if not size.isfinite().all():
-        return "this is no number: something negative under the root, or a 0 below"
+        return (
+            "this is not a number: the root of something negative, or a division by 0"
+        )
     return "look at b and 1 - b in m and v, at g**2 in v, and at b**step in both hats"
 
 
@@ -360,7 +364,7 @@ def _overwritten(p, gradients):
 def reward_loss(logits, reward):
     """Mean loss of the reward head over all rows: logits [B, T, 255], reward [B, T].
 
-    Both stand in the rows of the replay: logits[:, t] are read from the state of row t.
+    Both are aligned as in the replay: logits[:, t] come from the state of row t.
     """
     losses = TwoHot().loss(logits, reward)
     return losses.mean()
