@@ -49,16 +49,16 @@ def train(
         profiles: {name: Config} of every profile.
         profile: a configuration made for the environment.
         preset: size of the agent, with its learning rates.
-        start: agent file or run folder; a new run begins with its size and weights.
+        start: agent file or run folder to begin with: its size, and weights that fit.
         track: names in the environment's info to record at the end of an episode.
         film: film an episode with every video of the run.
         quiet: show no progress bar.
     """
-    from dreamer_lite import dreamer, envs, playing
+    from dreamer_lite import dreamer, envs, playing, runs
 
     base = profiles[profile] if profile else Config()
     if start:
-        base = base.resized(dreamer.Dreamer.load(start).config)
+        base = base.resized(Config(**runs.load_agent(start)[2]))
     if preset:
         base = base.resized(Config.preset(preset))
     make_env = envs.env_by_name(env, **game)

@@ -117,6 +117,29 @@ def load_agent(path):
         return obs_space, restore_space(about["action_space"]), about["config"], weights
 
 
+def load_what_fits(agent, path):
+    """Fill an agent with the weights of another, where names and shapes agree.
+
+    One warning lists what does not fit, as after a change of observations or actions.
+
+    Args:
+        agent: a `Dreamer`, which keeps its other weights as they are.
+        path: file or run folder of the other one.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load_agent`.
+    """
+    own, weights = agent.state_dict(), load_agent(path)[-1]
+    fits = {n: w for n, w in weights.items() if n in own and w.shape == own[n].shape}
+    agent.load_state_dict(fits, strict=False)
+    if left := sorted({name.rpartition(".")[0] for name in set(own) - set(fits)}):
+        warnings.warn(
+            f"{len(fits)} of {len(own)} weights begin as in {path}; these are new, as "
+            f"they differ in shape or are missing there: {', '.join(left)}.",
+            stacklevel=3,
+        )
+
+
 @contextlib.contextmanager
 def reading(path):
     """Say in one sentence that the file at `path` is damaged."""

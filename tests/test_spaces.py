@@ -1,6 +1,7 @@
 """Every kind of observation and action is stored, learnt from and acted on."""
 
 import json
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -31,6 +32,7 @@ from dreamer_lite.replay import (
     restore_space,
     select_spaces,
 )
+from dreamer_lite.runs import load_what_fits
 
 TINY = dict(units=16, deter=32, latents=4, classes=4, depth=2, blocks=4, warmup=0)
 SMALL = Config(**TINY, batch=2, length=4, horizon=2, device="cpu", precision="fp32")
@@ -400,6 +402,29 @@ def test_an_agent_is_not_given_another_space(other):
     check_fit(agent, build_env(lambda: World(Discrete(3))))
     with pytest.raises(ValueError, match="'obs' as it knows it, .* but got"):
         check_fit(agent, build_env(lambda: World(other)))
+
+
+def test_a_new_agent_begins_with_the_weights_that_fit(tmp_path):
+    seen = {"camera": bytes_box(16, 16, 3), "speed": Box(-1, 1, (2,))}
+    old = Dreamer(Dict(seen), Discrete(2), SMALL)
+    old.save(tmp_path / "old.safetensors")
+    new = Dreamer(Dict(seen | {"speed": Box(-1, 1, (3,))}), Discrete(4), SMALL)
+    with pytest.warns(UserWarning) as said:
+        load_what_fits(new, tmp_path / "old.safetensors")
+    left = str(said[0].message).partition("there: ")[2].rstrip(".").split(", ")
+    assert left == [
+        "actor_critic.actor.mlp.9",
+        "world_model.decoder.heads.speed",
+        "world_model.encoder.mlp.0",
+        "world_model.rssm.from_a.0",
+    ]
+    for name, weight in new.state_dict().items():
+        if name.rpartition(".")[0] not in left:
+            assert torch.equal(weight, old.state_dict()[name]), name
+    again = Dreamer(Dict(seen), Discrete(2), SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_what_fits(again, tmp_path / "old.safetensors")
 
 
 # Refusals

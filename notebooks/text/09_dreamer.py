@@ -944,7 +944,7 @@ def train(
         known = agent.obs_space, agent.action_space
         replay = Replay(config.capacity, *known, config.envs, config.seed)
         if start_from and not run.state:
-            agent.load_state_dict(runs.load_agent(start_from)[-1])
+            runs.load_what_fits(agent, start_from)
         run.restore(agent, replay)
         collector = Collector(envs, replay, track)
         act = AgentPolicy(agent)
