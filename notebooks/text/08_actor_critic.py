@@ -1315,10 +1315,10 @@ explore(
 # never falls is worth $1 / (1 - 0.997) = 333$. The critic began at 0 and says about 7 after
 # 150 updates.
 #
-# Each return is made of the rewards of the dream and, at its end, of the critic's own guess.
+# Each return is made of dreamed rewards and of the critic's own guess of what follows them.
 # So while the pole stands, the return is above the guess by several rewards of 1. The critic
-# then moves up towards the return, but the next return is built on the higher guess and
-# moves up as well. The slow critic adds its brake. The critic keeps running behind.
+# then moves up towards the return. But the next return is built on the higher guess and
+# moves up as well, and the slow critic adds its brake. So the critic keeps running behind.
 
 # %%
 claim("more than 85 % of the advantages are positive", (gap > 0).float().mean() > 0.85)
@@ -1426,7 +1426,7 @@ claim(
 # *easy, about 10 minutes, one planted bug*
 #
 # The agent with these weights looks healthy, but its value of dead states creeps upwards.
-# Find the bug.
+# Find the bug. (One more exercise, 8.3, is in the aside about joysticks.)
 
 # %% tags=["exercise-8.2"]
 def dream_weights(cont):

@@ -1329,6 +1329,8 @@ else:
 #
 # This evaluation is meant to be fair. Yet an agent whose good episodes are the long ones
 # looks worse in it than it is. Find the bug.
+#
+# An easier one, 9.1, is in the aside about the remainder.
 
 # %% tags=["exercise-9.2"]
 def mean_of_episodes(lengths, returns, count):
