@@ -174,6 +174,26 @@ def test_frames_grid_wants_as_many_labels_as_frames():
         course.frames_grid(clip(), labels=["a", "b"])
 
 
+def test_filmstrips_show_the_chosen_steps_of_each_clip():
+    fig = course.filmstrips({"wait": clip(), "run": 255 - clip()}, range(0, 6, 2))
+    shown = [axis.images[0].get_array() for axis in fig.axes]
+    np.testing.assert_array_equal(shown, [*clip()[::2], *(255 - clip())[::2]])
+
+
+def test_zoomed_shows_the_square_around_a_pixel():
+    fig = course.zoomed(clip(2), ["a", "b"], middle=(6, 9), radius=3)
+    detail = fig.axes[2].images[0].get_array()
+    np.testing.assert_array_equal(detail, clip(2)[0, 3:10, 6:13])
+
+
+def test_each_bar_of_loss_shares_is_whole_and_the_large_ones_are_named():
+    bars = {"value": {"obs": 90.0, "dyn": 10.0}, "gradient": {"obs": 1.0, "dyn": 1.0}}
+    fig, alt = course.loss_shares(bars)
+    wide = [patch.get_width() for patch in fig.axes[0].patches]
+    np.testing.assert_allclose(wide, [0.5, 0.5, 0.9, 0.1])
+    assert alt.endswith("value: obs and dyn; gradient: obs and dyn.")
+
+
 def test_side_by_side_puts_clips_in_order():
     joined = course.side_by_side(clip(), 255 - clip(), gap=2)
     assert joined.shape == (6, 16, 34, 3)
