@@ -38,9 +38,12 @@ def as_tensors(
 class WorldModel(nn.Module):
     """Encoder, RSSM, decoder, reward head and continue head, with their losses.
 
-    Args: spaces, a Dict of observations; action_space; config, of which it reads the
-    sizes of its parts, `discount`, learnt by the continue head as a soft label, and
-    `free_nats`, `dyn_scale`, `rep_scale` of the KL.
+    Args:
+        spaces: a Dict of observations.
+        action_space: the space of actions.
+        config: the sizes of all parts; `discount`, which the continue head learns as a
+            soft label; `free_nats`, `dyn_scale` and `rep_scale` of the KL.
+
     Source: DreamerV3, equations 1 to 3.
     """
 
@@ -91,9 +94,13 @@ class WorldModel(nn.Module):
     def loss(self, batch: dict) -> tuple[Tensor, dict[str, Tensor], State]:
         """The loss of a batch of rows, as `Replay.sample` gives them.
 
-        Args: batch, {key: [B, T, ...]}. Returns: the loss (no dimensions), metrics
-        {name: tensor without gradient}, the posterior states [B, T, ...], through which
-        gradients still flow.
+        Args:
+            batch: {key: [B, T, ...]}.
+
+        Returns:
+            The loss, a scalar; metrics {name: tensor without gradient}; the posterior
+            states [B, T, ...], through which gradients still flow.
+
         Source: DreamerV3, equations 2 and 3.
         """
         states, posterior, prior = self.observe(batch)
@@ -129,13 +136,20 @@ class WorldModel(nn.Module):
     def dream(self, batch: dict, context: int = 5) -> dict[str, Tensor]:
         """Open-loop prediction: look at `context` rows, then dream the rest.
 
-        Args: batch as in `loss`; the actions of all rows but the last are used (that
-        one leads out of the batch); context, from 1 to T - 1. A dream has
-        no resets: judge it on windows whose episode does not end after the context.
-        Returns: {key: [B, T, ...]}, reconstructions for the first rows, then
-        predictions: images [..., H, W, C] in [0, 1], vectors [..., n] in symlog units
-        (`symexp` undoes it), choices [..., n] and texts [..., L, 256] as logits.
-        Raises: ValueError for another context.
+        A dream has no resets: judge it on windows whose episode does not end after the
+        context.
+
+        Args:
+            batch: as in `loss`. The last row's action leads out of it and is not used.
+            context: how many rows are seen, from 1 to T - 1.
+
+        Returns:
+            {key: [B, T, ...]}, reconstructions for the first rows, then predictions:
+            images [..., H, W, C] in [0, 1], vectors [..., n] in symlog units (`symexp`
+            undoes it), choices [..., n] and texts [..., L, 256] as logits.
+
+        Raises:
+            ValueError: for another context.
         """
         length = batch["reward"].shape[1]
         if not 1 <= context < length:
@@ -158,10 +172,17 @@ class LaProp(torch.optim.Optimizer):
     For each parameter tensor p with gradient g: clip g to `clip` times the norm of p
     (at least 1e-3), divide by the root of its running square, then average. Everything,
     the step count too, is a tensor: nothing waits, so a CUDA graph can hold it.
-    Args: params, tensors or groups with their own `lr`; lr; betas (momentum, square);
-    eps; clip, of the adaptive gradient clipping, 0 for none; warmup, updates in which
-    the learning rate rises linearly from 0; parts, of equal size, into which a tensor
-    is cut for clipping (for a group whose tensors hold several layers).
+
+    Args:
+        params: tensors, or groups with their own `lr`.
+        lr: learning rate.
+        betas: how slowly momentum and square forget.
+        eps: added to the divisor.
+        clip: of the adaptive gradient clipping, 0 for none.
+        warmup: updates in which the learning rate rises linearly from 0.
+        parts: of equal size, into which a tensor is cut for clipping, for a group whose
+            tensors hold several layers.
+
     Source: DreamerV3, Methods, "Optimizer".
     """
 

@@ -259,8 +259,13 @@ show(*rssm_cell(embed_size=2048))
 class SequenceModel(nn.Module):
     """Block GRU, the function f of equation 1: h_t = f(h_{t-1}, z_{t-1}, a_{t-1}).
 
-    Args: stoch, width of flat z; action_size, A; deter, D; units, width of the inner
-    layers; blocks, of the block-diagonal layers (1 gives the dense cell).
+    Args:
+        stoch: width of flat z.
+        action_size: A.
+        deter: D.
+        units: width of the inner layers.
+        blocks: of the block-diagonal layers; 1 gives the dense cell.
+
     Source: DreamerV3, equation 1 and Methods, "Networks".
     """
 
@@ -364,7 +369,12 @@ def categorical_logits(raw: Tensor, unimix: float = 0.01) -> Tensor:
     """Log-probabilities in float32, mixed with 1 % of the uniform distribution.
 
     The mix keeps every probability above unimix / classes, so that no KL explodes.
-    Args: raw network outputs [..., classes]. Source: DreamerV3, "World model learning".
+
+    Args:
+        raw: network outputs, [..., classes].
+        unimix: share of the uniform distribution.
+
+    Source: DreamerV3, "World model learning".
     """
     probs = torch.softmax(raw.float(), -1).clamp_min(1e-37)  # unimix may be 0
     return torch.log((1 - unimix) * probs + unimix / raw.shape[-1])
@@ -663,11 +673,17 @@ class RSSM(SequenceModel):
     ) -> tuple[State, Tensor, Tensor]:
         """Filter a window of experience.
 
-        Args: embed [B, T, E]; prev_action [B, T, A], the action of the row before;
-        is_first [B, T], where state and previous action are cleared; state, before the
-        window (default: zeros).
-        Returns: states (h, z sampled from the posterior) [B, T, ...], posterior and
-        prior log-probabilities [B, T, latents, classes]. Source: DreamerV3, equation 1.
+        Args:
+            embed: embeddings of the observations, [B, T, E].
+            prev_action: the action that led to each row, [B, T, A].
+            is_first: rows at which state and previous action are cleared, [B, T].
+            state: the state before the window; by default zeros.
+
+        Returns:
+            States [B, T, ...] with z sampled from the posterior, and log-probabilities
+            of posterior and prior, [B, T, latents, classes].
+
+        Source: DreamerV3, equation 1.
         """
         batch, length = embed.shape[:2]
         state = self.initial(batch) if state is None else state
@@ -700,8 +716,14 @@ class RSSM(SequenceModel):
     ) -> tuple[State, Tensor]:
         """Dream: roll the prior forward from `state` [B, ...] for `horizon` steps.
 
-        Args: policy, a callable State -> actions [B, A], or actions [B, H, A].
-        Returns: states [B, H+1, ...] (the first is `state`), actions [B, H, A].
+        Args:
+            state: where the dreams begin.
+            policy: a callable State -> actions [B, A], or actions [B, H, A].
+            horizon: H, the number of steps.
+
+        Returns:
+            States [B, H+1, ...], of which the first is `state`, and actions [B, H, A].
+
         Source: DreamerV3, section "Critic learning".
         """
         noise = self._noise(state.h, horizon, len(state.h))
