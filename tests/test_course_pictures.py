@@ -86,7 +86,8 @@ def test_the_map_lights_one_part_and_says_which():
     assert len(alts) == 10
     fig, alt = course.dreamer_map("rssm")
     bold = [t.get_text() for t in fig.axes[0].texts if t.get_color() == "white"]
-    assert bold == ["RSSM", "memory h and latent z"]
+    lit = ["RSSM", "memory h and latent z", "Imagination", "15 steps of dream"]
+    assert bold == lit
     assert "lit is part 5, the recurrent state-space model" in alt
     with pytest.raises(ValueError, match="got 'heart'"):
         course.dreamer_map("heart")
