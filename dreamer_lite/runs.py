@@ -24,11 +24,11 @@ from pathlib import Path
 import filelock
 import gymnasium as gym
 import numpy as np
-import psutil
 import torch
 from safetensors.torch import load, save
 from tqdm import tqdm
 
+from dreamer_lite import speed
 from dreamer_lite.envs import break_off, env_name, make_vector
 from dreamer_lite.replay import Replay, describe_space, restore_space, write_whole
 from dreamer_lite.video import dream_videos, optional, write_gif
@@ -299,36 +299,6 @@ def write_page(folder):
     figure.write_html(folder / "metrics.html")
 
 
-# Memory
-
-
-def free_memory():
-    """Bytes that are free: in the machine, or in its container if that has fewer."""
-    free = [psutil.virtual_memory().available]
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of cgroups 2 and 1
-        with contextlib.suppress(OSError, ValueError):  # no container, or no limit
-            limit = int(Path("/sys/fs/cgroup", name).read_text())
-            free.append(limit - psutil.Process().memory_info().rss)
-    return min(free)
-
-
-def check_memory(replay, steps):
-    """Refuse a replay that will not fit into memory after `steps` steps.
-
-    Raises:
-        MemoryError: if fewer bytes are free.
-    """
-    capacity, free = replay.rows * len(replay.head), free_memory()
-    rows = min(capacity, steps)
-    need = sum(column.nbytes for column in replay.data.values()) * rows // capacity
-    if need > free:
-        raise MemoryError(
-            f"A replay of {rows} rows will need {need / 1e9:.1f} GB, but only "
-            f"{free / 1e9:.1f} GB are free; free memory, or begin a run with capacity "
-            f"{int(rows * free / need * 0.9)}."
-        )
-
-
 def warn_untracked(track, episodes):
     """Warn of names in `track` that no episode {name: value} has a value of."""
     missing = [n for n in track if not any(e.get(n, "") != "" for e in episodes)]
@@ -513,7 +483,7 @@ class Run:
         Raises:
             MemoryError: if the replay will not fit into memory.
         """
-        check_memory(replay, self.config.steps)
+        speed.check_memory(replay, self.config.steps)
         if self.state:
             self._fill(agent, replay)
         self.skips = agent.scaler.is_enabled()  # fp16: no update if one overflows

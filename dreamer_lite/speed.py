@@ -1,4 +1,4 @@
-"""How an update runs on a machine: device, precision, torch.compile, CUDA graphs.
+"""How an update runs: device, precision, torch.compile, CUDA graphs, memory.
 
 Plumbing, nothing of DreamerV3 itself, hence written by hand and not exported from a
 notebook. Notebooks 09 and 10 use it.
@@ -9,8 +9,10 @@ import ctypes
 import functools
 import sys
 import warnings
+from pathlib import Path
 from types import MethodType
 
+import psutil
 import torch
 
 
@@ -275,3 +277,30 @@ def reuse_memory():
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
         libc.mallopt(m_top_pad, 2**28)
+
+
+def free_memory():
+    """Bytes that are free: in the machine, or in its container if that has fewer."""
+    free = [psutil.virtual_memory().available]
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # of cgroups 2 and 1
+        with contextlib.suppress(OSError, ValueError):  # no container, or no limit
+            limit = int(Path("/sys/fs/cgroup", name).read_text())
+            free.append(limit - psutil.Process().memory_info().rss)
+    return min(free)
+
+
+def check_memory(replay, steps):
+    """Refuse a replay that will not fit into memory after `steps` steps.
+
+    Raises:
+        MemoryError: if fewer bytes are free.
+    """
+    capacity, free = replay.rows * len(replay.head), free_memory()
+    rows = min(capacity, steps)
+    need = sum(column.nbytes for column in replay.data.values()) * rows // capacity
+    if need > free:
+        raise MemoryError(
+            f"A replay of {rows} rows will need {need / 1e9:.1f} GB, but only "
+            f"{free / 1e9:.1f} GB are free; free memory, or begin a run with capacity "
+            f"{int(rows * free / need * 0.9)}."
+        )

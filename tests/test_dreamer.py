@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import math
 import os
 import re
 import warnings
@@ -161,33 +160,6 @@ def test_dreams_may_begin_in_a_share_of_the_sequences():
     agent.actor_critic._imagine = counted
     metrics = agent.train_step(batch)
     assert starts == [(2, 6)] and "loss/replay_critic" in metrics
-
-
-def test_unimix_is_the_floor_of_every_probability():
-    """Also where a head is certain of its choice."""
-    agent = agent_for(action_space=Discrete(4), unimix=0.5)
-    rssm, actor = agent.world_model.rssm, agent.actor_critic.actor
-    for head in (rssm.prior_head, rssm.posterior_out, actor.mlp):
-        head[-1].weight.data *= 1e6
-    floor = pytest.approx(0.5 / 4)
-    batch = agent._on_device(batch_for(agent))
-    for logits in agent.world_model.observe(batch)[1:]:
-        assert logits.exp().min().item() == floor
-    feature = torch.randn(1, rssm.feature_size).expand(400, -1)
-    log_prob, _ = actor.evaluate(feature[:4], torch.eye(4))
-    assert log_prob.exp().min().item() == floor
-    assert actor.sample(feature).mean(0).min() > 0.05
-
-
-def test_the_continue_head_learns_the_discount():
-    """What says exactly that is left with the entropy of the soft label."""
-    agent = agent_for(discount=0.9)
-    last = agent.world_model.cont[-1]
-    last.weight.data.zero_()
-    last.bias.data.fill_(math.log(0.9 / 0.1))
-    _, metrics, _ = agent.world_model.loss(as_tensors(batch_for(agent)))
-    entropy = -0.9 * math.log(0.9) - 0.1 * math.log(0.1)
-    assert metrics["loss/continue"].item() == pytest.approx(entropy)
 
 
 def test_slow_critic_follows_after_the_update():

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load, save
 from small import TINY
 
-from dreamer_lite import runs, video
+from dreamer_lite import runs, speed, video
 from dreamer_lite.dreamer import Config, Dreamer, evaluate, train
 from dreamer_lite.replay import Replay
 
@@ -778,26 +778,11 @@ def test_the_scaler_of_fp16_survives(folder):
     go(folder, steps=48)  # with another precision it is left alone
 
 
-# Memory
-
-
 def test_a_replay_too_large_for_the_machine_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "free_memory", lambda: 10**6)
+    monkeypatch.setattr(speed, "free_memory", lambda: 10**6)
     with pytest.raises(MemoryError, match="100000 rows will need .* but only 0.0 GB"):
         go(tmp_path, steps=10**6)
     go(tmp_path)  # its 40 rows fit
-
-
-@pytest.mark.parametrize("name", ["memory.max", "memory.limit_in_bytes"])
-def test_the_limit_of_a_container_counts(monkeypatch, name):
-    read = runs.Path.read_text
-
-    def limited(path, *args):
-        return str(2**31) if path.name == name else read(path, *args)
-
-    assert 10**6 < runs.free_memory()
-    monkeypatch.setattr(runs.Path, "read_text", limited)
-    assert 10**6 < runs.free_memory() < 2**31
 
 
 # What one sees
@@ -860,10 +845,9 @@ def test_a_dream_is_shown_where_no_episode_ends_in_it():
     agent = SimpleNamespace(world_model=model, dream=dream)
     for seed in range(5):
         list(video.dream_videos(agent, replay, seed))
-        list(video.dream_videos(agent, replay, seed, length=100))  # none fits: any
-    whole, others = looked[::2], looked[1::2]
-    assert all(flags.shape == (4, 35) and not flags.any() for flags in whole)
-    assert all(flags.shape == (4, 95) and flags.any(1).all() for flags in others)
+    assert all(flags.shape == (4, 35) and not flags.any() for flags in looked)
+    list(video.dream_videos(agent, replay, 0, length=100))  # none fits: any
+    assert looked[-1].shape == (4, 95)
 
 
 def test_curves_need_no_network(finished):

@@ -1,4 +1,4 @@
-"""How an update runs: precision, copies, torch.compile, CUDA graphs."""
+"""How an update runs: precision, copies, torch.compile, CUDA graphs, memory."""
 
 import contextlib
 import copy
@@ -442,3 +442,18 @@ def test_graphed_update_equals_eager():
     expected = parameters_to_vector(eager.parameters()).detach()
     assert min(moved) > 0 and graphed.backward.graph is not None
     assert (after - expected).norm() < 0.1 * (expected - start).norm()
+
+
+# Memory
+
+
+@pytest.mark.parametrize("name", ["memory.max", "memory.limit_in_bytes"])
+def test_the_limit_of_a_container_counts(monkeypatch, name):
+    read = speed.Path.read_text
+
+    def limited(path, *args):
+        return str(2**31) if path.name == name else read(path, *args)
+
+    assert 10**6 < speed.free_memory()
+    monkeypatch.setattr(speed.Path, "read_text", limited)
+    assert 10**6 < speed.free_memory() < 2**31
