@@ -55,7 +55,8 @@ def join(device):
         )
     if gpus:
         torch.cuda.set_device(local)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
+    if not distributed.is_initialized():  # by an earlier call of train
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo")
 
 
 @contextlib.contextmanager
@@ -136,7 +137,6 @@ class SharedRun(runs.Run):
             config = replace(config, seed=int(seeds.generate_state(1)[0]))
             folder, progress = folder / f"process-{self.rank}", False
         super().__init__(folder, config, minutes, track, progress)
-        self.opened.callback(distributed.destroy_process_group)
         self.own, self.spare = self.folder / runs.CHECKPOINT, self.folder / "spare.zip"
 
     def make_envs(self, make_env):
