@@ -666,7 +666,8 @@ class Run:
         """
         waited = (time.monotonic() - self.shown) / 60
         due = waited >= self.config.video_minutes
-        asked = due if every is None else self.step % every < self.config.envs
+        tick = self.config.envs * self.processes
+        asked = due if every is None else self.step % every < tick
         if not due and not (callback and asked):
             return
         with torch.random.fork_rng():
