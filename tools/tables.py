@@ -15,6 +15,7 @@ import hashlib
 import json
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -142,6 +143,19 @@ def worlds(data):
     return markdown([*head, "loss of the world model", "falls"], rows)
 
 
+def ablations(data):
+    """One row for each world in which tricks were taken out."""
+    rows = []
+    for path in sorted((data / "ablations").glob("*.csv")):
+        found = read_rows(path)
+        ends = {(row["variant"], row["seed"]): float(row["seconds"]) for row in found}
+        agents = Counter(variant for variant, _ in ends)
+        seeds = f"{min(agents.values())} to {max(agents.values())}"
+        minutes = f"{sum(ends.values()) / 60:.0f}"
+        rows.append([path.stem, len(agents), seeds, len(ends), minutes])
+    return markdown(["world", "agents", "seeds of each", "runs", "minutes"], rows)
+
+
 # The files
 
 
@@ -189,7 +203,10 @@ def checksums(data):
     )
 
 
-TABLES = {f.__name__: f for f in (evaluation, mario, learning, bench, worlds, files)}
+TABLES = {
+    f.__name__: f
+    for f in (evaluation, mario, learning, ablations, bench, worlds, files)
+}
 
 
 def main(argv=None):
