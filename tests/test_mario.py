@@ -31,21 +31,6 @@ def test_every_profile_fits_its_memory(name):
     assert memory < 5e9
 
 
-def test_the_rates_of_the_hour_are_twice_those_of_the_evening():
-    hour, evening = PROFILES["hour"], PROFILES["evening"]
-    for rate in ("lr", "critic_lr", "actor_lr"):
-        assert getattr(hour, rate) == pytest.approx(2 * getattr(evening, rate))
-    assert (hour.minutes, evening.minutes, PROFILES["gpu"].minutes) == (60, 240, 0)
-
-
-def test_a_profile_takes_the_size_and_the_rates_of_an_agent():
-    own = Config(**TINY, lr=1e-5, critic_lr=2e-5, actor_lr=3e-6, warmup=7)
-    config = PROFILES["hour"].resized(own)
-    assert (config.deter, config.depth, config.lr, config.warmup) == (64, 4, 1e-5, 7)
-    assert (config.critic_lr, config.actor_lr) == (2e-5, 3e-6)
-    assert config.entropy == PROFILES["hour"].entropy and config.minutes == 60
-
-
 def test_minutes_of_the_config_end_a_call(tmp_path):
     config = dataclasses.replace(PROFILES["debug"], minutes=1e-4, prefill=400)
     config = dataclasses.replace(config, envs=1, parallel=False)

@@ -780,7 +780,7 @@ class MarioOptions:
     world: int = 1  # 1 to 8
     stage: int = 1  # 1 to 4
     actions: str = "RIGHT_ONLY"  # RIGHT_ONLY, SIMPLE_MOVEMENT or COMPLEX_MOVEMENT
-    reward: str = "progress"  # progress (see the formula below), or unshaped
+    reward: str = "progress"  # progress (pixels, flag, death), or unshaped
     size: int = 64  # side of the observation in pixels, a multiple of 16 up to 208
     grayscale: bool = False  # one channel instead of three
     max_frames: bool = False  # take the maximum of the last two frames of a step
