@@ -184,15 +184,6 @@ claim("the other two repeat themselves in more than 80 %", min(agree[1:]) > 0.8)
 # $a_{t-1}$, so it will look one row back.
 
 # %% [markdown]
-# Three flags complete the row.
-#
-# * `is_first`: the frame comes from a reset. No action led to it, and its reward is 0.
-# * `is_last`: the episode ends with this frame. No action follows, so zeros are stored.
-# * `is_terminal`: the game itself ended here, at a pit, a Goomba or the flag, and
-#   nothing more is to come. The paper's $c_t$ is 0 in such a row and 1 in all others.
-#   If a time limit cuts an episode off, its last row is not terminal, because life
-#   would have continued.
-#
 # Our small world is Mario on a line. A walk takes him one field to the right, a jump
 # two, and every field pays 1. There is a pit at 3, which costs 4, and a flag at 6,
 # which pays 5. Both end the episode.
@@ -215,6 +206,16 @@ class Line(gym.Env):
         reward = float(self.x - before) + 5 * flag - 4 * pit
         return {"x": np.float32(self.x)}, reward, flag or pit, False, {}
 
+
+# %% [markdown]
+# Three flags complete the row.
+#
+# * `is_first`: the frame comes from a reset. No action led to it, and its reward is 0.
+# * `is_last`: the episode ends with this frame. No action follows, so zeros are stored.
+# * `is_terminal`: the game itself ended here, at a pit, a Goomba or the flag, and
+#   nothing more is to come. The paper's $c_t$ is 0 in such a row and 1 in all others.
+#   If a time limit cuts an episode off, its last row is not terminal, because life
+#   would have continued.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** Mario walks, walks, jumps, walks, walks. Draw his rows as a table of x,
@@ -933,11 +934,6 @@ explore(
 # sampled window starts from the zero state, as if its first row were the first of an
 # episode. That costs a little knowledge in the first rows of each window, and saves a
 # lot of code.
-#
-# So two flags are corrected in the *copy* that `sample` returns. `is_first[:, 0]`
-# becomes True, because the model starts from the zero state there. And a row before a
-# first row becomes a last row, even if a crash cut the episode off and `is_last` was
-# never written.
 
 # %%
 #| export
@@ -1101,9 +1097,12 @@ class Replay:
 
 
 # %% [markdown]
-# Everything else in it is bookkeeping. Let us fill it: with our six rows, and with a
-# second episode that falls into the pit (walk, jump). The ring has room for exactly
-# these 9 rows.
+# Look at the end of `sample`: two flags are corrected in the *copy* that it returns.
+# `is_first[:, 0]` becomes True, because the model starts from the zero state there. And
+# a row before a first row becomes a last row, even if a crash cut the episode off.
+#
+# Let us fill the replay with our six rows, and with a second episode that falls into the
+# pit (walk, jump). The ring has room for exactly these 9 rows.
 
 # %%
 replay = Replay(9, Line.observation_space, Line.action_space)
