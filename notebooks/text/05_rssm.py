@@ -14,7 +14,7 @@
 # *You need:* notebooks 03 (rows, resets) and 04 (`MLP`, `BlockLinear`); a rough idea of
 # what a recurrent network is.
 #
-# *Measured: 0.5 minutes on two CPU cores, 0.7 GB memory, no GPU.*
+# *Measured: 0.2 minutes on two CPU cores, 0.7 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it
@@ -93,7 +93,9 @@ show(fig, alt=f"A trained model's surprise over time, highest in the rows {where
 # ## A model that must be sure draws ghosts
 #
 # Why should a latent be random, of all things? Let us first look at a model that is not
-# allowed to guess. Here are two moments of the recording. The frames are the same to the eye, and during the
+# allowed to guess.
+#
+# Here are two moments of the recording. The frames are the same to the eye, and during the
 # next four steps the player presses the same buttons: run and jump. Yet the two futures
 # differ.
 
@@ -130,7 +132,7 @@ apart = (later[0] - later[1]).square().sum()
 for name, picture in {"the ghost": ghost, "one of the two": later[0]}.items():
     error = (later - picture).square().sum() / 2
     print(f"{name}: squared error {error.item():.1f}")
-compare("the ghost has a quarter of", (later - ghost).square().sum() / 2 / apart, 0.25)
+compare("ghost's error / distance", (later - ghost).square().sum() / 2 / apart, 0.25)
 
 # %% [markdown]
 # The ghost costs half as much as an honest guess. To escape it, a model must be allowed to
@@ -955,7 +957,7 @@ for name, loss in zip(("dyn", "rep"), losses):
 
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Suppose that nothing but the KL loss trains two dice. The teacher is sure, the
+# **Predict.** Suppose that nothing but the KL loss trains them. The teacher is sure, the
 # student is undecided. With Dreamer's weights, where do they meet? And where do they meet if
 # the weights are swapped (`dyn` 0.1, `rep` 1) and there are no free nats?
 #

@@ -499,7 +499,7 @@ claim("KL: within 30 % of two random heads", abs(first["dyn"] / heads - 1) < 0.3
 # term, and the length of its gradient in the weights of the encoder, which all five can reach.
 
 # %% [markdown] tags=["predict"]
-# **Predict.** In a new model the frame has 98 % of the value, and the KL 1 %. Will the KL's
+# **Predict.** In a new model the frame has nearly all of the value, and the KL 1 %. Will the KL's
 # share of the gradient be about as small, or larger? What is the reward's share, in the very
 # first update?
 #
@@ -582,8 +582,8 @@ for name, term in model._losses(states.feature, posterior, prior, single).items(
 # %% [markdown]
 # ## The optimizer
 #
-# A world model meets bad batches: a death, a new scene, and one gradient is suddenly a
-# thousand times larger than the rest. The usual optimizer, Adam, takes that badly. Its momentum
+# A world model meets bad batches: a death, a new scene, and one gradient is suddenly many
+# times larger than the rest. The usual optimizer, Adam, takes that badly. Its momentum
 # is full of that gradient for tens of updates, and the running square by which it divides
 # remembers it for thousands.
 #
@@ -1033,8 +1033,8 @@ def hold(button, steps=12, dreams=1):
 #
 # <details><summary>Answer</summary>
 #
-# With the jump button he rises higher; without it he comes down sooner, and runs. With "wait" he
-# comes down as well. But look at the scenery: it continues to scroll, although nobody runs. There
+# With the jump button he rises higher. Without it he comes down sooner, with "right + run" as well
+# as with "wait". But look at the scenery: it continues to scroll, although nobody runs. There
 # the model is wrong.
 #
 # </details>
