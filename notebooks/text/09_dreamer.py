@@ -931,8 +931,7 @@ def train(
     """
     if not isinstance(config, Config):
         raise TypeError(
-            f"train expects a dreamer_lite.config.Config, but got {config!r}; pass for "
-            "example Config.preset('1m')."
+            f"train expects a Config, but got {config!r}; use Config.preset('1m')."
         )
     speed.reuse_memory()
     with scale.open_run(logdir, config, minutes, track, progress) as run:
