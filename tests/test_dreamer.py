@@ -563,7 +563,7 @@ def test_track_needs_no_mask():
 
 @pytest.mark.parametrize("config", [None, {"steps": 10}, Config])
 def test_train_refuses_what_is_no_config(tmp_path, config):
-    with pytest.raises(TypeError, match=r"config.Config, but got .*; pass"):
+    with pytest.raises(TypeError, match=r"a Config, but got .*; use"):
         dreamer.train(Steps, config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
