@@ -5,7 +5,8 @@
     python tools/ablations.py --minutes 90        begin no run after 90 minutes
 
 Each finished run is stored at once, in data/ablations/TASK.csv; the same command
-continues. A run takes about 20 seconds of one undisturbed core, all of them an hour.
+continues. A run takes 20 to 80 seconds on a part of one core; data/README.md says how
+many there are.
 """
 
 import argparse
