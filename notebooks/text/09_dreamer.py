@@ -1077,11 +1077,10 @@ for case in bench["cases"]:
 # Before that, it is worth a minute to work out how such a run must begin. If a number in the
 # first line is wrong, there is a bug, and later it is much harder to find.
 #
-# **Predict.** No head has learnt anything yet. Estimate five first losses: of the
-# observation, of the continue head, of the dynamics, of the critic and of the actor. You
-# need two facts. A random output layer gives numbers whose square is 0.36 on average
-# (notebook 04). The squares of the four numbers that are seen, after symlog, add up to about
-# 0.5.
+# **Predict.** No head has learnt anything yet. What are the first losses of the observation,
+# of the continue head, of the dynamics, of the critic and of the actor? You need two facts.
+# A random output layer gives numbers whose square is 0.36 on average (notebook 04). And the
+# squares of the four numbers that are seen, after symlog, add up to about 0.5.
 #
 # <details><summary>Answer</summary>
 #
