@@ -527,7 +527,7 @@ def critic_loss_slow(logits, returns):
 # <details><summary>Answer</summary>
 #
 # The first becomes more likely, because it did better than expected, and the second less
-# likely. What pushes is the advantage: $(5 - 1) / 4 = 1$ against $(0 - 1) / 4 =
+# likely. What pushes $\ln \pi$ is the advantage: $(5 - 1) / 4 = 1$ against $(0 - 1) / 4 =
 # -\tfrac14$. So the praise pulls four times as hard as the blame.
 #
 # The printed loss does not show this. It is $-(1 \cdot \ln\tfrac12 - \tfrac14
