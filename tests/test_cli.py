@@ -204,7 +204,7 @@ def test_train_continue_evaluate_and_play(tmp_path, monkeypatch, capsys):
     assert Config.from_yaml("runs/x/config.yaml").steps == 56
     assert len(list(Path("runs/x/videos").glob("episode_*.gif"))) > 1
     with open("runs/x/episodes.csv") as file:
-        assert "won" in file.readline() and len(file.readlines()) == 5
+        assert "won" in file.readline() and len(file.readlines()) == 4
 
     evaluate = ["evaluate", "runs/x", *env, "--episodes", "3", "--track", "won"]
     cli.main([*evaluate, "--envs", "1", "--out", "result.json"])
