@@ -386,7 +386,8 @@ def train(
         minutes: time limit of this call, which ends with the next episode, at most a
             minute later.
         track: names in `info` to record at the end of an episode.
-        start_from: an agent file or run folder whose weights a new run begins with.
+        start_from: an agent file or run folder; a new run begins with its weights,
+            where name and shape fit, and one warning lists the others.
         callback: called as callback(agent, run); the run ends, with a checkpoint, if it
             returns True.
         progress: show a bar; in a file that is a line every minute.

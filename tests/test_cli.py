@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image
+from small import TINY
 
 from dreamer_lite import __main__ as cli
 from dreamer_lite import dreamer, mario, playing
@@ -25,7 +26,6 @@ from dreamer_lite.mario import PROFILES, make_mario
 from dreamer_lite.replay import Replay
 
 ROOT = Path(__file__).parents[1]
-TINY = dict(units=16, deter=32, latents=4, classes=4, blocks=4, depth=4)
 SHIPPED = "data/mario_episodes.npz"
 FAST = dict(batch=2, length=8, prefill=40, ratio=2.0, envs=1)
 

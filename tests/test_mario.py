@@ -8,17 +8,15 @@ import math
 import gymnasium as gym
 import numpy as np
 import pytest
+from small import SMALL
 
 import evaluate
 from course import mario as results
-from dreamer_lite.config import Config
 from dreamer_lite.dreamer import Dreamer, train
 from dreamer_lite.mario import PROFILES, TRACK, make_mario
 from dreamer_lite.playing import Scripted
 from dreamer_lite.replay import replay_bytes
 from dreamer_lite.runs import read_checkpoint
-
-TINY = dict(units=16, deter=64, latents=4, classes=4, depth=4, length=8, batch=2)
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -56,7 +54,7 @@ def test_an_evaluation_in_figures():
 
 def test_evaluation_plays_whole_seeded_episodes():
     env = make_mario()
-    agent = Dreamer(env.observation_space, env.action_space, Config(**TINY))
+    agent = Dreamer(env.observation_space, env.action_space, SMALL)
     env.close()
     once = dict(episodes=1, seed=5, envs=1, parallel=False)
     first, second = (results.evaluate_mario(agent, **once) for _ in range(2))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Dict, Discrete
+from small import TINY
 
 from dreamer_lite.config import Config
 from dreamer_lite.dreamer import Dreamer
@@ -95,7 +96,7 @@ def test_recorded_rows_are_what_the_game_shows_when_played_again(recorded):
     env.close()
 
 
-TINY = Config(units=16, deter=64, latents=4, classes=4, depth=4)
+SMALL = Config(**TINY)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def agent():
     """An agent that knows nothing yet."""
     env = make_mario()
     torch.manual_seed(0)
-    yield Dreamer(env.observation_space, env.action_space, TINY)
+    yield Dreamer(env.observation_space, env.action_space, SMALL)
     env.close()
 
 
@@ -156,7 +157,7 @@ class TwoCameras(gym.Env):
 
 
 def test_every_picture_is_filmed_one_below_the_other():
-    agent = Dreamer(TwoCameras.observation_space, Discrete(2), TINY)
+    agent = Dreamer(TwoCameras.observation_space, Discrete(2), SMALL)
     played = play_episode(agent, TwoCameras, seed=3, max_steps=6)
     assert played.screens.shape == (7, 20 + GAP + 16, 32, 3)
     far, near = played.screens[:, :20], played.screens[:, 20 + GAP :]

@@ -1,16 +1,18 @@
 """Every kind of observation and action is stored, learnt from and acted on."""
 
+import dataclasses
 import json
 import warnings
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import small
 import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text
 
 from dreamer_lite.actor_critic import Actor
-from dreamer_lite.dreamer import AgentPolicy, Collector, Config, Dreamer
+from dreamer_lite.dreamer import AgentPolicy, Collector, Dreamer
 from dreamer_lite.envs import (
     DictObservation,
     build_env,
@@ -34,8 +36,7 @@ from dreamer_lite.replay import (
 )
 from dreamer_lite.runs import load_what_fits
 
-TINY = dict(units=16, deter=32, latents=4, classes=4, depth=2, blocks=4, warmup=0)
-SMALL = Config(**TINY, batch=2, length=4, horizon=2, device="cpu", precision="fp32")
+SMALL = dataclasses.replace(small.SMALL, depth=2, length=4, horizon=2, warmup=0)
 
 
 def bytes_box(*shape, high=255):
@@ -114,7 +115,7 @@ class World(gym.Env):
 def collected(obs_space, action_space=None, ticks=24, **changes):
     """An agent, and a replay of two environments; the second half is its own play."""
     torch.manual_seed(0)
-    config = Config(**vars(SMALL) | changes)
+    config = dataclasses.replace(SMALL, **changes)
     with open_vector(lambda: World(obs_space, action_space), 2) as envs:
         spaces = envs.single_observation_space, envs.single_action_space
         agent = Dreamer(*spaces, config)
