@@ -489,6 +489,7 @@ class Run:
         self.skips = agent.scaler.is_enabled()  # fp16: no update if one overflows
         self._begin_reports()
         self.save(agent, replay)
+        self.start = time.monotonic()  # a time limit is for training alone
         self.bar = self.opened.enter_context(self._make_bar())
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
