@@ -2,8 +2,6 @@
 
 import csv
 import functools
-import hashlib
-import json
 import tempfile
 from pathlib import Path
 
@@ -78,14 +76,6 @@ def evaluate_mario(agent, episodes=100, seed=0, sticky=0.0, envs=4, parallel=Tru
     make_env = functools.partial(make_mario, noops=30, sticky=sticky)
     envs = min(envs, episodes)
     return summarise(evaluate(agent, make_env, episodes, envs, seed, TRACK, parallel))
-
-
-def about_agent(path):
-    """What is known of an agent file: its name, sha256, and the notes beside it."""
-    path = Path(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    notes = json.loads(path.with_suffix(".json").read_text("utf-8"))
-    return {"file": path.name, "sha256": digest, **notes}
 
 
 def hours_to_finish(logdir, steps):

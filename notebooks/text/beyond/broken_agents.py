@@ -1,0 +1,246 @@
+# %% [markdown]
+# # Broken agents
+#
+# **The question.** An agent does not learn, and nothing crashes. Where is the mistake?
+#
+# Here are three runs of Catch, the game of [your own environment](own_environment.ipynb).
+# In each of them one mistake was planted, of a kind that people really make. You get what
+# you would have on your own machine: the numbers in `metrics.csv`, and the dream. Try to
+# find each mistake before you open the answer.
+#
+# **You need** the page [metrics](../reference/metrics.md), which says what each column
+# means and how it looks when it is healthy. Keep it open beside this one.
+
+# %% tags=["setup"]
+# @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it
+import sys
+from pathlib import Path
+
+where = [p for p in ("dreamer-lite/notebooks", ".", "..") if Path(p, "course").is_dir()]
+sys.path[:0] = where or sys.exit("Open this notebook inside its repository.")
+import course
+
+# %%
+import csv
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from course import COLORS, claim, data_path, show, strip, use_style
+
+use_style()
+
+
+def read(path):
+    """A table as {column: array}."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
+
+
+def metrics(name):
+    """The stored `metrics.csv` of every seed of a run."""
+    paths = data_path("lessons").glob(f"{name}_seed*_metrics.csv")
+    return [read(path) for path in sorted(paths)]
+
+
+# %% tags=["hide-input"]
+PANELS = ("loss/obs", "loss/reward", "loss/dyn", "loss/continue", "value/mean")
+PANELS += ("actor/entropy",)
+
+
+def numbers(sick=None, until=450):
+    """Six columns over the updates: of the healthy agent, and of a sick one."""
+    fig, axes = plt.subplots(2, 3, figsize=(9, 4.2), sharex=True)
+    looks = {"healthy": ("ours", "healthy")} | (
+        {sick: ("error", "sick")} if sick else {}
+    )
+    for name, (role, label) in looks.items():
+        for log, style in zip(metrics(name), ("-", "--")):
+            for ax, key in zip(axes.flat, PANELS):
+                look = {"color": COLORS[role], "linestyle": style, "label": label}
+                ax.plot(log["updates"], log[key], **look)
+                label = None if ax is axes.flat[-1] else label
+                ax.set_title(key)
+    for key in ("loss/obs", "loss/reward", "loss/continue"):
+        axes.flat[PANELS.index(key)].set_yscale("log")
+    for ax in axes[1]:
+        ax.set(xlabel="update [1]", xlim=(0, until))
+    found = axes[0, 0].get_legend_handles_labels()
+    fig.legend(*found, loc="outside lower center", ncols=4)
+    return fig
+
+
+def dream_of(name, episode=0):
+    """An episode of random play, and what the agent dreams after its first picture."""
+    stored = np.load(data_path(f"lessons/{name}_seed0_dreams.npz"))
+    return strip(
+        stored["real"][episode], stored["dreamed"][episode], columns=4, context=1
+    )
+
+
+# %% [markdown]
+# ## First, a healthy run
+#
+# You can only see that something is wrong if you know how it looks when it is right. So
+# here are the first 450 updates of a healthy agent.
+
+# %% tags=["hide-input"]
+show(numbers(), alt="Six columns of a healthy run of Catch over the first 450 updates.")
+
+# %% [markdown]
+# Go through them in the order of the page *metrics*. The loss of the picture falls, and
+# the KL (`loss/dyn`) rises above its floor of 1 when the latent begins to carry the
+# picture. The losses of reward and continue fall with it. The value stays between -1 and
+# 1, because Catch pays no more and no less.
+#
+# After 450 updates even this agent has hardly begun to win. So the returns cannot tell
+# you yet whether something is wrong. These numbers can.
+#
+# ## Case 1
+#
+# A friend wrote Catch anew. Nothing crashes, and the losses fall. Two of the panels cannot
+# be right. Which?
+
+# %% tags=["hide-input"]
+show(
+    numbers("truncated"),
+    alt="Six columns of a healthy and a sick run; the values differ.",
+)
+
+# %% [markdown] tags=["predict"]
+# **Diagnose.** Catch pays between -1 and 1, and only once. Which number is impossible?
+# Which loss is too good to be true? What does the friend's `step` return when the ball
+# has landed?
+#
+# <details><summary>Answer</summary>
+#
+# `value/mean` falls far below -1, and it keeps falling. `loss/continue` is at 0.0204 from
+# the first line on. That is the floor it has when *nothing ever ends*: the entropy of the
+# target $1 - 1/333$.
+#
+# So the model believes that life goes on after the ball has landed, and the critic adds up
+# the losses of all the games to come. The friend's `step` says `truncated`, a time limit,
+# where it should say `terminated`: it returns `..., False, landed, {}` instead of
+# `..., landed, False, {}`.
+#
+# </details>
+
+# %%
+for log in metrics("truncated"):
+    claim("a value below -1, which Catch never pays", log["value/mean"].min() < -1)
+    floor = np.abs(log["loss/continue"] - 0.0204).max()
+    claim(
+        "loss/continue is within 0.01 of its floor, from the first line", floor < 0.01
+    )
+
+# %% [markdown]
+# The dream of this agent looks right, because the model of the pictures is right. Not every
+# mistake shows in the dream.
+
+# %% tags=["hide-input"]
+show(dream_of("truncated"), alt="An episode and its dream; ball and paddle look right.")
+
+# %% [markdown]
+# ## Case 2
+#
+# Another friend is proud: "My picture loss is a hundred times better than yours!" The
+# agent only pushes the paddle about. Look at all panels before you believe the first one.
+
+# %% tags=["hide-input"]
+show(
+    numbers("black"),
+    alt="Six columns of a healthy and a sick run; the picture loss differs.",
+)
+
+# %% [markdown] tags=["predict"]
+# **Diagnose.** The picture loss is nearly 0. What does the KL say about the latent? Does
+# the model know when it will be paid? What kind of picture is that easy to draw?
+#
+# <details><summary>Answer</summary>
+#
+# The KL is exactly 1.00, its floor, on every line: the latent says nothing. The loss of the
+# reward is stuck, because from nothing one cannot tell whether the paddle will be below
+# the ball. A picture that can be drawn without knowing anything is an *empty* one.
+#
+# The friend scaled the picture to 0..1 "for the network" and stored it as bytes, which go
+# from 0 to 255. Of 255 that leaves 1, and of all smaller numbers 0: practically black.
+#
+# </details>
+
+# %%
+for log, healthy in zip(metrics("black"), metrics("healthy")):
+    claim(
+        "the KL ends within 0.01 of its floor of 1", abs(log["loss/dyn"][-1] - 1) < 0.01
+    )
+    same = np.searchsorted(healthy["updates"], log["updates"][-1])
+    worse = log["loss/reward"][-1] > healthy["loss/reward"][same] + 0.1
+    claim("its reward loss is at least 0.1 above the healthy one", worse)
+
+# %% [markdown]
+# One look at what the agent *sees* would have been enough:
+
+# %% tags=["hide-input"]
+show(dream_of("black"), alt="An episode and its dream: all pictures are black.")
+
+# %% [markdown]
+# ## Case 3
+#
+# The third friend fills the replay with code of their own. The picture loss falls as it
+# should, episodes end, values are possible. And yet the agent will never learn to catch.
+
+# %% tags=["hide-input"]
+show(numbers("shifted"), alt="Six columns of a healthy and a sick run; the KL differs.")
+
+# %% [markdown]
+# This time the dream helps more than the numbers. Above, the paddle moves as the buttons
+# say. The dream below knows the same buttons.
+
+# %% tags=["hide-input"]
+show(
+    dream_of("shifted"),
+    alt="An episode and its dream, in which the paddle goes elsewhere.",
+)
+
+# %% [markdown] tags=["predict"]
+# **Diagnose.** By how much is the KL above the healthy one? What does the entropy say about
+# the buttons? And which rule of notebook 03 was broken?
+#
+# <details><summary>Answer</summary>
+#
+# The KL is higher by about 1 nat, nearly $\ln 3 = 1.10$. In every step the model is surprised
+# by one of three equally likely things: by where the paddle went. The entropy stays at
+# $\ln 3$ for longer, because in these dreams no button is better than another.
+#
+# So the model does not know which button belongs to which picture. The friend stored in
+# each row the action that had *led to* its picture. The rule of notebook 03 is: a row has
+# the action that was chosen *after* its picture.
+#
+# </details>
+
+# %%
+for log, healthy in zip(metrics("shifted"), metrics("healthy")):
+    late = (log["updates"] >= 120) & (log["updates"] <= 240)  # while both look alike
+    mean = [run["loss/dyn"][: len(late)][late].mean() for run in (log, healthy)]
+    claim(
+        "its KL is at least half a nat above the healthy one", mean[0] > mean[1] + 0.5
+    )
+
+# %% [markdown]
+# ## Three signatures
+#
+# | what you see | what it means | case |
+# |---|---|---|
+# | values that the environment cannot pay, `loss/continue` at its floor | no end is terminal | 1 |
+# | `loss/obs` near 0, `loss/dyn` exactly 1.00, `loss/reward` stuck | the picture is empty | 2 |
+# | `loss/dyn` about $\ln A$ too high, the dream ignores the buttons | actions are in the wrong rows | 3 |
+#
+# None of the three is in the agent. Two are in the environment and one is in the rows
+# that it was given, and that is where most mistakes are. None of them crashes. And none of
+# them needs a long run: each was visible within a few hundred updates, long before the
+# returns could have told you anything.
+#
+# **Plant one yourself.** `tools/lessons.py` shows how these were planted; each takes three
+# lines. Plant another one, for example a reward that arrives one row late, or a paddle
+# that has the colour of the background. Train for 400 updates, and give the tables to a
+# friend. The page [troubleshooting](../reference/troubleshooting.md) has more ideas.
