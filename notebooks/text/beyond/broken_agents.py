@@ -71,12 +71,11 @@ def numbers(sick=None, until=450):
     return fig
 
 
-def dream_of(name, episode=0):
+def dream_of(name, seed=0, episode=0):
     """An episode of random play, and what the agent dreams after its first picture."""
-    stored = np.load(data_path(f"lessons/{name}_seed0_dreams.npz"))
-    return strip(
-        stored["real"][episode], stored["dreamed"][episode], columns=4, context=1
-    )
+    stored = np.load(data_path(f"lessons/{name}_seed{seed}_dreams.npz"))
+    clips = stored["real"][episode], stored["dreamed"][episode]
+    return strip(*clips, columns=4, context=1)
 
 
 # %% [markdown]
@@ -115,8 +114,8 @@ show(
 #
 # <details><summary>Answer</summary>
 #
-# `value/mean` falls far below -1, and it keeps falling. `loss/continue` is at 0.0204 from
-# the first line on. That is the floor it has when *nothing ever ends*: the entropy of the
+# `value/mean` falls far below -1, and it keeps falling. `loss/continue` drops to 0.0204
+# almost at once. That is the floor it has when *nothing ever ends*: the entropy of the
 # target $1 - 1/333$.
 #
 # So the model believes that life goes on after the ball has landed, and the critic adds up
@@ -129,17 +128,19 @@ show(
 # %%
 for log in metrics("truncated"):
     claim("a value below -1, which Catch never pays", log["value/mean"].min() < -1)
-    floor = np.abs(log["loss/continue"] - 0.0204).max()
-    claim(
-        "loss/continue is within 0.01 of its floor, from the first line", floor < 0.01
-    )
+    late = log["loss/continue"][log["updates"] >= 60]
+    near = np.abs(late - 0.0204).max() < 0.01
+    claim("loss/continue is within 0.01 of its floor, from update 60 on", near)
 
 # %% [markdown]
-# The dream of this agent looks right, because the model of the pictures is right. Not every
-# mistake shows in the dream.
+# The dream of this agent is as good as one can expect after 425 updates: ball and paddle
+# are about where they belong. Not every mistake shows in the dream.
 
 # %% tags=["hide-input"]
-show(dream_of("truncated"), alt="An episode and its dream; ball and paddle look right.")
+show(
+    dream_of("truncated"),
+    alt="An episode and its dream; ball and paddle are nearly right.",
+)
 
 # %% [markdown]
 # ## Case 2
@@ -159,7 +160,7 @@ show(
 #
 # <details><summary>Answer</summary>
 #
-# The KL is exactly 1.00, its floor, on every line: the latent says nothing. The loss of the
+# The KL is at 1.00, its floor, from the first lines on: the latent says nothing. The loss of the
 # reward is stuck, because from nothing one cannot tell whether the paddle will be below
 # the ball. A picture that can be drawn without knowing anything is an *empty* one.
 #
@@ -169,7 +170,8 @@ show(
 # </details>
 
 # %%
-for log, healthy in zip(metrics("black"), metrics("healthy")):
+healthy = metrics("healthy")[0]
+for log in metrics("black"):
     claim(
         "the KL ends within 0.01 of its floor of 1", abs(log["loss/dyn"][-1] - 1) < 0.01
     )
@@ -193,13 +195,13 @@ show(dream_of("black"), alt="An episode and its dream: all pictures are black.")
 show(numbers("shifted"), alt="Six columns of a healthy and a sick run; the KL differs.")
 
 # %% [markdown]
-# This time the dream helps more than the numbers. Above, the paddle moves as the buttons
-# say. The dream below knows the same buttons.
+# This time the dream helps more than the numbers. In this one, of the second seed, the ball
+# is right. Now look at the paddle, which should move as in the real episode above it.
 
 # %% tags=["hide-input"]
 show(
-    dream_of("shifted"),
-    alt="An episode and its dream, in which the paddle goes elsewhere.",
+    dream_of("shifted", seed=1, episode=2),
+    alt="An episode and its dream: the ball is right, the paddle moves one step late.",
 )
 
 # %% [markdown] tags=["predict"]
@@ -208,9 +210,10 @@ show(
 #
 # <details><summary>Answer</summary>
 #
-# The KL is higher by about 1 nat, nearly $\ln 3 = 1.10$. In every step the model is surprised
-# by one of three equally likely things: by where the paddle went. The entropy stays at
-# $\ln 3$ for longer, because in these dreams no button is better than another.
+# The KL is higher by a nat or more. That is what one of three equally likely moves costs,
+# $\ln 3 = 1.10$: in every step the model is surprised by where the paddle went. The entropy
+# stays near $\ln 3$, because in these dreams no button is better than another. And the
+# paddle of the dream does what the button *before* said.
 #
 # So the model does not know which button belongs to which picture. The friend stored in
 # each row the action that had *led to* its picture. The rule of notebook 03 is: a row has
@@ -219,7 +222,7 @@ show(
 # </details>
 
 # %%
-for log, healthy in zip(metrics("shifted"), metrics("healthy")):
+for log in metrics("shifted"):
     late = (log["updates"] >= 120) & (log["updates"] <= 240)  # while both look alike
     mean = [run["loss/dyn"][: len(late)][late].mean() for run in (log, healthy)]
     claim(
