@@ -1286,9 +1286,9 @@ show(fig, alt=alt, dpi=65)
 # %% [markdown]
 # ## The whole way there
 #
-# The shipped agent needed 14 hours on two shared CPU cores. A file beside it says what it went
-# through, and here is its curve, together with three other seeds that we stopped early.
-# Each line is a mean over the last 50 episodes.
+# The shipped agent needed 14 hours on two shared CPU cores. What it went through is in
+# `data/mario_agent.json`. Here is its curve, together with three other seeds that we
+# stopped early. Each line is a mean over the last 50 episodes.
 #
 # The panel in the middle is a zoom into the first 30,000 steps, in which all four began.
 
@@ -1441,6 +1441,8 @@ claim("with more entropy x varies at least twice as much", wider)
 #
 # ## Where to go from here
 #
+# * **Another environment.** [Your own environment](beyond/own_environment.ipynb) goes the
+#   same way with a game that you write yourself: wrap it, check it, train, look.
 # * **A better agent.** Set `START = data_path("mario_agent.safetensors")` and `PROFILE =
 #   "evening"`. Weights and sizes then come from the file, and its own play fills the
 #   memory. `START` counts only in a new folder: if `LOGDIR` already holds a run, name
