@@ -1,7 +1,6 @@
 """Several processes train one agent: started by torchrun, on CPUs with gloo."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ QUICK = dict(batch=4, length=8, horizon=3, prefill=60, ratio=8.0, log_every=1, w
 CONFIG = Config(**TINY, **QUICK, precision="fp32", checkpoint_minutes=0.0, steps=10_000)
 TRAIN = """
 import os, sys
-print("pid", os.environ["RANK"], os.getpid(), flush=True)
+open(f"{sys.argv[-1]}.{os.environ['RANK']}", "w").write(str(os.getpid()))
 from dreamer_lite.dreamer import Config, train
 config = sys.argv[1 + int(os.environ["RANK"])] if len(sys.argv) > 3 else sys.argv[1]
 try:
@@ -113,13 +112,10 @@ def killed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scale")
     CONFIG.to_yaml(folder / "config.yaml")
     process = launch(TRAIN, folder / "config.yaml", folder / "run")
-    pids = {}
-    while len(pids) < 2 and process.poll() is None:
-        pids |= dict(re.findall(r"pid (\d) (\d+)", process.stdout.readline()))
     metrics = folder / "run" / "metrics.csv"
     while process.poll() is None and len(read_table(metrics)) < 5:
         time.sleep(0.05)
-    os.kill(int(pids["1"]), signal.SIGKILL)
+    os.kill(int((folder / "run.1").read_text()), signal.SIGKILL)
     began = time.monotonic()
     text = output_of(process, seconds=60)
     return folder, text, time.monotonic() - began
