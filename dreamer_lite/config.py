@@ -86,7 +86,6 @@ class Config:
                 "Config expects deter to be a multiple of blocks, but got deter "
                 f"{self.deter} and blocks {self.blocks}; correct one of them."
             )
-
         if self.capacity < self.envs * self.length:
             raise ValueError(
                 "Config expects capacity to hold a sequence of each environment, "
