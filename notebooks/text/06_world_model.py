@@ -875,7 +875,7 @@ claim("the reward too: below 1.1", curves["reward"][-1] < 1.1)
 
 # %% [markdown] tags=["predict"]
 # **Predict.** The frame loss will fall from the first update on. What about the KL, which begins
-# at 9: will it fall steadily, too? Or will it rise at some point, while the frames become better?
+# near 10: will it fall steadily, too? Or will it rise at some point, while the frames become better?
 #
 # <details><summary>Answer</summary>
 #
