@@ -9,7 +9,8 @@
 # find each mistake before you open the answer.
 #
 # **You need** the page [metrics](../reference/metrics.md), which says what each column
-# means and how it looks when it is healthy. Keep it open beside this one.
+# means and how it looks when it is healthy. Keep it open beside this one. All runs are
+# stored, so the page itself takes seconds.
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it
