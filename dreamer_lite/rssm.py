@@ -104,7 +104,7 @@ def sample_one_hot(logits: Tensor, noise: Tensor) -> Tensor:
     """Exact sample as a one-hot with a straight-through gradient, same shape.
 
     `noise` is exponential with rate 1 and of the logits' shape: the class whose noise
-    divided by its probability is smallest wins. A whole scan can draw it at once.
+    divided by its probability is smallest wins. It can be drawn for all steps at once.
     Source: DreamerV3, "World model learning"; the race is ours.
     """
     probs = logits.exp()
@@ -172,7 +172,7 @@ class RSSM(SequenceModel):
         return self._logits(self.prior_head(h))
 
     def _noise(self, like: Tensor, *lead: int) -> Tensor:
-        """Exponential noise [*lead, latents, classes], drawn at once for a scan."""
+        """Exponential noise [*lead, latents, classes], for all steps at once."""
         shape = (*lead, self.latents, self.classes)
         return torch.empty(shape, device=like.device).exponential_()
 
@@ -183,7 +183,7 @@ class RSSM(SequenceModel):
         is_first: Tensor,
         state: State | None = None,
     ) -> tuple[State, Tensor, Tensor]:
-        """Filter a window of experience.
+        """Watch a window of experience, row by row.
 
         Args:
             embed: embeddings of the observations, [B, T, E].

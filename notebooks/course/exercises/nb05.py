@@ -16,7 +16,7 @@ def posterior_of(model, h, embed):
 
 
 def my_observe(model, embed, prev_action, is_first, noise):
-    """Filter a window of experience.
+    """Watch a window of experience, row by row.
 
     Args:
         embed: embeddings [B, T, E].
