@@ -860,9 +860,9 @@ class Toy(RSSM):
 #
 # <details><summary>Answer</summary>
 #
-# Often not: it is wrong in at least every fourth dream, where a blind guess is wrong in
-# every second. In the dream without dice the coin is a ghost, half left and half right.
-# Only the whole RSSM keeps the lamp and draws a clear coin.
+# Less often than the whole model. How much less depends on the seed: with four seeds it was
+# right in 50, 58, 85 and 90 of 100 dreams, and the whole model in 96 to 99. A blind guess is
+# right in 50. In the dream without dice the coin is a ghost, half left and half right.
 #
 # </details>
 
@@ -928,7 +928,7 @@ show(
     "without memory with the wrong one, and without dice the coin is always grey.",
 )
 claim("whole: the lamp is right in nine of ten dreams", lamp["whole"] > 0.9)
-claim("no memory: it is wrong in every fourth dream or more", lamp["no memory"] < 0.75)
+claim("no memory: the lamp is lost more often", lamp["no memory"] < lamp["whole"])
 blur = coin["no dice"] < coin["whole"] / 3
 claim("no dice: the coin has less than a third of the contrast", blur)
 
