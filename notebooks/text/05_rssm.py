@@ -936,8 +936,7 @@ claim("no dice: the coin has less than a third of the contrast", blur)
 # Look at the last column, where the button is pressed. In this episode the model without
 # memory has lost the lamp. It must throw it anew in every step; each throw can go wrong,
 # and nothing repairs the mistake. Then look at the lower halves. Without dice the coin is
-# grey in every dreamed row, a ghost again; and this model, too, loses the lamp more often
-# than the whole one.
+# grey in every dreamed row: a ghost again.
 #
 # So each half does what the other does badly. The memory keeps what is certain, and the
 # dice commit to one of several futures. As the dice are thrown independently, they
