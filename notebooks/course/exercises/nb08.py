@@ -331,7 +331,7 @@ def draw_continues(rng):
 
 @exercise(
     "8.2",
-    "A dream that begins in a pit",
+    "Weights that look right",
     "easy",
     10,
     [dream_weights],
