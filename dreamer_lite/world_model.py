@@ -86,7 +86,7 @@ class WorldModel(nn.Module):
         return torch.sigmoid(self.cont(feature).float()).squeeze(-1)
 
     def observe(self, batch: dict[str, Tensor]) -> tuple[State, Tensor, Tensor]:
-        """Filter a batch: states, posterior, prior, as `RSSM.observe` returns them."""
+        """Encode a batch and follow it: what `RSSM.observe` returns, for all rows."""
         embed = self.encoder(batch)
         action = previous_actions(batch["action"])
         return self.rssm.observe(embed, action, batch["is_first"])
