@@ -13,7 +13,9 @@
 #
 # **You need** notebooks 01 to 09: each section names the one that built the trick.
 #
-# *The runs are stored. This page only reads them, and makes a short one of its own.*
+# The runs are stored. This page reads them, and makes a short one of its own.
+#
+# *Measured: not yet.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it

@@ -11,6 +11,8 @@
 # **You need** the page [metrics](../reference/metrics.md), which says what each column
 # means and how it looks when it is healthy. Keep it open beside this one. All runs are
 # stored, so the page itself takes seconds.
+#
+# *Measured: not yet.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it

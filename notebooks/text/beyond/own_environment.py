@@ -9,8 +9,9 @@
 # At each stop you can do the same with an environment of yours.
 #
 # **You need** notebooks 03 (rows), 06 (the losses and the dream) and 09 (the training
-# loop). From here on we only use the package; nothing new is exported. The page runs in
-# about a minute on two CPU cores.
+# loop). From here on we only use the package; nothing new is exported.
+#
+# *Measured: not yet.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it
