@@ -8,6 +8,7 @@ bytes with which everything can be tried without one. From the folder notebooks:
 """
 
 import io
+import warnings
 from pathlib import Path
 
 import gymnasium as gym
@@ -66,7 +67,8 @@ class PokemonRed(gym.Env):
 
     def __init__(self, rom="red.gb", state=None, render_mode="rgb_array"):
         try:
-            from pyboy import PyBoy
+            with warnings.catch_warnings(action="ignore"):  # which SDL it has found
+                from pyboy import PyBoy
         except ImportError as error:
             raise ValueError(
                 f"This world needs PyBoy ({error}): pip install pyboy"
