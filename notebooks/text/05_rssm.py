@@ -14,7 +14,7 @@
 # *You need:* notebooks 03 (rows, resets) and 04 (`MLP`, `BlockLinear`); a rough idea of
 # what a recurrent network is.
 #
-# *Measured: 0.2 minutes on two CPU cores, 0.7 GB memory, no GPU.*
+# *Measured: 0.5 minutes on two CPU cores, 0.7 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it

@@ -11,7 +11,7 @@
 # **You need** all parts: the replay (03), the world model (06), the lambda-return (07),
 # actor and critic (08).
 #
-# *Measured: 1.8 minutes on two CPU cores, 0.7 GB memory, no GPU.*
+# *Measured: 2.3 minutes on two CPU cores, 0.7 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it

@@ -15,7 +15,7 @@
 #
 # The runs are stored. This page reads them, and makes a short one of its own.
 #
-# *Measured: not yet.*
+# *Measured: 0.2 minutes on two CPU cores, 0.4 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it
@@ -217,8 +217,8 @@ claim(
 # A run's **score** is its mean return in the last fifth of its updates: how good the agent is when
 # its time is up. An agent is *worse* if every one of its runs scored below every untouched
 # run with the same seeds, and if more than a tenth of what there is to gain was lost on
-# average. Everything else is "no difference that these seeds can show". That sounds strict. It is not:
-# with two seeds a side, two equally good agents line up like this in one case of six.
+# average. Everything else is "no difference that these seeds can show". With five seeds a side, two
+# equally good agents line up like this in one case of 252; with three, in one of 20.
 
 # %% tags=["hide-input"]
 def trick(*names):

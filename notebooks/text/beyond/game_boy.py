@@ -10,7 +10,7 @@
 # **You need** notebooks 04 and 09. A copy of the game is not needed: we use a tiny cartridge of our
 # own that behaves like it where it matters here.
 #
-# *Measured: not yet.*
+# *Measured: 0.7 minutes on two CPU cores, 0.7 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it

@@ -11,7 +11,7 @@
 # **You need** notebooks 03 (rows), 06 (the losses and the dream) and 09 (the training
 # loop). From here on we only use the package; nothing new is exported.
 #
-# *Measured: not yet.*
+# *Measured: 0.4 minutes on two CPU cores, 0.5 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it
@@ -295,14 +295,14 @@ for name, (number, margin) in expected.items():
 # ## Train
 #
 # One call trains, and the same call continues a run that was stopped. Here we give it
-# half a minute only, to see that everything works.
+# 700 steps only, which are a hundred updates, to see that everything works.
 
 # %%
 folder = tempfile.mkdtemp(prefix="catch_")
-agent = train(Catch, config, folder, minutes=0.5, progress=False)
+agent = train(Catch, Config(**SMALL | {"steps": 700}), folder, progress=False)
 episodes = evaluate(agent, Catch, 40, envs=4)
 mean = np.mean([episode["return"] for episode in episodes])
-claim("after half a minute the mean return is still below 0.5", mean < 0.5)
+claim("after a hundred updates the mean return is still below 0.5", mean < 0.5)
 
 # %% [markdown]
 # In a terminal the whole run is one command, for a file `my_game.py` that contains
@@ -315,7 +315,7 @@ claim("after half a minute the mean return is still below 0.5", mean < 0.5)
 #
 # ## How long must you wait?
 #
-# Half a minute is far too short. The most common mistake with an environment of one's own
+# A hundred updates are far too few. The most common mistake with an environment of one's own
 # is to give up while the agent is still at chance. Below is a whole run with the settings
 # above, stored in `data/lessons/`; `python tools/lessons.py healthy` makes it again.
 
