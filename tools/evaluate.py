@@ -6,6 +6,7 @@ One hundred episodes of each player. The last line printed is the agent's flag r
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -14,10 +15,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from course.mario import about_agent, baselines, evaluate_mario  # noqa: E402
+from course.mario import baselines, evaluate_mario  # noqa: E402
 from dreamer_lite.__main__ import check_target  # noqa: E402
 from dreamer_lite.dreamer import Dreamer  # noqa: E402
 from machine import machine  # noqa: E402
+
+
+def about_agent(path):
+    """What is known of an agent file: its name, sha256, and the notes beside it."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    notes = json.loads(path.with_suffix(".json").read_text("utf-8"))
+    return {"file": path.name, "sha256": digest, **notes}
 
 
 def main(words=None):
