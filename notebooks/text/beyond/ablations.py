@@ -219,6 +219,8 @@ claim(
 # run with the same seeds, and if more than a tenth of what there is to gain was lost on
 # average. Everything else is "no difference that these seeds can show". With five seeds a side, two
 # equally good agents line up like this in one case of 252; with three, in one of 20.
+#
+# We set these rules after the first seed had been seen.
 
 # %% tags=["hide-input"]
 def trick(*names):
