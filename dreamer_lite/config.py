@@ -24,7 +24,7 @@ class Config:
     classes: int = 8  # choices of each categorical
     depth: int = 16  # channels of the first convolution
     blocks: int = 8  # blocks of the block-diagonal layers
-    unimix: float = 0.01  # share of the uniform distribution in every categorical
+    unimix: float = 0.01  # share of the uniform distribution in the categoricals of z
     obs_keys: str = "*"  # observations to read, names or patterns, comma-separated
     text_keys: str = ""  # those among them whose whole numbers are characters
     # Learning
@@ -32,6 +32,7 @@ class Config:
     critic_lr: float = 1.5e-4  # learning rate of the critic
     actor_lr: float = 6e-5  # learning rate of the actor
     warmup: int = 500  # updates over which the learning rates rise from 0
+    anneal: float = 0.0  # last share of steps, in which the rates fall to a twentieth
     clip: float = 0.3  # adaptive gradient clipping, as a share of a tensor's norm
     batch: int = 16  # sequences in a batch
     length: int = 32  # rows in a sequence
@@ -43,7 +44,9 @@ class Config:
     dream_share: float = 1.0  # share of a batch's sequences that dreams begin in
     discount: float = 1 - 1 / 333  # factor for a reward that comes one step later
     lam: float = 0.95  # lambda of the lambda-return
+    actor_unimix: float = 0.01  # share of the uniform distribution in every choice
     entropy: float = 3e-4  # weight of the actor's entropy
+    entropy_end: float = 0.0  # where that weight moves to by the last step; 0: nowhere
     slow_rate: float = 0.02  # rate at which the slow critic follows the critic
     replay_scale: float = 0.3  # weight of the critic's loss on replayed rows
     # The run
@@ -149,8 +152,8 @@ class Config:
 # the one after it.
 COUNTS = "deter units latents classes depth blocks batch horizon envs log_every".split()
 LIMITS = dict.fromkeys(COUNTS, (1, math.inf)) | {"length": (2, math.inf)}
-SHARES = "unimix discount lam slow_rate dream_share lr critic_lr actor_lr".split()
-LIMITS |= dict.fromkeys(SHARES, (0, 1))
+SHARES = "unimix actor_unimix discount lam slow_rate dream_share anneal".split()
+LIMITS |= dict.fromkeys([*SHARES, "lr", "critic_lr", "actor_lr"], (0, 1))
 LIMITS |= {"seed": (0, 2**63 - 1)}
 
 # What belongs to the size of an agent: the shapes of its weights, and its rates.

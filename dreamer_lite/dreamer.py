@@ -82,6 +82,21 @@ class Dreamer(nn.Module):
         ]
         return LaProp(groups, clip=c.clip, warmup=c.warmup)
 
+    def schedule(self, step: int) -> None:
+        """Set learning rates and the entropy's weight for agent step `step` of a run.
+
+        Source: none. DreamerV3 keeps them constant, and so do our defaults.
+        """
+        c, done = self.config, min(step / self.config.steps, 1.0)
+        if c.anneal:
+            share = 0.05 + 0.95 * min((1 - done) / c.anneal, 1.0)
+            rates = c.lr, c.critic_lr, c.actor_lr, c.actor_lr
+            for group, rate in zip(self.optimizer.param_groups, rates):
+                group["lr"] = rate * share
+        if c.entropy_end:
+            weight = c.entropy ** (1 - done) * c.entropy_end**done
+            self.actor_critic.entropy.fill_(weight)
+
     @torch.no_grad()
     def act(
         self,
@@ -428,6 +443,7 @@ def train(
         while not run.finished():
             policy = random if run.step < config.prefill else act
             run.count(collector.tick(policy), collector)
+            agent.schedule(run.step)
             for _ in range(run.updates_due(replay)):
                 run.log(agent.train_step(replay.sample(config.batch, config.length)))
             run.look(agent, replay, callback, callback_every)

@@ -98,10 +98,12 @@ def test_every_setting_reaches_its_part():
     """Values that differ from each other and from every default."""
     kl = dict(free_nats=0.7, dyn_scale=0.8, rep_scale=0.2)
     more = dict(clip=0.6, warmup=11, unimix=0.05, lr=1e-3, critic_lr=2e-3)
-    agent = agent_for(**kl, **more, actor_lr=3e-3)
+    agent = agent_for(**kl, **more, actor_lr=3e-3, actor_unimix=0.06, entropy=0.5)
     assert agent.actor_critic.config is agent.world_model.config is agent.config
     assert agent.world_model.scales == {"dyn": 0.8, "rep": 0.2}
-    assert agent.actor_critic.actor.unimix == agent.world_model.rssm.unimix == 0.05
+    assert agent.world_model.rssm.unimix == 0.05
+    assert agent.actor_critic.actor.unimix == 0.06
+    assert agent.actor_critic.entropy == 0.5
     groups = agent.optimizer.param_groups
     assert [(g["clip"], g["warmup"]) for g in groups] == [(0.6, 11)] * 4
     rates = {p: group["lr"] for group in groups for p in group["params"]}
@@ -160,6 +162,38 @@ def test_dreams_may_begin_in_a_share_of_the_sequences():
     agent.actor_critic._imagine = counted
     metrics = agent.train_step(batch)
     assert starts == [(2, 6)] and "loss/replay_critic" in metrics
+
+
+@pytest.mark.parametrize("step, share", [(0, 1.0), (60, 1.0), (80, 0.525), (100, 0.05)])
+def test_rates_fall_to_a_twentieth_in_the_last_share_of_steps(step, share):
+    agent = agent_for(steps=100, anneal=0.4, lr=0.3, critic_lr=0.2, actor_lr=0.1)
+    agent.schedule(step)
+    rates = [group["lr"] for group in agent.optimizer.param_groups]
+    assert rates == pytest.approx([0.3 * share, 0.2 * share, 0.1 * share, 0.1 * share])
+
+
+def test_the_weight_of_the_entropy_moves_by_equal_factors():
+    agent = agent_for(steps=100, entropy=1e-2, entropy_end=1e-4)
+    weights = []
+    for step in (0, 50, 100, 200):
+        agent.schedule(step)
+        weights.append(float(agent.actor_critic.entropy))
+    assert weights == pytest.approx([1e-2, 1e-3, 1e-4, 1e-4])
+    other, batch = agent_for(entropy=1e-4), batch_for(agent)
+    torch.manual_seed(0)
+    loss, _ = agent.loss(agent._on_device(batch))
+    torch.manual_seed(0)
+    assert loss == other.loss(other._on_device(batch))[0]
+    assert "actor_critic.entropy" not in agent.state_dict()
+
+
+def test_without_a_schedule_nothing_moves():
+    agent = agent_for()
+    for group in agent.optimizer.param_groups:
+        group["lr"] = 0.5  # as a callback may do
+    agent.schedule(10**9)
+    assert {group["lr"] for group in agent.optimizer.param_groups} == {0.5}
+    assert float(agent.actor_critic.entropy) == pytest.approx(agent.config.entropy)
 
 
 def test_slow_critic_follows_after_the_update():

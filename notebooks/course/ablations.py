@@ -142,7 +142,9 @@ VARIANTS = {
     "horizon 30": Variant(("sled", "corridor"), None, {"horizon": 30}),
     "always continue": Variant(("sled", "corridor"), always_continue),
     "no free nats": Variant(("lever", "follow"), None, {"free_nats": 0.0}),
-    "no unimix": Variant(("lever", "follow"), None, {"unimix": 0.0}),
+    "no unimix": Variant(
+        ("lever", "follow"), None, {"unimix": 0.0, "actor_unimix": 0.0}
+    ),
     "one KL gradient": Variant(("lever", "follow"), None, {"rep_scale": 1.0}),
     "no reconstruction": Variant(("lever", "follow"), no_reconstruction),
     "only reconstruction": Variant(("lever", "follow"), only_reconstruction),

@@ -794,7 +794,7 @@ check("8.0", my_losses)
 class ActorCritic(nn.Module):
     """Actor, critic, the critic's slow copy and the return normaliser.
 
-    Args: feature_size; action_space; config, of which it reads `units` and `unimix`,
+    Args: feature_size; action_space; config, of which it reads `units`, `actor_unimix`,
     `horizon`, imagined steps, `lam` of the lambda-return, `discount` for real rows,
     `entropy`, weight of the actor's entropy, `slow_rate`, with which the slow critic
     follows, and `replay_scale`, weight of the critic's loss on real rows.
@@ -804,11 +804,14 @@ class ActorCritic(nn.Module):
     def __init__(self, feature_size: int, action_space: gym.Space, config: Config):
         super().__init__()
         self.config, c = config, config
-        self.actor = Actor(feature_size, action_space, units=c.units, unimix=c.unimix)
+        head = dict(units=c.units, unimix=c.actor_unimix)
+        self.actor = Actor(feature_size, action_space, **head)
         self.critic = Critic(feature_size, units=c.units)
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.two_hot = TwoHot(len(self.critic[-1].bias))
         self.normalizer = ReturnNormalizer()
+        # A tensor: compiled code would take a number for a constant.
+        self.register_buffer("entropy", torch.tensor(c.entropy), persistent=False)
 
     def policy(self, state: State, greedy: bool = False) -> Tensor:
         """Sample actions [B, A] for model states [B, ...], or the most likely ones."""
@@ -843,7 +846,7 @@ class ActorCritic(nn.Module):
             advantage = (returns - value[:, :-1]) / scale
             weight = torch.cumprod(cont, 1)[:, :-1]  # also of the state it began in
         log_prob, entropy = self.actor.evaluate(seen, action)
-        bonus = self.config.entropy * entropy
+        bonus = self.entropy * entropy
         actor_loss = -(weight * (log_prob * advantage + bonus)).mean()
         critic_loss = (weight * self._critic_loss(value_logits, seen, returns)).mean()
         losses = {"actor": actor_loss, "critic": critic_loss}
