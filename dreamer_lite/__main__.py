@@ -28,6 +28,7 @@ def train(
     config: Hidden = {},  # noqa: B006
     game: Hidden = {},  # noqa: B006
     profiles: Hidden = {},  # noqa: B006
+    games: Hidden = {},  # noqa: B006
     profile: tyro.conf.Suppress[str | None] = None,
     preset: Literal[tuple(SIZES)] | None = None,
     start: Annotated[Path | None, tyro.conf.arg(name="from")] = None,
@@ -47,6 +48,7 @@ def train(
             too, unless they are given. "--config.lr" is the same as "--lr".
         game: Options of the game.
         profiles: {name: Config} of every profile.
+        games: {name: {option: value}} of the profiles that play another game.
         profile: a configuration made for the environment.
         preset: size of the agent, with its learning rates.
         start: agent file or run folder to begin with: its size, and weights that fit.
@@ -61,7 +63,7 @@ def train(
         base = base.resized(Config(**runs.load_agent(start)[2]))
     if preset:
         base = base.resized(Config.preset(preset))
-    make_env = envs.env_by_name(env, **game)
+    make_env = envs.env_by_name(env, **games.get(profile, {}) | game)
     callback = functools.partial(playing.film, make_env=make_env) if film else None
     config = base.changed(**config)
     dreamer.train(make_env, config, logdir, None, track, start, callback, not quiet)

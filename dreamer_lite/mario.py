@@ -76,6 +76,7 @@ class MarioOptions:
     skip: int = 4  # frames for which a step holds its buttons; a second has 60
     noops: int = 0  # begin after a random number of idle frames, from 0 to this
     sticky: float = 0.0  # probability that a step repeats the action before it
+    sticky_share: float = 1.0  # share of the episodes in which it does, by lot
     patience: int = 120  # steps without progress after which Mario counts as stuck
     render_mode: str | None = None  # rgb_array (the whole screen), or human
 
@@ -103,7 +104,7 @@ class MarioEnv(gym.Env):
     """One stage of Super Mario Bros.; use `make_mario`, which adds the wrappers."""
 
     def __init__(self, options: MarioOptions):
-        self.options, self.running = options, False
+        self.options, self.running, self.sticky = options, False, False
         emulator, action_sets = load_emulator()
         self.action_names = getattr(action_sets, options.actions)
         self.buttons = [sum(BUTTONS[b] for b in names) for names in self.action_names]
@@ -186,6 +187,7 @@ class MarioEnv(gym.Env):
             "flag_get": flag,
             "dead": dead,
             "stuck": self.idle >= self.options.patience and not (flag or dead),
+            "sticky": self.sticky,
             "mario_pixel": mario_pixel(nes, self.options.size),
             "emulator_reward": emulator_reward,
         }
@@ -199,13 +201,28 @@ class MarioEnv(gym.Env):
             nes.close()
 
 
+class SometimesSticky(gym.wrappers.StickyAction):
+    """Sticky actions in a share of the episodes; `info` says whether in this one."""
+
+    def __init__(self, env: gym.Env, probability: float, share: float):
+        super().__init__(env, probability)
+        self.probability, self.share = probability, share
+
+    def reset(self, **how: object) -> tuple[np.ndarray, dict]:
+        obs, info = super().reset(**how)
+        sticky = self.share == 1 or self.np_random.random() < self.share
+        self.repeat_action_probability = self.probability * sticky
+        self.unwrapped.sticky = bool(sticky)
+        return obs, info | {"sticky": bool(sticky)}
+
+
 def make_mario(world: int = 1, stage: int = 1, **options: object) -> gym.Env:
     """One stage of Super Mario Bros. as a Gymnasium environment.
 
     Observations are uint8 [size, size, 3]: the screen without the 32 rows of the score
     board. An episode terminates at the flag, at death and when Mario is stuck. `info`
-    has x_pos, y_pos, time, flag_get, dead, stuck, emulator_reward and mario_pixel, the
-    [row, column] of Mario's middle in the observation.
+    has x_pos, y_pos, time, flag_get, dead, stuck, sticky, emulator_reward and
+    mario_pixel, the [row, column] of Mario's middle in the observation.
 
     Args: world, 1 to 8; stage, 1 to 4; options, the other fields of `MarioOptions`.
     Raises: ValueError for an option out of range; ModuleNotFoundError without the
@@ -215,15 +232,21 @@ def make_mario(world: int = 1, stage: int = 1, **options: object) -> gym.Env:
     env = MarioEnv(options)
     if options.grayscale:
         env = gym.wrappers.GrayscaleObservation(env, keep_dim=True)
-    return gym.wrappers.StickyAction(env, options.sticky) if options.sticky else env
+    if options.sticky:
+        env = SometimesSticky(env, options.sticky, options.sticky_share)
+    return env
 
 
-TRACK = ("x_pos", "flag_get", "dead", "stuck", "time")  # recorded at an episode's end
-EVENING = dict(
-    minutes=240.0, envs=4, parallel=True, prefill=3_000, steps=400_000,
-    capacity=200_000, video_minutes=20.0,
+# Recorded at an episode's end.
+TRACK = ("x_pos", "flag_get", "dead", "stuck", "sticky", "time")
+HOUR = dict(
+    minutes=60.0, envs=4, parallel=True, prefill=3_000, steps=400_000, lr=6e-4,
+    warmup=250, entropy=3e-3, capacity=200_000, video_minutes=20.0,
 )  # fmt: skip
-TWICE_THE_RATES = dict(lr=6e-4, warmup=250)
+WHOLE = dict(
+    minutes=0.0, steps=240_000, anneal=0.4, entropy_end=1e-4, actor_unimix=0.0,
+    capacity=100_000,
+)  # fmt: skip
 PROFILES = {
     # Every part once, in about a minute: is the machine set up?
     "debug": Config.preset(
@@ -235,12 +258,12 @@ PROFILES = {
         "1m", minutes=2.0, envs=4, parallel=True, prefill=600, batch=8, warmup=50,
         capacity=20_000, log_every=5, video_minutes=60.0,
     ),
-    # An hour on a laptop without a GPU: rates twice as high, entropy ten times.
-    "hour": Config.preset(
-        "3m", **EVENING | TWICE_THE_RATES | dict(entropy=3e-3, minutes=60.0)
-    ),
-    # An evening: what the agent that ships began with.
-    "evening": Config.preset("3m", **EVENING),
+    # An hour on a laptop without a GPU, for the first flags: rates twice as high as
+    # for other tasks, and ten times the entropy.
+    "hour": Config.preset("3m", **HOUR),
+    # An evening, for an agent that is reliable: the same beginning, then less and less
+    # entropy, and at last smaller and smaller rates. Only the newest rows are kept.
+    "evening": Config.preset("3m", **HOUR | WHOLE),
     # One GPU, the one of Colab too: larger, and until all steps are done. Its
     # checkpoints are rarer, for they grow to almost 4 GB, most of it replay.
     "gpu": Config.preset(
@@ -248,6 +271,8 @@ PROFILES = {
         capacity=300_000, checkpoint_minutes=15.0, speed="auto",
     ),
 }  # fmt: skip
+# What the game of a profile is asked for, where that is more than the level.
+GAMES = {"evening": dict(noops=30, sticky=0.25, sticky_share=0.5)}
 
 
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
@@ -261,6 +286,7 @@ if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __fi
         profiles=PROFILES,
         game=MarioOptions(),
         train=dict(
+            games=GAMES,
             env=env,
             logdir=Path("runs/mario"),
             profile="evening",

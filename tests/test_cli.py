@@ -271,6 +271,16 @@ def test_the_game_has_flags_of_its_own(asked, monkeypatch):
     env.close()
 
 
+def test_a_profile_may_play_another_game(asked, monkeypatch):
+    mario_main("train --profile evening --sticky 0.1".split(), monkeypatch)
+    mario_main("train --profile hour".split(), monkeypatch)
+    games = [env_name(args[0]) for args, _ in asked]
+    assert games == [
+        "dreamer_lite.mario:make_mario(noops=30, sticky=0.1, sticky_share=0.5)",
+        "dreamer_lite.mario:make_mario",
+    ]
+
+
 def test_sizes_and_rates_follow_the_preset_or_the_agent(asked, agents, monkeypatch):
     mario_main("train --profile hour --preset 12m".split(), monkeypatch)
     mario_main(["train", "--from", agents["mario"], "--lr", "1e-5"], monkeypatch)

@@ -205,6 +205,23 @@ def test_sticky_repeats_a_quarter_of_the_actions(make):
     assert 0.22 < np.mean([now != i % 5 for i, now in enumerate(done)]) < 0.28
 
 
+@pytest.mark.parametrize("share, low, high", [(1.0, 60, 60), (0.3, 8, 28)])
+def test_a_share_of_the_episodes_is_sticky(make, share, low, high):
+    """And `info` says which: in them alone another action than ours is carried out."""
+    env, done = make(sticky=0.5, sticky_share=share), []
+    step = env.unwrapped.step
+    env.unwrapped.step = lambda action: (done.append(action), step(action))[1]
+    found = []
+    for seed in range(60):
+        _, info = env.reset(seed=seed)
+        done.clear()
+        infos = [env.step(i % 2)[4] for i in range(8)]
+        assert {i["sticky"] for i in infos} == {info["sticky"]}
+        assert (done == [0, 1] * 4) or info["sticky"]
+        found.append(info["sticky"])
+    assert low <= sum(found) <= high
+
+
 @pytest.mark.parametrize(
     "name, choices",
     [("RIGHT_ONLY", 5), ("SIMPLE_MOVEMENT", 7), ("COMPLEX_MOVEMENT", 12)],
@@ -239,7 +256,12 @@ def test_max_frames_takes_the_maximum_of_the_last_two(make):
 def test_info_names_and_types(make):
     info = play(make(), [WALK] * 5)[-1][4]
     kinds = {"x_pos": int, "y_pos": int, "time": int, "flag_get": bool, "dead": bool}
-    kinds |= {"stuck": bool, "mario_pixel": np.ndarray, "emulator_reward": float}
+    kinds |= {
+        "stuck": bool,
+        "sticky": bool,
+        "mario_pixel": np.ndarray,
+        "emulator_reward": float,
+    }
     assert {name: type(value) for name, value in info.items()} == kinds
     assert info["time"] in (399, 400)
 

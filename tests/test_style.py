@@ -14,7 +14,7 @@ MODULES = [ROOT / "dreamer_lite" / f"{stem[3:]}.py" for stem in nb_check.COURSE]
 PACKAGE = sorted((ROOT / "dreamer_lite").glob("*.py"))
 OURS = PACKAGE + sorted((ROOT / "tools").rglob("*.py"))
 # {what: lines of code at most}
-BUDGETS = {"one of the ten modules": 360, "all ten": 1600, "a function": 40}
+BUDGETS = {"one of the ten modules": 360, "all ten": 1640, "a function": 40}
 
 
 NO_CODE = {getattr(tokenize, k) for k in "COMMENT NL NEWLINE ENDMARKER".split()}

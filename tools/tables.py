@@ -20,7 +20,7 @@ from pathlib import Path
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TABLE = re.compile(r"(<!-- begin:(\w+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
-RUNS = {"mario": "evening", "mario_hour": "hour", "mario_rates": "rates"}
+RUNS = {"mario": "first", "mario_hour": "hour", "mario_rates": "rates"}
 
 
 def markdown(head, rows):
