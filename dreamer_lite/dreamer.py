@@ -437,8 +437,7 @@ def train(
         if start_from and not run.state:
             runs.load_what_fits(agent, start_from)
         run.restore(agent, replay)
-        collector = Collector(envs, replay, track)
-        act = AgentPolicy(agent)
+        collector, act = Collector(envs, replay, track), AgentPolicy(agent)
         random = act if start_from else random_policy(envs.single_action_space, run.rng)
         while not run.finished():
             policy = random if run.step < config.prefill else act
