@@ -39,6 +39,7 @@ class Config:
     free_nats: float = 1.0  # a KL below this many nats does not count
     dyn_scale: float = 1.0  # weight of the KL that trains the prior
     rep_scale: float = 0.1  # weight of the KL that trains the posterior
+    vector_scale: float = 1.0  # weight of the error of each vector that is observed
     # Behaviour
     horizon: int = 15  # imagined steps
     dream_share: float = 1.0  # share of a batch's sequences that dreams begin in

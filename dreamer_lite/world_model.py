@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dreamer_lite.config import Config
-from dreamer_lite.networks import MLP, Decoder, Encoder, TwoHotHead
+from dreamer_lite.networks import MLP, Decoder, Encoder, TwoHotHead, keys_of
 from dreamer_lite.replay import read_spaces
 from dreamer_lite.rssm import RSSM, State
 from dreamer_lite.two_hot import TwoHot
@@ -42,7 +42,8 @@ class WorldModel(nn.Module):
         spaces: a Dict of observations.
         action_space: the space of actions.
         config: the sizes of all parts; `discount`, which the continue head learns as a
-            soft label; `free_nats`, `dyn_scale` and `rep_scale` of the KL.
+            soft label; `free_nats`, `dyn_scale` and `rep_scale` of the KL;
+            `vector_scale`, the weight of the error of every vector.
 
     Source: DreamerV3, equations 1 to 3.
     """
@@ -53,7 +54,6 @@ class WorldModel(nn.Module):
         super().__init__()
         self.config, c = config, config
         self.fields = read_spaces(spaces, action_space)
-        self.scales = {"dyn": c.dyn_scale, "rep": c.rep_scale}  # of other terms: 1
         self.encoder = Encoder(spaces, depth=c.depth, units=c.units)
         self.rssm = RSSM(
             self.encoder.size,
@@ -73,6 +73,9 @@ class WorldModel(nn.Module):
             units=c.units,
             blocks=c.blocks,
         )
+        vectors = keys_of(self.decoder.fields, "vector")
+        self.scales = dict.fromkeys(vectors, c.vector_scale)  # of other terms: 1
+        self.scales |= {"dyn": c.dyn_scale, "rep": c.rep_scale}
         self.two_hot, feature = TwoHot(), self.rssm.feature_size
         self.reward = MLP(feature, c.units, 1).append(TwoHotHead(c.units))
         self.cont = MLP(feature, c.units, 1, 1)

@@ -96,11 +96,11 @@ def test_exactly_seven_modules_and_the_slow_critic_hold_parameters():
 
 def test_every_setting_reaches_its_part():
     """Values that differ from each other and from every default."""
-    kl = dict(free_nats=0.7, dyn_scale=0.8, rep_scale=0.2)
+    kl = dict(free_nats=0.7, dyn_scale=0.8, rep_scale=0.2, vector_scale=3.0)
     more = dict(clip=0.6, warmup=11, unimix=0.05, lr=1e-3, critic_lr=2e-3)
     agent = agent_for(**kl, **more, actor_lr=3e-3, actor_unimix=0.06, entropy=0.5)
     assert agent.actor_critic.config is agent.world_model.config is agent.config
-    assert agent.world_model.scales == {"dyn": 0.8, "rep": 0.2}
+    assert agent.world_model.scales == {"obs": 3.0, "dyn": 0.8, "rep": 0.2}
     assert agent.world_model.rssm.unimix == 0.05
     assert agent.actor_critic.actor.unimix == 0.06
     assert agent.actor_critic.entropy == 0.5

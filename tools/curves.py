@@ -30,7 +30,7 @@ from dreamer_lite.runs import add_row, begin_table, read_table  # noqa: E402
 from machine import machine  # noqa: E402
 
 TASKS = {"cartpole": ("CartPole-v1", 475), "pendulum": ("Pendulum-v1", -200)}
-SETTINGS = dict(ratio=32.0, steps=30_000, video_minutes=0.0)
+SETTINGS = dict(ratio=32.0, steps=30_000, vector_scale=10.0)
 EVERY, EPISODES = 1000, 20
 FIELDS = "step updates minutes cpu_minutes return lowest highest".split()
 
@@ -99,7 +99,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     watch = Evaluations(env, config.seed, folder / "evaluations.csv")
     here = machine()  # a commit made meanwhile has trained nothing
-    train(env, config, folder, callback=watch, progress=False)
+    train(env, config, folder, callback=watch, progress=False, callback_every=EVERY)
     for table in ("episodes", "metrics", "evaluations"):
         shutil.copy(folder / f"{table}.csv", target / f"{name}_{table}.csv")
     about = json.dumps(describe(options.task, config, watch.rows(), here), indent=1)
