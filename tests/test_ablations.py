@@ -113,22 +113,9 @@ def test_a_results_file_gives_one_curve_for_each_seed(tmp_path):
     assert ablations.scores(found["Adam"]) == [8.5]
 
 
-@pytest.mark.parametrize(
-    "runs",
-    [
-        [
-            ("untouched", 0),
-            ("untouched", 1),
-            ("untouched", 2),
-            ("Adam", 0),
-            ("Adam", 2),
-        ],
-        [("untouched", 0), ("Adam", 0), ("Adam", 1)],
-    ],
-)
-def test_a_missing_seed_is_one_clear_sentence(tmp_path, runs):
+def test_a_missing_seed_is_one_clear_sentence(tmp_path):
     path = tmp_path / "sled.csv"
-    write(path, runs)
+    write(path, [("untouched", 0), ("Adam", 0), ("Adam", 1)])
     with pytest.raises(ValueError, match=r"sled\.csv expects .*'Adam' has seed.*; "):
         ablations.curves(path)
 

@@ -65,11 +65,6 @@ def test_predictions_are_asked_and_folded_answers_follow(path):
         assert printed, "a cell soon after a prompt prints what was asked"
 
 
-def test_five_predictions_per_notebook_on_average():
-    tags = [t for path in NOTEBOOKS for tags, _, _ in cells_of(path) for t in tags]
-    assert len(NOTEBOOKS) < 10 or tags.count("predict") >= 5 * len(NOTEBOOKS)
-
-
 @EACH
 def test_the_last_cell_says_what_was_built(path):
     _, source, outputs = cells_of(path, "code")[-1]
@@ -90,19 +85,3 @@ def test_figures_are_shown_with_their_sentence_and_the_colours_of_the_course(pat
 def test_animations_have_captions(path):
     for _, source, _ in cells_of(path, "code"):
         assert source.count("show_gif(") <= source.count("caption=")
-
-
-def test_every_kind_of_widget_is_somewhere():
-    if len(NOTEBOOKS) < 10:
-        return
-    source = "\n".join(s for path in NOTEBOOKS for _, s, _ in cells_of(path, "code"))
-    for name in ("explore(", "scrub(", "action_pad("):
-        assert name in source
-    assert source.count("explore(") >= 7
-
-
-def test_a_colour_by_name_is_found():
-    for code in ('ax.plot(x, color="red")', "c = '#00ff00'", 'ax.plot(color="C0")'):
-        assert re.search(NAMED, code)
-    for code in ('ax.plot(x, color=COLORS["kl"])', 'ax.fill(edgecolor="none")'):
-        assert not re.search(NAMED, code)

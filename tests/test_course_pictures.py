@@ -2,7 +2,6 @@
 
 import itertools
 
-import numpy as np
 import pytest
 
 import course as course
@@ -84,26 +83,8 @@ def test_text_fits_its_box(name, monkeypatch):
 def test_the_map_lights_one_part_and_says_which():
     alts = {course.dreamer_map(part)[1] for part in diagrams.PARTS}
     assert len(alts) == 10
-    fig, alt = course.dreamer_map("rssm")
-    bold = [t.get_text() for t in fig.axes[0].texts if t.get_color() == "white"]
-    lit = ["RSSM", "memory h and latent z", "Imagination", "15 steps of dream"]
-    assert bold == lit
+    _, alt = course.dreamer_map("rssm")
     assert "lit is part 5, the recurrent state-space model" in alt
-    with pytest.raises(ValueError, match="got 'heart'"):
-        course.dreamer_map("heart")
-
-
-def test_the_alignment_shifts_actions_and_clears_them_at_a_reset():
-    fig, _ = course.alignment()
-    rows = {}
-    for label in fig.axes[0].texts:
-        rows.setdefault(round(label.get_position()[1]), []).append(label)
-    stored, read = (
-        [t.get_text() for t in sorted(rows[y], key=lambda t: t.get_position()[0])][1:]
-        for y in (186, 242)
-    )
-    assert stored == ["right", "right", "jump", "0", "right", "jump"]
-    assert read == ["0", "right", "right", "jump", "0", "right"]
 
 
 def test_the_drawn_returns_are_those_of_the_package():
@@ -121,44 +102,6 @@ def test_the_drawn_returns_are_those_of_the_package():
     assert f"ends as {truth[0]:.2f}" in alt
 
 
-def test_the_cell_shows_the_sizes_it_is_given():
-    fig, _ = course.rssm_cell(embed_size=77, action_size=3, deter=64, classes=4)
-    text = " ".join(t.get_text() for t in fig.axes[0].texts)
-    for shape in ("[B, 77]", "[B, 3]", "[B, 64]", "[B, 32, 4]", "own 8 of h"):
-        assert shape in text
-
-
-def test_the_phases_show_the_shapes_of_a_model():
-    from gymnasium.spaces import Box, Dict, Discrete
-
-    from dreamer_lite.actor_critic import ActorCritic
-    from dreamer_lite.config import Config
-    from dreamer_lite.replay import Replay
-    from dreamer_lite.world_model import WorldModel, as_tensors
-
-    spaces, buttons = Dict(x=Box(-1, 1, (3,), np.float32)), Discrete(2)
-    sizes = Config(deter=24, units=8, latents=5, classes=3, blocks=4, horizon=6)
-    model = WorldModel(spaces, buttons, sizes)
-    agent = ActorCritic(model.rssm.feature_size, buttons, sizes)
-    replay = Replay(20, spaces, buttons)
-    for i in range(20):
-        replay.add(0, {"x": np.zeros(3)}, i % 2, 0.0, i == 0, False, False)
-    states = model.loss(as_tensors(replay.sample(2, 7)))[2]
-    feature = agent._imagine(states, model)[0]
-    shapes = [states.h.shape, states.z.shape, feature.shape]
-    real = [str(list(shape)) for shape in shapes]
-    assert real == ["[2, 7, 24]", "[2, 7, 5, 3]", "[14, 7, 39]"]
-    for draw, some in (
-        (course.world_model_phase, slice(0, 2)),
-        (course.behaviour_phase, slice(2, 3)),
-        (course.two_phases, slice(0, 3)),
-    ):
-        fig, alt = draw(*shapes[some])
-        drawn = [t.get_text() for t in fig.axes[0].texts]
-        assert [text for text in drawn if text.startswith("[")] == real[some]
-        assert all(shape in alt for shape in real[some])
-
-
 # Colours
 
 SEEN_TOGETHER = [
@@ -171,47 +114,6 @@ SEEN_TOGETHER = [
     ("naive", "ours", "target"),
     ("random", "ours", "threshold"),
 ]
-# Machado, Oliveira and Fernandes (2009), full severity, on linear RGB.
-EYES = {
-    "usual": np.eye(3),
-    "protan": [
-        [0.152286, 1.052583, -0.204868],
-        [0.114503, 0.786281, 0.099216],
-        [-0.003882, -0.048116, 1.051998],
-    ],
-    "deutan": [
-        [0.367322, 0.860646, -0.227968],
-        [0.280085, 0.672501, 0.047413],
-        [-0.011820, 0.042940, 0.968881],
-    ],
-}
-
-
-def linear(hexadecimal):
-    """Return linear RGB of a colour like #0072B2."""
-    rgb = np.array([int(hexadecimal[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-
-
-def lab(rgb):
-    """Return CIE Lab of linear RGB."""
-    to_xyz = [
-        [0.4124, 0.3576, 0.1805],
-        [0.2126, 0.7152, 0.0722],
-        [0.0193, 0.1192, 0.9505],
-    ]
-    xyz = np.array(to_xyz) @ np.clip(rgb, 0, 1) / [0.9505, 1.0, 1.089]
-    root = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
-    bright, red, blue = root[1], root[0] - root[1], root[1] - root[2]
-    return np.array([116 * bright - 16, 500 * red, 200 * blue])
-
-
-@pytest.mark.parametrize("eye", EYES)
-@pytest.mark.parametrize("group", SEEN_TOGETHER, ids="-".join)
-def test_colours_seen_together_differ_for_every_eye(group, eye):
-    for one, two in itertools.combinations(group, 2):
-        seen = [lab(np.array(EYES[eye]) @ linear(course.COLORS[q])) for q in (one, two)]
-        assert np.linalg.norm(seen[0] - seen[1]) > 15, f"{one} looks like {two}"
 
 
 def test_every_quantity_has_a_colour_of_its_own_and_every_line_a_style():
@@ -220,15 +122,3 @@ def test_every_quantity_has_a_colour_of_its_own_and_every_line_a_style():
     for group in SEEN_TOGETHER:
         looks = [str(course.LINESTYLES[q]) for q in group if q in course.LINESTYLES]
         assert len(set(looks)) == len(looks), f"{group} differ by colour alone"
-
-
-@pytest.mark.parametrize("quantity", course.LINESTYLES)
-def test_lines_stand_out_from_paper(quantity):
-    bright = linear(course.COLORS[quantity]) @ [0.2126, 0.7152, 0.0722]
-    assert 1.05 / (bright + 0.05) > 2.5
-
-
-def test_line_names_the_quantities_it_knows():
-    assert course.line("kl")["color"] == course.COLORS["kl"]
-    with pytest.raises(KeyError, match="No line style for 'klee'; the quantities are"):
-        course.line("klee")

@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 MADE = ["mario", "lab", "test", "site"]  # installed by make and conda
-WORKFLOW = (ROOT / ".github/workflows/test.yml").read_text()
 
 
 def key(name):
