@@ -11,7 +11,6 @@ from PIL import Image
 
 import course as course
 from course import display, export, modules, paths, sliders
-from course.dream import ActionPad
 
 ALT = "A straight line rises from left to right."
 
@@ -91,16 +90,6 @@ def test_a_picture_without_a_sentence_is_refused(notebook, alt):
     assert not notebook
 
 
-def test_show_refuses_what_is_no_figure(notebook):
-    with pytest.raises(TypeError, match="Expected a matplotlib figure, got list"):
-        course.show([1, 2], alt=ALT)
-
-
-def test_outside_a_notebook_the_sentence_is_printed(capsys):
-    course.show(line_figure(), alt=ALT)
-    assert capsys.readouterr().out == ALT + "\n"
-
-
 def test_show_gif_stores_an_animated_png_with_its_caption(notebook):
     course.show_gif(clip(), alt=ALT, caption="A column moves.", fps=5, scale=3)
     (data, metadata), _, (caption, _) = notebook
@@ -122,39 +111,9 @@ def test_show_gif_reads_a_gif(notebook, tmp_path):
     image = picture(notebook[0][0])
     assert (image.n_frames, image.size) == (6, (16, 16))
     assert image.info["duration"] == 80
-    with pytest.raises(FileNotFoundError, match="no animation at"):
-        course.show_gif(tmp_path / "b.gif", alt=ALT)
-
-
-@pytest.mark.parametrize(
-    ("frames", "error"),
-    [
-        (np.zeros((2, 4)), "got shape"),
-        (np.zeros((2, 4, 4, 2), np.uint8), "got shape"),
-        (np.zeros((0, 4, 4, 3), np.uint8), "got shape"),
-        (np.zeros((2, 4, 4, 3), np.int64), "got int64"),
-    ],
-)
-def test_frames_of_a_wrong_kind_are_refused(frames, error):
-    with pytest.raises((ValueError, TypeError), match=error):
-        display.as_frames(frames, "frames")
 
 
 # Strips
-
-
-def test_error_frames_are_white_where_the_dream_is_right():
-    real, dreamed = clip(), clip()
-    dreamed[2, 5, 5] = 255
-    error = course.error_frames(real, dreamed)
-    wrong = (error != 255).any(-1)
-    assert wrong.sum() == 1 and wrong[2, 5, 5]
-    assert tuple(error[2, 5, 5]) == (0x88, 0x22, 0x55)
-
-
-def test_clips_of_different_length_are_refused():
-    with pytest.raises(ValueError, match="cut alike"):
-        course.error_frames(clip(6), clip(5))
 
 
 def test_strip_draws_three_rows_and_says_what_was_seen():
@@ -170,20 +129,6 @@ def test_strip_draws_three_rows_and_says_what_was_seen():
 def test_frames_grid_wants_as_many_labels_as_frames():
     fig = course.frames_grid(clip(), labels="abcdef", columns=4)
     assert [axis.get_xlabel() for axis in fig.axes[:6]] == list("abcdef")
-    with pytest.raises(ValueError, match="6 frames need as many labels, got 2"):
-        course.frames_grid(clip(), labels=["a", "b"])
-
-
-def test_filmstrips_show_the_chosen_steps_of_each_clip():
-    fig = course.filmstrips({"wait": clip(), "run": 255 - clip()}, range(0, 6, 2))
-    shown = [axis.images[0].get_array() for axis in fig.axes]
-    np.testing.assert_array_equal(shown, [*clip()[::2], *(255 - clip())[::2]])
-
-
-def test_zoomed_shows_the_square_around_a_pixel():
-    fig = course.zoomed(clip(2), ["a", "b"], middle=(6, 9), radius=3)
-    detail = fig.axes[2].images[0].get_array()
-    np.testing.assert_array_equal(detail, clip(2)[0, 3:10, 6:13])
 
 
 def test_each_bar_of_loss_shares_is_whole_and_the_large_ones_are_named():
@@ -192,15 +137,6 @@ def test_each_bar_of_loss_shares_is_whole_and_the_large_ones_are_named():
     wide = [patch.get_width() for patch in fig.axes[0].patches]
     np.testing.assert_allclose(wide, [0.5, 0.5, 0.9, 0.1])
     assert alt.endswith("value: obs and dyn; gradient: obs and dyn.")
-
-
-def test_side_by_side_puts_clips_in_order():
-    joined = course.side_by_side(clip(), 255 - clip(), gap=2)
-    assert joined.shape == (6, 16, 34, 3)
-    np.testing.assert_array_equal(joined[:, :, :16], clip())
-    np.testing.assert_array_equal(joined[:, :, 18:], 255 - clip())
-    with pytest.raises(ValueError, match="share T and H"):
-        course.side_by_side(clip(6), clip(5))
 
 
 # Sliders
@@ -249,37 +185,6 @@ def test_explore_leaves_the_random_numbers_alone(notebook):
     assert (torch.rand(1), np.random.rand()) == expected
 
 
-def test_explore_has_a_static_twin_of_its_own(notebook):
-    course.explore(
-        lambda n: line_figure(n),
-        alt=ALT,
-        static=lambda: (course.frames_grid(clip()), ALT),
-        n=course.Slider(1, 3),
-    )
-    assert picture(notebook[0][0]).width == 800
-
-
-def test_a_control_can_be_moved_without_widgets(notebook):
-    drawn = []
-
-    def draw(n, on):
-        drawn.append((n, on))
-        return line_figure(n)
-
-    moving = course.explore(
-        draw, alt=ALT, n=course.Slider(1, 9), on=course.Choice([False, True])
-    )
-    moving.move(n=4)
-    moving.move(on=True)
-    assert drawn[-2:] == [(4, False), (4, True)]
-    with pytest.raises(ValueError, match="n goes from 1 to 9, got 10"):
-        moving.move(n=10)
-    with pytest.raises(ValueError, match="on is one of"):
-        moving.move(on="perhaps")
-    with pytest.raises(KeyError, match="There is no control 'm'"):
-        moving.move(m=1)
-
-
 def test_live_sliders_redraw_an_output_of_its_own(notebook, monkeypatch):
     monkeypatch.delenv("DREAMER_LITE_STATIC")
     alive = course.explore(
@@ -301,14 +206,6 @@ def test_live_sliders_redraw_an_output_of_its_own(notebook, monkeypatch):
     assert data["text/plain"] in spoken["text/html"]
 
 
-@pytest.mark.parametrize(("slow", "follows"), [(1e9, True), (0.0, False)])
-def test_slow_figures_are_redrawn_on_release(notebook, monkeypatch, slow, follows):
-    monkeypatch.delenv("DREAMER_LITE_STATIC")
-    monkeypatch.setattr(sliders, "SLOW", slow)
-    alive = course.explore(lambda n: line_figure(n), alt=ALT, n=course.Slider(1, 9))
-    assert alive.widgets["n"].continuous_update is follows
-
-
 def test_a_slider_gives_the_number_that_it_shows(notebook, monkeypatch):
     monkeypatch.delenv("DREAMER_LITE_STATIC")
     given = []
@@ -327,17 +224,6 @@ def test_without_ipywidgets_the_figure_is_static(notebook, monkeypatch):
     monkeypatch.setitem(sys.modules, "ipywidgets", None)
     course.explore(lambda n: line_figure(n), alt=ALT, n=course.Slider(1, 2))
     assert notebook[0][0]["text/plain"] == ALT
-
-
-def test_explore_says_what_is_wrong_with_its_arguments(notebook):
-    with pytest.raises(TypeError, match="must return its figure, it returned NoneType"):
-        course.explore(lambda n: None, alt=ALT, n=course.Slider(1, 2))
-    with pytest.raises(ValueError, match="low < high"):
-        course.Slider(2, 1)
-    with pytest.raises(ValueError, match="value goes from 0 to 1, got 2"):
-        course.Slider(0, 1, value=2)
-    with pytest.raises(ValueError, match="at least one option"):
-        course.Choice([])
 
 
 # Dreams
@@ -368,21 +254,6 @@ class Corridor:
     def step(self, action):
         self.x += 1 if action == 1 else -1
         return clip()[self.x]
-
-
-def test_action_pad_steps_by_name(notebook):
-    dream = Corridor()
-    pad = ActionPad(dream.step, dream.reset, ["left", "right"])
-    pad.press("right")
-    pad.press("right")
-    np.testing.assert_array_equal(pad.press("left"), clip()[1])
-    assert len(pad.frames) == 4 and pad.history == ["right", "right", "left"]
-    labels = [axis.get_xlabel() for axis in pad.figure(last=2).axes]
-    assert labels == ["2: right", "3: left"]
-    with pytest.raises(KeyError, match="There is no action 'jump'"):
-        pad.press("jump")
-    pad.reset()
-    assert len(pad.frames) == 1 and dream.x == 0
 
 
 def test_static_action_pad_presses_its_script(notebook):
@@ -424,21 +295,16 @@ def test_claim_says_what_holds_and_stops_only_a_check(capsys, monkeypatch):
     monkeypatch.setenv("DREAMER_LITE_STATIC", "1")
     with pytest.raises(AssertionError, match="2 < 1 | does not hold"):
         course.claim("2 < 1", np.bool_(False))
-    with pytest.raises(ValueError, match=r"shape \[2\]"):
-        course.claim("both", torch.tensor([True, True]))
 
 
 @pytest.mark.parametrize(
     ("mine", "truth", "more", "said"),
     [
-        (0.1 + 0.2, 0.3, {}, "close | max difference < 1e-06"),
         (0.3, 0.3, {}, "close | max difference < 1e-06"),
         (0.3, 0.3, {"tolerance": 0}, "exact | max difference 0"),
         ([1, 2], [1, 2], {}, "exact | max difference 0"),
         (0.625, 0.0, {"expect": "different"}, "different | max difference > 0.1"),
-        (0.2, 0.0, {"expect": "different"}, "different | max difference > 0.1"),
         (np.nan, np.nan, {}, "close | max difference < 1e-06"),
-        (np.inf, np.inf, {}, "close | max difference < 1e-06"),
         (1.01, 1.0, {"tolerance": 0.1}, "close | max difference < 0.1"),
     ],
 )
@@ -452,8 +318,6 @@ def test_compare_prints_a_bound(capsys, mine, truth, more, said):
     [
         (0.1, 0.2, {}),
         (np.nan, 0.0, {}),
-        (np.inf, -np.inf, {}),
-        (0.1 + 0.2, 0.3, {"tolerance": 0}),
         ([1, 2], [1, 3], {"tolerance": 5}),
         (0.3, 0.3, {"expect": "different"}),
     ],
@@ -464,15 +328,6 @@ def test_compare_says_when_it_is_not_as_expected(mine, truth, more, monkeypatch)
         course.compare("it", mine, truth, **more)
     monkeypatch.setenv("DREAMER_LITE_STATIC", "0")
     course.compare("it", mine, truth, **more)
-
-
-def test_compare_refuses_other_shapes_and_takes_bf16(capsys):
-    import torch
-
-    with pytest.raises(ValueError, match="the shapes differ"):
-        course.compare("it", torch.zeros(2), torch.zeros(3))
-    course.compare("it", torch.ones(2, dtype=torch.bfloat16), torch.ones(2))
-    assert "close" in capsys.readouterr().out
 
 
 # Data and the last cell

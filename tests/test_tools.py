@@ -141,49 +141,15 @@ def test_module_is_the_marked_cells_and_nothing_else(course):
     assert export.build(course / "notebooks/01_tiny.ipynb").names == ("TWO", "root")
 
 
-def test_module_stays_as_the_formatter_wants_it(course):
-    ruff = [sys.executable, "-m", "ruff", "format", "--check", "--isolated"]
-    module = str(course / "dreamer_lite/tiny.py")
-    assert subprocess.run([*ruff, module], check=False).returncode == 0
-
-
-def test_export_needs_only_the_standard_library():
-    command = [sys.executable, "-S", "-I", str(ROOT / "tools/export.py"), "--help"]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def test_export_is_deterministic(tmp_path):
-    texts = set()
-    for seed in "012":
-        root = tmp_path / seed
-        root.mkdir()
-        write_notebook(root, "01_a", "#| default_exp a", "#| export\nA = {1, 2}")
-        (root / "dreamer_lite").mkdir()
-        command = [sys.executable, str(ROOT / "tools/export.py"), "--root", str(root)]
-        env = {**os.environ, "PYTHONHASHSEED": seed}
-        subprocess.run(command, env=env, check=True)
-        texts.add((root / "dreamer_lite/a.py").read_bytes())
-    assert len(texts) == 1
-
-
 NAMED = "#| default_exp a"
 
 
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        (
-            [NAMED, "#| export\n%matplotlib inline"],
-            "magic or shell command '%matplotlib",
-        ),
-        ([NAMED, "#| export\n!pip list"], "magic or shell command '!pip list'"),
-        ([NAMED, "#| export\nx = !ls"], "magic or shell command 'x = !ls'"),
-        ([NAMED, "#| export\nos?"], "magic or shell command 'os?'"),
-        ([NAMED, "#| export\nget_ipython()"], "calls get_ipython()"),
-        ([NAMED, "#| export\ndef f(:"], "syntax error"),
+        ([NAMED, "#| export\n%matplotlib inline"], "syntax error"),
         ([NAMED, "x = 1\n#| export"], "must be exactly the cell's first line"),
         ([NAMED, "#|export\nx = 1"], "must be exactly the cell's first line"),
-        ([NAMED, "# | export\nx = 1"], "must be exactly the cell's first line"),
         ([NAMED, "x = 1"], "no code cell starts with '#| export'"),
         (["#| export\nx = 1"], "needs exactly one '#| default_exp NAME', has none"),
         ([NAMED, "#| default_exp b", "#| export\nx = 1"], "has a, b"),
@@ -332,10 +298,8 @@ def test_a_notebook_of_beyond_is_paired_and_exports_nothing(course):
     "url",
     [
         "https://github.com/someone/course",
-        "https://github.com/someone/course.git",
         "https://user:token@github.com/someone/course.git",
         "git@github.com:someone/course.git",
-        "ssh://git@github.com/someone/course.git",
     ],
 )
 def test_stamp_writes_badge_and_address_and_keeps_outputs(course, url):
@@ -357,12 +321,6 @@ def test_stamp_takes_the_git_remote(course):
     remote = ["remote", "add", "origin", "git@github.com:someone/course.git"]
     subprocess.run([*git, *remote], check=True)
     assert nb.stamp(course) == "https://github.com/someone/course.git"
-
-
-def test_unknown_notebook_is_said_plainly(course, capsys):
-    with pytest.raises(SystemExit):
-        nb.main(["run", "07", "--root", str(course)])
-    assert "There is no notebook '07'" in capsys.readouterr().err
 
 
 # Running
@@ -429,18 +387,11 @@ def test_a_good_course_passes(course, capsys):
     assert nb.main(["check", "1", "--root", str(course)]) == 0
 
 
-def test_text_edited_alone(course):
-    edit(course / "notebooks/text/01_tiny.py", "What comes out?", "What comes?")
-    assert problems(course) == [
-        "01_tiny: text and notebook differ: run from-text or from-nb"
-    ]
-
-
-def test_notebook_edited_alone(course):
-    edit(course / "notebooks/01_tiny.ipynb", "What comes out?", "What comes?")
-    assert "01_tiny: text and notebook differ: run from-text or from-nb" in problems(
-        course
-    )
+@pytest.mark.parametrize("half", ["text/01_tiny.py", "01_tiny.ipynb"])
+def test_one_half_edited_alone(course, half):
+    edit(course / "notebooks" / half, "What comes out?", "What comes?")
+    said = "01_tiny: text and notebook differ: run from-text or from-nb"
+    assert said in problems(course)
 
 
 def test_module_edited_alone(course):
@@ -509,8 +460,6 @@ def test_fault_in_a_stored_notebook(course, message):
         ("## What comes", "### What comes", "heading 'What comes out?' skips a level"),
         ("## What comes", "# What comes", "second title 'What comes out?'"),
         ("# # 01 · Tiny", "# ## Tiny", "the first cell is not the title"),
-        ("default_exp tiny", "default_ext tiny", "needs exactly one '#| default_exp"),
-        ("#| export\nTWO", "#|export\nTWO", "must be exactly the cell's first line"),
     ],
 )
 def test_fault_in_the_text(course, old, new, message):
@@ -584,9 +533,3 @@ def test_times_writes_what_its_check_wants(course, monkeypatch):
     edit(course / "data/times.json", '"minutes": 0', '"minutes": 20')
     found = times.problems(course, nb.select(course, []))
     assert len(found) == 3 and "01 to 09 take 20" in found[-1]
-
-
-def test_measured_line_reads_well():
-    assert times.sentence({"minutes": 1.26, "gigabytes": 1.14}) == (
-        "*Measured: 1.3 minutes on two CPU cores, 1.1 GB memory, no GPU.*"
-    )

@@ -1,6 +1,5 @@
 """Teaching helpers of the ten notebooks; nothing that DreamerV3 itself needs."""
 
-# ruff: noqa: E402
 from course.paths import prepare
 
 prepare()
@@ -26,43 +25,3 @@ from course.shares import loss_shares
 from course.sliders import Choice, Slider, explore
 from course.style import COLORS, LINESTYLES, line, use_style
 from course.timelines import alignment, lambda_recursion
-
-__all__ = [
-    "COLORS",
-    "Choice",
-    "LINESTYLES",
-    "Slider",
-    "action_pad",
-    "alignment",
-    "behaviour_phase",
-    "check",
-    "claim",
-    "compare",
-    "data_path",
-    "dreamer_map",
-    "error_frames",
-    "explore",
-    "filmstrips",
-    "frames_grid",
-    "hint",
-    "lambda_recursion",
-    "line",
-    "progress",
-    "loss_shares",
-    "read_gif",
-    "reexport",
-    "rssm_cell",
-    "rssm_unrolled",
-    "scrub",
-    "show",
-    "show_gif",
-    "side_by_side",
-    "solution",
-    "straight_through",
-    "strip",
-    "two_phases",
-    "use_style",
-    "what_we_built",
-    "world_model_phase",
-    "zoomed",
-]

@@ -5,7 +5,6 @@ gets an agent that has learnt nothing yet and changes it, or the module it comes
 every run has a process of its own, so nothing has to be undone.
 """
 
-import csv
 import math
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from dreamer_lite.dreamer import AgentPolicy, Collector, Config, Dreamer
 from dreamer_lite.envs import make_vector
 from dreamer_lite.replay import Replay
 from dreamer_lite.rssm import State
+from dreamer_lite.runs import read_table
 
 
 class PlainNumber(nn.Module):
@@ -211,13 +211,12 @@ def run(task: str, variant: str, seed: int, updates: int | None = None) -> list[
 
 def read_runs(path: Path) -> list[dict]:
     """The stored rows of one task, with numbers as numbers; none without a file."""
-    if not path.is_file():
-        return []
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
     whole = {"seed", "updates", "steps", "episodes"}
     kinds = {key: int if key in whole else float for key in COLUMNS[1:]}
-    return [row | {key: kind(row[key]) for key, kind in kinds.items()} for row in rows]
+    return [
+        row | {key: kind(row[key]) for key, kind in kinds.items()}
+        for row in read_table(path)
+    ]
 
 
 def curves(path: Path, column: str = "return") -> dict[str, np.ndarray]:

@@ -26,11 +26,6 @@ def claim(text: str, condition) -> None:
         text: the claim with its bound: "symlog has less than a tenth of the error".
         condition: one truth value (Python, NumPy or torch).
     """
-    if getattr(condition, "shape", ()) not in ((), (1,)):
-        shape = list(condition.shape)
-        raise ValueError(
-            f"A claim needs one truth value, got shape {shape}: use .all() or .any()."
-        )
     holds = bool(condition)
     _report(f"claim: {text} | {'holds' if holds else 'does not hold'}", holds)
 

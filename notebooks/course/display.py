@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from course.checks import static
+from course.checks import as_array, static
 
 UNSEEN = "opacity:0; height:1px; font-size:1px; overflow:hidden"  # read aloud only
 
@@ -67,8 +67,6 @@ def figure_png(fig, dpi: int = 100, source: str | None = None) -> bytes:
 
     ``source``, if given, is stored in the file as the text ``Source``.
     """
-    if not hasattr(fig, "savefig"):
-        raise TypeError(f"Expected a matplotlib figure, got {type(fig).__name__}.")
     from PIL import Image, PngImagePlugin
 
     drawn, buffer = io.BytesIO(), io.BytesIO()
@@ -111,8 +109,6 @@ def read_gif(path: str | Path) -> tuple[np.ndarray, float]:
     """Return the frames of a GIF, uint8 ``[T, H, W, 3]``, and how many per second."""
     from PIL import Image, ImageSequence
 
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no animation at {path}.")
     with Image.open(path) as image:
         milliseconds = image.info.get("duration") or 125
         pages = ImageSequence.Iterator(image)
@@ -123,11 +119,7 @@ def read_gif(path: str | Path) -> tuple[np.ndarray, float]:
 
 def as_frames(frames, name: str) -> np.ndarray:
     """Return frames as uint8 ``[T, H, W, C]``, C 1 or 3, or say what is wrong."""
-    array = (
-        frames.detach().cpu().numpy()
-        if hasattr(frames, "detach")
-        else np.asarray(frames)
-    )
+    array = as_array(frames)
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[-1] not in (1, 3) or not len(array):
@@ -137,10 +129,6 @@ def as_frames(frames, name: str) -> np.ndarray:
         )
     if array.dtype == np.uint8:
         return array
-    if array.dtype.kind != "f":
-        raise TypeError(
-            f"Expected {name} as uint8 or float in 0..1, got {array.dtype}."
-        )
     return np.round(255 * np.clip(array, 0, 1)).astype(np.uint8)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from course.checks import as_array
 from course.display import as_frames, checked_alt, figure_png, publish
 from course.figures import error_frames, frames_grid, strip
 from course.sliders import Explorer, Slider, explore, show_widgets, widgets_work
@@ -50,8 +51,6 @@ class ActionPad:
 
     def press(self, action: str) -> np.ndarray:
         """Take one step inside the dream and return the frame that it leads to."""
-        if action not in self.actions:
-            raise KeyError(f"There is no action {action!r}; there are {self.actions}.")
         self.frames.append(self._frame(self.step(self.actions.index(action))))
         self.history.append(action)
         return self.frames[-1]
@@ -63,12 +62,7 @@ class ActionPad:
 
     @staticmethod
     def _frame(frame) -> np.ndarray:
-        frame = (
-            frame.detach().cpu().numpy()
-            if hasattr(frame, "detach")
-            else np.asarray(frame)
-        )
-        return as_frames(frame[None], "the frame")[0]
+        return as_frames(as_array(frame)[None], "the frame")[0]
 
     def _ipython_display_(self) -> None:
         """Print nothing when ``action_pad`` is the last line of a cell."""

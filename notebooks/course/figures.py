@@ -10,10 +10,6 @@ from dreamer_lite import video
 def error_frames(real, dreamed) -> np.ndarray:
     """Return how far two clips differ, ``[T, H, W, 3]``: white is right, wine wrong."""
     real, dreamed = as_frames(real, "real"), as_frames(dreamed, "dreamed")
-    if real.shape != dreamed.shape:
-        raise ValueError(
-            f"real is {list(real.shape)} but dreamed {list(dreamed.shape)}: cut alike."
-        )
     return video.error_frames(real, dreamed)
 
 
@@ -61,58 +57,38 @@ def filmstrips(clips: dict, times, unit: str = "t"):
 
 
 def _rows(rows: dict, times: list[int], title: str | None, context: int, unit: str):
-    import matplotlib.pyplot as plt
-
     first = next(iter(rows.values()))
     cell = min(7.1 / len(times), 1.5)
     height = cell * first.shape[1] / first.shape[2] * len(rows)
     size = (cell * len(times) + 0.9, height + 0.24 + (0.28 if title else 0))
-    fig, axes = plt.subplots(
-        len(rows), len(times), figsize=size, squeeze=False, layout="constrained"
-    )
-    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    fig, axes = _sheet(len(rows), len(times), size, title)
     for row, (name, clip) in enumerate(rows.items()):
         for axis, step in zip(axes[row], times, strict=True):
-            axis.imshow(clip[step].squeeze(), cmap="gray", vmin=0, vmax=255)
-            _frame(axis, "#9AA5B1", 0.8)
+            _image(axis, clip[step])
         axes[row, 0].set_ylabel(
             name, color=COLORS.get(name, COLORS["ink"]), weight="bold"
         )
     for axis, step in zip(axes[-1], times, strict=True):
         seen = " (seen)" if step < context else ""
         axis.set_xlabel(f"{unit} = {step}{seen}", fontsize=8, labelpad=2)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
     return fig
 
 
 def frames_grid(frames, labels=None, columns: int = 8, title: str | None = None):
     """Draw frames ``[N, H, W, C]`` in a grid with labels and return the figure."""
-    import matplotlib.pyplot as plt
-
     frames = as_frames(frames, "frames")
-    labels = [""] * len(frames) if labels is None else [str(label) for label in labels]
-    if len(labels) != len(frames):
-        raise ValueError(
-            f"{len(frames)} frames need as many labels, got {len(labels)}."
-        )
+    labels = [""] * len(frames) if labels is None else labels
     columns = min(columns, len(frames))
     count = -(-len(frames) // columns)
     cell = min(8.0 / columns, 1.6)
     tall = cell * frames.shape[1] / frames.shape[2] + (0.2 if any(labels) else 0.04)
     size = (cell * columns, tall * count + (0.28 if title else 0))
-    fig, axes = plt.subplots(
-        count, columns, figsize=size, squeeze=False, layout="constrained"
-    )
-    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    fig, axes = _sheet(count, columns, size, title)
     for axis in axes.flat[len(frames) :]:
         axis.axis("off")
-    for axis, image, label in zip(axes.flat, frames, labels, strict=False):
-        axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+    for axis, (image, label) in zip(axes.flat, zip(frames, labels, strict=True)):
+        _image(axis, image)
         axis.set_xlabel(label, fontsize=8, labelpad=2)
-        _frame(axis, "#9AA5B1", 0.8)
-    if title:
-        fig.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
     return fig
 
 
@@ -148,14 +124,26 @@ def side_by_side(*clips, gap: int = 4) -> np.ndarray:
     """Join clips ``[T, H, W, C]`` left to right into one, for ``show_gif``."""
     clips = [as_frames(clip, "every clip") for clip in clips]
     clips = [np.repeat(c, 3, axis=-1) if c.shape[-1] == 1 else c for c in clips]
-    length, height = len(clips[0]), clips[0].shape[1]
-    if any(len(c) != length or c.shape[1] != height for c in clips):
-        raise ValueError(
-            f"Clips must share T and H, got {[list(c.shape) for c in clips]}."
-        )
-    between = np.full((length, height, gap, 3), 255, np.uint8)
+    between = np.full((*clips[0].shape[:2], gap, 3), 255, np.uint8)
     parts = [part for clip in clips for part in (between, clip)][1:]
     return np.concatenate(parts, axis=2)
+
+
+def _sheet(rows: int, columns: int, size: tuple, title: str | None):
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(
+        rows, columns, figsize=size, squeeze=False, layout="constrained"
+    )
+    fig.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    if title:
+        fig.suptitle(title, x=0.01, ha="left", fontsize=11, weight="bold")
+    return fig, axes
+
+
+def _image(axis, image) -> None:
+    axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+    _frame(axis, "#9AA5B1", 0.8)
 
 
 def _frame(axis, color: str, width: float) -> None:

@@ -1,6 +1,5 @@
 """Results of notebook 10: baselines, evaluations in figures, the time that is left."""
 
-import csv
 import functools
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from dreamer_lite.dreamer import evaluate
 from dreamer_lite.mario import TRACK, make_mario
 from dreamer_lite.playing import Scripted, follow, player
+from dreamer_lite.runs import read_table
 
 
 def right_and_jump(rng):
@@ -83,8 +83,7 @@ def hours_to_finish(logdir, steps):
 
     Returns: None before two rows of metrics are written.
     """
-    with open(Path(logdir) / "metrics.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))[-9:]
+    rows = read_table(Path(logdir) / "metrics.csv")[-9:]
     if len(rows) < 2:
         return None
     step, minute = ([float(row[key]) for row in rows] for key in ("step", "minutes"))

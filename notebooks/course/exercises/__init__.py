@@ -106,9 +106,7 @@ def exercise(
     minutes: int,
     solution: Sequence[Callable],
     draw: Callable,
-    bug: Edit | None = None,
-    random: bool = False,
-    hints: Sequence[str] = (),
+    **more,
 ) -> Callable:
     """Declare one exercise; this decorates its check.
 
@@ -125,16 +123,16 @@ def exercise(
         draw: takes a NumPy generator and returns random arguments, one tuple for each
             function; torch's generator is seeded as well. Vary sizes and ranges, and
             let tensors require a gradient where the answer must pass it on.
-        bug: the ``Edit`` that plants a bug in the solution, which then is the stub.
-        random: True if right answers may draw different random numbers; then answer
-            and solution are not compared on the drawn arguments.
-        hints: what ``hint(number, 1)``, ``hint(number, 2)``, ... print, from a nudge
-            to an outline.
+        **more: ``bug``, the ``Edit`` that plants a bug in the solution, which then is
+            the stub; ``random``, True if right answers may draw different random
+            numbers, so that answer and solution are not compared on the drawn
+            arguments; ``hints``, what ``hint(number, 1)``, ``hint(number, 2)``, ...
+            print, from a nudge to an outline.
     """
 
     def declare(check: Callable) -> Callable:
         facts = (number, title, difficulty, minutes, tuple(solution), check, draw)
-        _REGISTRY[number] = Exercise(*facts, bug, random, tuple(hints))
+        _REGISTRY[number] = Exercise(*facts, **more)
         return check
 
     return declare
