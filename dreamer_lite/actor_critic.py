@@ -108,13 +108,24 @@ class Critic(MLP):
         self.append(TwoHotHead(units, bins))
 
 
+class Critics(nn.ModuleList):
+    """Critics with weights of their own: [..., F] -> [critics, ..., bins].
+
+    Source: none in DreamerV3, which has one critic.
+    """
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return torch.stack([critic(feature) for critic in self])
+
+
 class ActorCritic(nn.Module):
     """Actor, critic, the critic's slow copy and the return normaliser.
 
     Args: feature_size; action_space; config, of which it reads `units`, `actor_unimix`,
     `horizon`, imagined steps, `lam` of the lambda-return, `discount` for real rows,
     `entropy`, weight of the actor's entropy, `slow_rate`, with which the slow critic
-    follows, and `replay_scale`, weight of the critic's loss on real rows.
+    follows, `replay_scale`, weight of the critic's loss on real rows, `critics`, their
+    number, and `critic_reduce`, how their values become one.
     Source: DreamerV3, equations 4 to 7.
     """
 
@@ -123,9 +134,10 @@ class ActorCritic(nn.Module):
         self.config, c = config, config
         head = dict(units=c.units, unimix=c.actor_unimix)
         self.actor = Actor(feature_size, action_space, **head)
-        self.critic = Critic(feature_size, units=c.units)
+        critics = [Critic(feature_size, units=c.units) for _ in range(c.critics)]
+        self.critic = Critics(critics) if c.critics > 1 else critics[0]
         self.slow_critic = copy.deepcopy(self.critic).requires_grad_(False)
-        self.two_hot = TwoHot(len(self.critic[-1].bias))
+        self.two_hot = TwoHot(len(critics[0][-1].bias))
         self.normalizer = ReturnNormalizer()
         # A tensor: compiled code would take a number for a constant.
         self.register_buffer("entropy", torch.tensor(c.entropy), persistent=False)
@@ -133,6 +145,16 @@ class ActorCritic(nn.Module):
     def policy(self, state: State, greedy: bool = False) -> Tensor:
         """Sample actions [B, A] for model states [B, ...], or the most likely ones."""
         return self.actor.sample(state.feature, greedy)
+
+    def value(self, logits: Tensor) -> Tensor:
+        """The number that a critic's logits [..., bins] mean: [...].
+
+        If there are several critics, their numbers are reduced to one.
+        """
+        value = self.two_hot.mean(logits)
+        if self.config.critics == 1:
+            return value
+        return value.amin(0) if self.config.critic_reduce == "min" else value.mean(0)
 
     def loss(
         self,
@@ -155,8 +177,8 @@ class ActorCritic(nn.Module):
         seen = feature[:, :-1].contiguous()  # dense layers are slow on a strided view
         value_logits = self.critic(seen)
         with torch.no_grad():
-            last = self.two_hot.mean(self.critic(feature[:, -1:]))
-            value = torch.cat([self.two_hot.mean(value_logits.detach()), last], 1)
+            last = self.value(self.critic(feature[:, -1:]))
+            value = torch.cat([self.value(value_logits.detach()), last], 1)
             returns = lambda_return(reward, value, cont, self.config.lam)
             self.normalizer.update(returns)
             scale = self.normalizer.scale
@@ -198,7 +220,9 @@ class ActorCritic(nn.Module):
     def _critic_loss(self, logits: Tensor, feature: Tensor, returns: Tensor) -> Tensor:
         """Cross entropy to the returns, and to what the slow critic says."""
         with torch.no_grad():
-            slow = self.two_hot.mean(self.slow_critic(feature))
+            slow = self.value(self.slow_critic(feature))
+        each = logits.shape[:-1]  # several critics learn from the same numbers
+        returns, slow = returns.expand(each), slow.expand(each)
         return self.two_hot.loss(logits, returns) + self.two_hot.loss(logits, slow)
 
     def _replay_loss(

@@ -50,6 +50,8 @@ class Config:
     entropy_end: float = 0.0  # where that weight moves to by the last step; 0: nowhere
     slow_rate: float = 0.02  # rate at which the slow critic follows the critic
     replay_scale: float = 0.3  # weight of the critic's loss on replayed rows
+    critics: int = 1  # number of critics, which differ in their first weights
+    critic_reduce: str = "mean"  # how the values of several become one: mean, min
     # The run
     envs: int = 1  # environments side by side
     parallel: bool = False  # give each environment a process of its own
@@ -89,6 +91,11 @@ class Config:
             raise ValueError(
                 "Config expects deter to be a multiple of blocks, but got deter "
                 f"{self.deter} and blocks {self.blocks}; correct one of them."
+            )
+        if self.critic_reduce not in ("mean", "min"):
+            raise ValueError(
+                "Config expects critic_reduce to be mean or min, but got "
+                f"{self.critic_reduce!r}; correct that field."
             )
         if self.capacity < self.envs * self.length:
             raise ValueError(
@@ -151,7 +158,8 @@ class Config:
 # The least and the largest value of a number, where they are not 0 and infinity (which
 # itself is refused). The critic's loss on replayed rows needs two of them: a row and
 # the one after it.
-COUNTS = "deter units latents classes depth blocks batch horizon envs log_every".split()
+COUNTS = "deter units latents classes depth blocks batch horizon critics envs"
+COUNTS = f"{COUNTS} log_every".split()
 LIMITS = dict.fromkeys(COUNTS, (1, math.inf)) | {"length": (2, math.inf)}
 SHARES = "unimix actor_unimix discount lam slow_rate dream_share anneal".split()
 LIMITS |= dict.fromkeys([*SHARES, "lr", "critic_lr", "actor_lr"], (0, 1))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dreamer_lite.actor_critic import Actor, ActorCritic, Critic
+from dreamer_lite.actor_critic import Actor, ActorCritic, Critic, Critics
 from dreamer_lite.config import Config
 from dreamer_lite.rssm import State
 from dreamer_lite.world_model import LaProp, WorldModel
@@ -48,7 +48,9 @@ def pair(space=BUTTONS, learnt=True, **changes):
     model = WorldModel(SPACES, space, config)
     agent = ActorCritic(model.rssm.feature_size, space, config)
     if learnt:
-        for head in (model.reward, agent.critic, agent.slow_critic):
+        both = agent.critic, agent.slow_critic
+        critics = [c for x in both for c in (x if isinstance(x, Critics) else [x])]
+        for head in (model.reward, *critics):
             torch.nn.init.normal_(head[-1].weight, std=0.3)
     return model, agent
 
@@ -344,6 +346,77 @@ def test_slow_critic_starts_as_a_copy_and_follows_by_two_percent():
     for old, new in zip(before, agent.slow_critic.parameters()):
         assert torch.allclose(new - old, torch.full_like(old, 0.02), atol=1e-6)
         assert not new.requires_grad
+
+
+# Several critics
+
+
+def certain(agent, *places):
+    """Logits of critics that are sure of one bin each, and what these bins mean."""
+    logits = torch.full((len(places), 1, 255), -1e4)
+    logits[range(len(places)), 0, places] = 0.0
+    return logits, agent.two_hot.bins[list(places)].tolist()
+
+
+def test_values_of_several_critics_become_one():
+    mean, least = (pair(critics=3, critic_reduce=r)[1] for r in ("mean", "min"))
+    logits, (a, b, c) = certain(mean, 130, 120, 140)
+    assert b < a < c
+    assert mean.value(logits).item() == pytest.approx((a + b + c) / 3)
+    assert least.value(logits).item() == pytest.approx(b)
+
+
+@pytest.mark.parametrize("reduce", ["mean", "min"])
+def test_equal_critics_learn_what_one_learns(reduce):
+    model, one = pair()
+    two = pair(critics=2, critic_reduce=reduce)[1]
+    two.actor.load_state_dict(one.actor.state_dict())
+    for critics, critic in (
+        (two.critic, one.critic),
+        (two.slow_critic, one.slow_critic),
+    ):
+        for member in critics:
+            member.load_state_dict(critic.state_dict())
+    batch, found = rows(), []
+    states = model.loss(batch)[2]
+    for agent in (one, two):
+        torch.manual_seed(1)
+        found.append(agent.loss(states, model, batch)[1])
+    assert list(found[0]) == list(found[1])
+    for name, number in found[0].items():
+        assert torch.allclose(number, found[1][name], rtol=1e-6), name
+
+
+def test_every_critic_learns_from_the_reduced_values():
+    agent = pair(critics=2, critic_reduce="min")[1]
+    feature, returns = (
+        torch.randn(3, 4, agent.critic[0][0].in_features),
+        torch.ones(3, 4),
+    )
+    logits, slow = agent.critic(feature), agent.two_hot.mean(agent.slow_critic(feature))
+    assert logits.shape == (2, 3, 4, 255) and (slow[0] < slow[1]).any()
+    targets = returns, torch.minimum(slow[0], slow[1])
+    loss = agent._critic_loss(logits, feature, returns)
+    for own, member in zip(loss, logits):
+        by_hand = sum(agent.two_hot.loss(member, target) for target in targets)
+        assert torch.allclose(own, by_hand)
+
+
+def test_several_critics_differ_and_all_learn_and_are_followed():
+    model, agent = pair(critics=3, critic_reduce="min", learnt=False)
+    first, *others = agent.critic
+    assert not any(torch.equal(first[0].weight, other[0].weight) for other in others)
+    batch = rows()
+    agent.loss(model.loss(batch)[2], model, batch)[0].backward()
+    for member in agent.critic:
+        assert member[-1].weight.grad.any() and member[-1].bias.grad.any()
+    assert not with_gradient(agent.slow_critic)
+    optimizer = LaProp(agent.critic.parameters(), lr=0.1)
+    optimizer.step()
+    agent.update_slow()
+    for fast, slow in zip(agent.critic, agent.slow_critic):
+        moved = 0.02 * fast[-1].bias
+        assert moved.any() and torch.allclose(slow[-1].bias, moved)
 
 
 def test_a_new_critic_says_exactly_zero():

@@ -68,6 +68,8 @@ def test_config_survives_yaml(tmp_path):
         (dict(device=None), "device as str, but got None"),
         (dict(unimix=1.5), "unimix as float from 0 to 1, but got 1.5; correct"),
         (dict(seed=2**63), "seed as int from 0 to 9223372036854775807, but got"),
+        (dict(critics=0), "critics as int from 1 to inf, but got 0; correct"),
+        (dict(critic_reduce="max"), "to be mean or min, but got 'max'; correct"),
         (dict(deter=100), "deter 100 and blocks 8; correct one of them"),
     ],
 )

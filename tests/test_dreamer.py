@@ -80,8 +80,9 @@ def test_parameter_count_equals_the_references():
     assert sum(p.numel() for p in agent.parameters()) - slow == 640_867
 
 
-def test_exactly_seven_modules_and_the_slow_critic_hold_parameters():
-    agent = agent_for(MIXED)
+@pytest.mark.parametrize("critics", [1, 3])
+def test_exactly_seven_modules_and_the_slow_critic_hold_parameters(critics):
+    agent = agent_for(MIXED, critics=critics)
     parts = {".".join(name.split(".")[:2]) for name, _ in agent.named_parameters()}
     model = {"encoder", "rssm", "decoder", "reward", "cont"}
     behaviour = {"actor", "critic", "slow_critic"}
@@ -196,9 +197,12 @@ def test_without_a_schedule_nothing_moves():
     assert float(agent.actor_critic.entropy) == pytest.approx(agent.config.entropy)
 
 
-def test_slow_critic_follows_after_the_update():
-    agent = agent_for(warmup=0, slow_rate=0.5)
+@pytest.mark.parametrize("critics", [1, 2])
+def test_slow_critic_follows_after_the_update(critics):
+    agent = agent_for(warmup=0, slow_rate=0.5, critics=critics)
     fast, slow = agent.actor_critic.critic, agent.actor_critic.slow_critic
+    if critics > 1:
+        fast, slow = fast[-1], slow[-1]
     old = slow[-1].bias.clone()
     agent.train_step(batch_for(agent))
     assert torch.allclose(slow[-1].bias, 0.5 * old + 0.5 * fast[-1].bias, atol=1e-7)
@@ -310,6 +314,18 @@ def rewrite(path, change):
         about = json.loads(file.metadata()["dreamer_lite"])
     change(about)
     save_file(load_file(path), path, {"dreamer_lite": json.dumps(about)})
+
+
+def test_several_critics_are_saved_and_loaded(tmp_path):
+    path = tmp_path / "agent.safetensors"
+    agent = agent_for(critics=2, critic_reduce="min", warmup=0)
+    agent.train_step(batch_for(agent))
+    agent.save(path)
+    again = Dreamer.load(path, device="cpu")
+    assert again.config == agent.config
+    stored = again.state_dict()
+    for name, weights in agent.state_dict().items():
+        assert torch.equal(weights, stored[name]), name
 
 
 def test_an_agent_from_before_a_field_has_its_default(tmp_path):

@@ -19,7 +19,7 @@ from dreamer_lite.runs import load_agent, read_checkpoint, read_table
 
 KILLS = int(os.environ.get("DREAMER_LITE_KILLS", 5))
 QUICK = dict(batch=4, length=8, horizon=3, prefill=60, ratio=8.0, log_every=1, warmup=5)
-QUICK |= dict(anneal=0.5, entropy_end=1e-4)
+QUICK |= dict(anneal=0.5, entropy_end=1e-4, critics=2, critic_reduce="min")
 STEPS = 100 * KILLS
 SCRIPT = """
 import sys, torch

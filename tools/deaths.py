@@ -45,7 +45,7 @@ class Watching(dreamer.AgentPolicy):
         action = super().__call__(obs, is_first)
         parts, feature = self.agent.actor_critic, self.state.model.feature
         log_prob, _ = parts.actor.evaluate(feature, self.state.action)
-        value = parts.two_hot.mean(parts.critic(feature))
+        value = parts.value(parts.critic(feature))
         for i, step in enumerate(zip(log_prob.exp().tolist(), value.tolist())):
             if is_first[i]:
                 self.seen[i].append([])

@@ -100,8 +100,8 @@ def value_of(agent, seen: float) -> float:
     obs = {"obs": np.array([[seen]], np.float32)}
     with torch.no_grad():
         _, state = agent.act(obs)
-        logits = agent.actor_critic.critic(state.model.feature)
-        return float(agent.actor_critic.two_hot.mean(logits))
+        parts = agent.actor_critic
+        return float(parts.value(parts.critic(state.model.feature)))
 
 
 def tiny_agent(obs_space: gym.Space, action_space: gym.Space, seed: int = 0):
