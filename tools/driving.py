@@ -3,8 +3,8 @@
     python tools/driving.py              on from the last checkpoint in runs/driving/
     python tools/driving.py --minutes 0  only evaluate what is there, and store it
 
-Four hours of computing at most. The agent is stored in half precision, and evaluated as
-it is stored: 20 whole episodes on roads of its own. Needs Box2D (pip install box2d).
+Four hours of computing at most. The evaluation is 20 whole episodes on roads that no
+training has seen. Needs Box2D (pip install box2d).
 """
 
 import argparse
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
@@ -21,7 +22,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 from course.driving import make_car  # noqa: E402
 from dreamer_lite import runs  # noqa: E402
 from dreamer_lite.dreamer import Config, Dreamer, evaluate, train  # noqa: E402
-from dreamer_lite.playing import play_episode  # noqa: E402
+from dreamer_lite.playing import dream_beside, play_episode  # noqa: E402
 from dreamer_lite.replay import write_whole  # noqa: E402
 from machine import machine  # noqa: E402
 
@@ -29,15 +30,9 @@ SETTINGS = dict(
     lr=6e-4, warmup=250, envs=4, prefill=1_500, steps=200_000, dream_share=0.5,
     speed="compile", video_minutes=600.0,
 )  # fmt: skip
-EPISODES, GROUP = 20, 20
-
-
-def halve(folder, path):
-    """Write the newest agent of a run in half precision."""
-    data = runs.read_checkpoint(folder)[1]
-    weights, about = runs.unpack(data, runs.AGENT)
-    small = runs.pack({name: w.half() for name, w in weights.items()}, about)
-    write_whole(path, lambda file: file.write(small))
+GROUP = 20  # training episodes in a point of the curve
+ROADS = 1, 2, 3  # seeds of the films
+START, CONTEXT, LENGTH = 40, 5, 32  # of the dream that is not looking
 
 
 def curve(folder):
@@ -54,14 +49,44 @@ def curve(folder):
     ]
 
 
-def store(folder, data):
-    """Evaluate a run's newest agent; write agent, results and one episode."""
+def film(agent, path):
+    """Drive three roads; store the best and the worst, and dreams beside the best."""
+    played = [play_episode(agent, make_car, seed) for seed in ROADS]
+    played.sort(key=lambda episode: -episode.total)
+    best, worst = played[0].rows, played[-1].rows
+    batch = {key: torch.as_tensor(value)[None] for key, value in best.items()}
+    actor = agent.actor_critic.actor
+    with torch.no_grad():
+        states, _, _ = agent.world_model.observe(agent._on_device(batch))
+        mean, deviation = actor._normal(actor.mlp(states.feature))
+    window = {
+        key: value[:, START : START + LENGTH].clone() for key, value in batch.items()
+    }
+    window["is_first"][:, 0] = True
+    torch.manual_seed(0)
+    blind = agent.dream(window, CONTEXT)["obs"][0].clamp(0, 1)
+    arrays = {
+        "totals": np.array([episode.total for episode in played]),
+        "best": best["obs"],
+        "reward": best["reward"],
+        "worst": worst["obs"],
+        "worst_reward": worst["reward"],
+        "dreamed": dream_beside(agent, best),
+        "blind": (255 * blind).round().byte().numpy(),
+        "window": np.array([START, CONTEXT]),
+        "mean": mean[0].numpy(),
+        "deviation": deviation[0].numpy(),
+    }
+    write_whole(path, lambda file: np.savez_compressed(file, **arrays))
+
+
+def store(folder, data, episodes):
+    """Evaluate a run's newest agent; write the results and two episodes."""
     data.mkdir(parents=True, exist_ok=True)
-    halve(folder, data / "agent.safetensors")
-    agent = Dreamer.load(data / "agent.safetensors").eval()
-    played = evaluate(agent, make_car, EPISODES, envs=4, seed=0)
-    returns = [round(episode["return"], 1) for episode in played]
+    agent = Dreamer.load(folder).eval()
     state, _ = runs.read_checkpoint(folder)
+    played = evaluate(agent, make_car, episodes, envs=4, seed=0)
+    returns = [round(episode["return"], 1) for episode in played]
     about = {
         "mean": round(float(np.mean(returns)), 1),
         "returns": returns,
@@ -74,16 +99,15 @@ def store(folder, data):
         "curve": curve(folder),
     }
     (data / "result.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
-    filmed = play_episode(agent, make_car, seed=1)
-    rows = filmed.rows | {"total": filmed.total}
-    write_whole(data / "episode.npz", lambda file: np.savez_compressed(file, **rows))
-    print(f"mean return {about['mean']} of {EPISODES} episodes: {sorted(returns)}")
+    print(f"mean return {about['mean']} of {episodes}: {sorted(returns)}", flush=True)
+    film(agent, data / "film.npz")
 
 
 def main():
     """Train for a while, then store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, help="of this call; none: to the end")
+    parser.add_argument("--episodes", type=int, default=20, help="to evaluate")
     parser.add_argument("--logdir", type=Path, default=ROOT / "runs" / "driving")
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "driving")
     options = parser.parse_args()
@@ -91,7 +115,7 @@ def main():
         config = Config.preset("3m", **SETTINGS)
         make_env = functools.partial(make_car, patience=50)
         train(make_env, config, options.logdir, options.minutes)
-    store(options.logdir, options.data)
+    store(options.logdir, options.data, options.episodes)
 
 
 if __name__ == "__main__":

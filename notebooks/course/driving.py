@@ -56,6 +56,16 @@ def make_car(frames=4, patience=None, render_mode=None):
     """CarRacing-v3: [64, 64, 3] pictures; steering -1 to 1, gas and brake 0 to 1.
 
     An episode has 1,000 frames, thus 250 decisions, or ends with the lap.
+
+    Raises:
+        ValueError: without Box2D.
     """
     how = dict(render_mode=render_mode, disable_env_checker=True)  # of undrawn frames
-    return Road(gym.make("CarRacing-v3", **how), frames, patience)
+    try:
+        env = gym.make("CarRacing-v3", **how)
+    except gym.error.DependencyNotInstalled as error:
+        missing = str(error.__cause__ or error)
+        raise ValueError(
+            f"This world needs Box2D ({missing}): pip install box2d pygame-ce"
+        ) from None
+    return Road(env, frames, patience)
