@@ -184,8 +184,9 @@ def one_sentence():
     except torch._dynamo.exc.TorchDynamoException as error:
         cache = torch._inductor.runtime.cache_dir_utils.cache_dir()
         raise ValueError(
-            "speed='compile' needs a C++ compiler, Python's headers and a temporary "
-            f"folder without spaces, but torch could not compile: {first_line(error)}; "
+            "speed='compile' needs a C++ compiler, Python's headers, and no space in "
+            "the paths of Python, torch and the temporary folder, but torch could not "
+            f"compile: {first_line(error)}; "
             f"install what is missing, delete {cache} if a killed run left a broken "
             "file there, or use speed='eager'."
         ) from error

@@ -50,10 +50,6 @@ class Evaluations:
             begin_table(self.path, run.step - 1, FIELDS)
             rows = self.rows()
             self.before = float(rows[-1]["cpu_minutes"]) if rows else 0.0
-            self.done = int(rows[-1]["step"]) // EVERY if rows else 0
-        if run.step // EVERY <= self.done:
-            return
-        self.done = run.step // EVERY
         seed = 1_000_000 + self.seed
         found = evaluate(agent, self.env, EPISODES, envs=10, seed=seed)
         returns = [episode["return"] for episode in found]

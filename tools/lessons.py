@@ -58,13 +58,19 @@ class Black(Catch):
         return (super()._look() / 255).astype(np.uint8)
 
 
-class Shifted(Dreamer):
+def shifted(batch):
     """The fault is in the rows: each has the action that led to its observation."""
+    action = np.roll(batch["action"], 1, axis=1)
+    action[:, 0] = 0
+    return batch | {"action": action}
 
-    def _on_device(self, batch):
-        action = np.roll(batch["action"], 1, axis=1)
-        action[:, 0] = 0
-        return super()._on_device(batch | {"action": action})
+
+class Shifted(Dreamer):
+    def train_step(self, batch):
+        return super().train_step(shifted(batch))
+
+    def dream(self, batch, context=5):
+        return super().dream(shifted(batch), context)
 
 
 RUNS = {  # environment, agent, and steps: a fault shows long before the end
