@@ -28,12 +28,15 @@ class IntRam(np.ndarray):
 
 @functools.cache
 def load_emulator():
-    """The emulator's environment class, and the module with its action sets.
+    """Import whichever generation is installed, mended.
 
     Version 7 computes with uint8 values from the ROM header and from the console's
     memory. NumPy 2 no longer widens those (16 * 64 overflows), so both are handed out
     as integers. It also imports the retired `gym`, which prints a notice on stderr.
     Version 9 needs none of this.
+
+    Returns:
+        The emulator's environment class, and the module with its action sets.
 
     Raises:
         ModuleNotFoundError: without the emulator.

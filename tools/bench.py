@@ -31,7 +31,15 @@ CASES = {  # name: preset, changes, whether the agent sees pictures, number of a
 
 
 def build(name, precision, speed, device):
-    """Return an agent and a batch of noise; speed does not depend on what is seen."""
+    """Make what one case measures.
+
+    Args:
+        name: a key of `CASES`.
+        precision, speed, device: fields of Config.
+
+    Returns:
+        An agent and a batch of noise, because speed does not depend on what is seen.
+    """
     import gymnasium as gym
     import numpy as np
     import torch

@@ -54,7 +54,16 @@ class Watching(dreamer.AgentPolicy):
 
 
 def watch(agent, episodes, seed, make_env=None, parallel=True, track=TRACK):
-    """Play episodes; return how many there were, the flags, and the deaths."""
+    """Play episodes and keep the last `LAST` steps of those without a flag.
+
+    Args:
+        agent: a Dreamer.
+        episodes, seed, make_env, parallel, track: as for `dreamer.evaluate`.
+
+    Returns:
+        `episodes` and `flags`, how many there were, and `deaths`: for each the place
+        `x`, and the `probability` and `value` of every step that was kept.
+    """
     make_env = make_env or functools.partial(make_mario, noops=30)
     envs = min(ENVS, episodes)
     policy = Watching(agent, envs)
@@ -77,7 +86,8 @@ def watch(agent, episodes, seed, make_env=None, parallel=True, track=TRACK):
 def unmixed(agent, episodes, seed, *how):
     """Count the flags without the uniform share; the agent is unchanged afterwards.
 
-    Takes the arguments of `watch`.
+    Args:
+        agent, episodes, seed, *how: the arguments of `watch`.
     """
     actor = agent.actor_critic.actor
     before, actor.unimix = actor.unimix, 0.0

@@ -28,7 +28,16 @@ KEPT = ("config.yaml", "metrics.csv", "episodes.csv", "agent.safetensors")
 
 
 def measure(case, device, seconds):
-    """Return the figures of one case, or why there are none, within its time."""
+    """Measure one case in a process of its own.
+
+    Args:
+        case: its name in `bench.CASES`, precision and speed.
+        device: field of Config.
+        seconds: time limit.
+
+    Returns:
+        The figures of `bench.measure`, or the case and the last line of its `error`.
+    """
     command = [sys.executable, "tools/bench.py", *case, "--device", device, "--worker"]
     about = dict(zip(("case", "precision", "speed"), case))
     how = dict(cwd=ROOT, capture_output=True, text=True, timeout=seconds)

@@ -57,7 +57,14 @@ def rows_until(path, step):
 
 
 def ship(options, data=DATA):
-    """Copy the curves of a run and, unless it has a name, its agent; return what it is.
+    """Copy the curves of a run and, unless it has a name, its agent.
+
+    Args:
+        options: what `parse` returns.
+        data: where to.
+
+    Returns:
+        How the agent was made, as stored in its JSON file.
 
     Raises:
         FileNotFoundError: if the folder holds no checkpoint.
