@@ -6,6 +6,7 @@ prepare()
 
 from course.cells import rssm_cell, rssm_unrolled, straight_through
 from course.checks import claim, compare
+from course.columns import read_columns
 from course.diagrams import dreamer_map
 from course.display import progress, read_gif, show, show_gif
 from course.dream import action_pad, scrub

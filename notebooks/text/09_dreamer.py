@@ -24,7 +24,6 @@ import course
 
 # %%
 #| default_exp dreamer
-import csv
 import dataclasses
 import json
 import tempfile
@@ -35,8 +34,8 @@ from collections import Counter
 import matplotlib.pyplot as plt
 
 from course import COLORS, alignment, check, claim, compare, data_path
-from course import dreamer_map, hint, line, show, solution, two_phases, use_style
-from course import what_we_built
+from course import dreamer_map, hint, line, read_columns, show, solution
+from course import two_phases, use_style, what_we_built
 from dreamer_lite.envs import make_vector
 
 use_style()
@@ -89,21 +88,12 @@ from dreamer_lite.world_model import LaProp, WorldModel, as_tensors
 # the runs one by one.
 
 # %% tags=["hide-input"]
-def read(path):
-    """Return a CSV file as {column: float array}."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {
-        key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]
-    }
-
-
 def stored_runs(name):
     """The stored runs of a task: (about, evaluations) of each seed."""
     paths = sorted(data_path("curves").glob(f"{name}_seed*.json"))
     abouts = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    tables = [read(str(path).replace(".json", "_evaluations.csv")) for path in paths]
-    return list(zip(abouts, tables))
+    tables = [path.with_name(f"{path.stem}_evaluations.csv") for path in paths]
+    return list(zip(abouts, map(read_columns, tables)))
 
 
 def draw(ax, name, goal):
@@ -1157,8 +1147,8 @@ live_return = np.mean([e["return"] for e in after])
 claim("the return is more than twice that of random", live_return > 2 * random_return)
 
 # %% tags=["hide-input"]
-episodes = read(runs_here / "live" / "episodes.csv")
-metrics = read(runs_here / "live" / "metrics.csv")
+episodes = read_columns(runs_here / "live" / "episodes.csv")
+metrics = read_columns(runs_here / "live" / "metrics.csv")
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3))
 left.plot(
     episodes["step"], episodes["return"], ".", color=COLORS["ours"], label="episodes"

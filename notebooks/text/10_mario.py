@@ -45,7 +45,7 @@ import torch
 from course import COLORS, check, claim, compare, data_path, dreamer_map
 from course import Slider, error_frames, explore, frames_grid, line, scrub
 from course import show, show_gif, side_by_side, solution, strip, use_style
-from course import what_we_built
+from course import read_columns, what_we_built
 
 use_style()
 
@@ -1333,6 +1333,7 @@ fig = strip(np.asarray(batch["obs"][0]), dream, columns=8, context=5)
 alt = "Real, dreamed and wrong pixels of the agent that was trained just now."
 show(fig, alt=alt, dpi=65)
 
+
 # %% [markdown]
 # ## The whole way there
 #
@@ -1343,18 +1344,6 @@ show(fig, alt=alt, dpi=65)
 # The panel in the middle is a zoom into the first 30,000 steps, in which all four began.
 
 # %% tags=["hide-input"]
-import csv
-
-
-def read_columns(path):
-    """A CSV file as {column: array}."""
-    with open(path, newline="", encoding="utf-8") as file:
-        found = list(csv.DictReader(file))
-    return {
-        key: np.array([float(row[key] or "nan") for row in found]) for key in found[0]
-    }
-
-
 def last(values, count=50):
     """Mean of each `count` values in a row; count - 1 fewer than there are values."""
     return np.convolve(values, np.full(count, 1 / count), "valid")

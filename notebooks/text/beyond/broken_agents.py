@@ -24,27 +24,18 @@ sys.path[:0] = where or sys.exit("Open this notebook inside its repository.")
 import course
 
 # %%
-import csv
-
 import matplotlib.pyplot as plt
 import numpy as np
 
-from course import COLORS, claim, data_path, show, strip, use_style
+from course import COLORS, claim, data_path, read_columns, show, strip, use_style
 
 use_style()
-
-
-def read(path):
-    """A table as {column: array}."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
 
 
 def metrics(name):
     """The stored `metrics.csv` of every seed of a run."""
     paths = data_path("lessons").glob(f"{name}_seed*_metrics.csv")
-    return [read(path) for path in sorted(paths)]
+    return [read_columns(path) for path in sorted(paths)]
 
 
 # %% tags=["hide-input"]

@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from course import COLORS, claim, data_path, show, strip, use_style
+from course import COLORS, claim, data_path, read_columns, show, strip, use_style
 
 use_style()
 
@@ -304,6 +304,7 @@ episodes = evaluate(agent, Catch, 40, envs=4)
 mean = np.mean([episode["return"] for episode in episodes])
 claim("after a hundred updates the mean return is still below 0.5", mean < 0.5)
 
+
 # %% [markdown]
 # In a terminal the whole run is one command, for a file `my_game.py` that contains
 # `Catch`. Stop it with Ctrl-C, and run the same command to continue:
@@ -333,16 +334,9 @@ claim("after a hundred updates the mean return is still below 0.5", mean < 0.5)
 # </details>
 
 # %% tags=["hide-input"]
-import csv
-
-
-def read(path):
-    """A CSV file of data/ as {column: array}."""
-    with open(data_path(path), newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {
-        key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]
-    }
+def read(name):
+    """A table of data/ as {column: array}."""
+    return read_columns(data_path(f"{name}.csv"))
 
 
 def seeds(name):
@@ -355,7 +349,7 @@ def seeds(name):
 
 def learning(name, width=20):
     """Updates made, and the mean of the last `width` returns, after each episode."""
-    run, log = read(f"{name}_episodes.csv"), read(f"{name}_metrics.csv")
+    run, log = read(f"{name}_episodes"), read(f"{name}_metrics")
     made = np.interp(run["step"], log["step"], log["updates"], left=0)
     mean = np.convolve(run["return"], np.full(width, 1 / width), "valid")
     return made[width - 1 :], mean
@@ -367,7 +361,7 @@ for name, style in zip(seeds("lessons/healthy"), ("-", "--")):
     made, mean = learning(name, 50)
     look = {"linestyle": style, "label": name.split("_")[1].replace("d", "d ")}
     axes[0].plot(made, mean, color=COLORS["return"], **look)
-    log = read(f"{name}_metrics.csv")
+    log = read(f"{name}_metrics")
     for ax, (key, role) in zip(axes[1:], losses.items()):
         ax.plot(log["updates"], log[key], color=COLORS[role], **look)
         ax.set(yscale="log", ylabel=key)
