@@ -10,7 +10,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from gymnasium.spaces import Discrete
+from small import agent_for
 
+import critics
 import nb
 import nb_check
 import times
@@ -533,3 +536,23 @@ def test_times_writes_what_its_check_wants(course, monkeypatch):
     edit(course / "data/times.json", '"minutes": 0', '"minutes": 20')
     found = times.problems(course, nb.select(course, []))
     assert len(found) == 3 and "01 to 09 take 20" in found[-1]
+
+
+class Three(critics.PaidSled):
+    """Pays its share at each of three steps, whatever is done."""
+
+    def step(self, action):
+        self.time += 1
+        return self._look(), self.share, self.time == 3, False, {}
+
+
+def test_the_truth_beside_a_value_is_what_the_rewards_were_worth(monkeypatch):
+    monkeypatch.setattr(critics, "PaidSled", Three)
+    space = Three(0.0, 0.0).observation_space
+    agent = agent_for(space, Discrete(3), discount=0.5, critics=2)
+    for critic, number in zip(agent.actor_critic.critic, (127, 130)):
+        critic[-1].bias.data[number] = 1e4  # certain of one bin
+    value, spread, truth = critics.value_and_truth(agent, share=2.0, seed=0)
+    high = float(agent.actor_critic.two_hot.bins[130])
+    assert truth == pytest.approx(2 * (1 + 0.5 + 0.25))
+    assert (value, spread) == (pytest.approx(high / 2), pytest.approx(high / 2))
