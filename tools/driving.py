@@ -19,7 +19,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from course.driving import make_car  # noqa: E402
+from course.driving import look_ahead, make_car  # noqa: E402
 from dreamer_lite import runs  # noqa: E402
 from dreamer_lite.dreamer import Config, Dreamer, evaluate, train  # noqa: E402
 from dreamer_lite.playing import dream_beside, play_episode  # noqa: E402
@@ -80,17 +80,29 @@ def film(agent, path):
     write_whole(path, lambda file: np.savez_compressed(file, **arrays))
 
 
+def by_hand(obs, is_first):
+    """`look_ahead` as a policy, whose actions are all from -1 to 1."""
+    actions = np.array([look_ahead(picture) for picture in obs["obs"]], np.float32)
+    actions[:, 1:] = 2 * actions[:, 1:] - 1
+    return actions
+
+
+def returns_of(driver, episodes):
+    """Drive on the roads of the evaluation; return every episode's return."""
+    played = evaluate(driver, make_car, episodes, envs=4, seed=0)
+    return [round(episode["return"], 1) for episode in played]
+
+
 def store(folder, data, episodes):
     """Evaluate a run's newest agent; write the results and two episodes."""
     data.mkdir(parents=True, exist_ok=True)
     agent = Dreamer.load(folder).eval()
     state, _ = runs.read_checkpoint(folder)
-    played = evaluate(agent, make_car, episodes, envs=4, seed=0)
-    returns = [round(episode["return"], 1) for episode in played]
+    returns = returns_of(agent, episodes)
     about = {
         "mean": round(float(np.mean(returns)), 1),
         "returns": returns,
-        "lengths": [episode["length"] for episode in played],
+        "by_hand": returns_of(by_hand, episodes),
         "decisions": state["step"],
         "updates": state["updates"],
         "minutes": round(state["minutes"], 1),
