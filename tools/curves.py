@@ -30,7 +30,7 @@ from dreamer_lite.runs import add_row, begin_table, read_table  # noqa: E402
 from machine import machine  # noqa: E402
 
 TASKS = {"cartpole": ("CartPole-v1", 475), "pendulum": ("Pendulum-v1", -200)}
-SETTINGS = dict(ratio=32.0, steps=30_000, vector_scale=10.0)
+SETTINGS = dict(ratio=32.0, steps=30_000)
 EVERY, EPISODES = 1000, 20
 FIELDS = "step updates minutes cpu_minutes return lowest highest".split()
 
