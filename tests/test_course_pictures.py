@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 
 import course as course
@@ -116,9 +117,58 @@ SEEN_TOGETHER = [
 ]
 
 
+# Machado, Oliveira and Fernandes (2009), full severity, on linear RGB.
+EYES = {
+    "usual": np.eye(3),
+    "protan": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deutan": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+}
+
+
+def linear(hexadecimal):
+    """Return linear RGB of a colour like #0072B2."""
+    rgb = np.array([int(hexadecimal[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def lab(rgb):
+    """Return CIE Lab of linear RGB."""
+    to_xyz = [
+        [0.4124, 0.3576, 0.1805],
+        [0.2126, 0.7152, 0.0722],
+        [0.0193, 0.1192, 0.9505],
+    ]
+    xyz = np.array(to_xyz) @ np.clip(rgb, 0, 1) / [0.9505, 1.0, 1.089]
+    root = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    bright, red, blue = root[1], root[0] - root[1], root[1] - root[2]
+    return np.array([116 * bright - 16, 500 * red, 200 * blue])
+
+
+@pytest.mark.parametrize("eye", EYES)
+@pytest.mark.parametrize("group", SEEN_TOGETHER, ids="-".join)
+def test_colours_seen_together_differ_for_every_eye(group, eye):
+    for one, two in itertools.combinations(group, 2):
+        seen = [lab(np.array(EYES[eye]) @ linear(course.COLORS[q])) for q in (one, two)]
+        assert np.linalg.norm(seen[0] - seen[1]) > 15, f"{one} looks like {two}"
+
+
 def test_every_quantity_has_a_colour_of_its_own_and_every_line_a_style():
     assert len(set(course.COLORS.values())) == len(course.COLORS)
     assert set(course.LINESTYLES) <= set(course.COLORS)
     for group in SEEN_TOGETHER:
         looks = [str(course.LINESTYLES[q]) for q in group if q in course.LINESTYLES]
         assert len(set(looks)) == len(looks), f"{group} differ by colour alone"
+
+
+@pytest.mark.parametrize("quantity", course.LINESTYLES)
+def test_lines_stand_out_from_paper(quantity):
+    bright = linear(course.COLORS[quantity]) @ [0.2126, 0.7152, 0.0722]
+    assert 1.05 / (bright + 0.05) > 2.5

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import zipfile
 
 import gymnasium as gym
 import numpy as np
@@ -12,6 +13,7 @@ from dreamer_lite import replay as replay_module
 from dreamer_lite.dreamer import Collector
 from dreamer_lite.replay import (
     Replay,
+    draw_windows,
     replay_bytes,
 )
 
@@ -107,6 +109,17 @@ def test_all_starts_are_equally_likely():
     assert chi_square < 36.1  # 14 degrees of freedom, exceeded once in 1,000
 
 
+def test_a_window_may_be_as_long_as_the_ring():
+    replay = rings(8, (13,))
+    assert replay.sample(1, 8)["n"].tolist() == [list(range(5, 13))]
+
+
+def test_streams_that_are_too_short_are_not_drawn_from():
+    rng, size = np.random.default_rng(0), np.array([3, 2])
+    ring, _ = draw_windows(size, size, 8, 200, 3, rng)
+    assert (ring == 0).all()
+
+
 def test_too_few_rows_say_how_many_there_are():
     with pytest.raises(ValueError, match="at least 4 rows.*longest holds 3"):
         rings(8, (3,)).sample(2, 4)
@@ -147,6 +160,13 @@ def test_action_of_a_last_row_is_zero():
     for n, last in enumerate([False, True, False]):
         replay.add(0, {"n": np.float32(n)}, 2, 0.0, n != 1, last, False)
     assert replay.data["action"][0, :3].tolist() == [[0, 1, 0], [0, 0, 0], [0, 1, 0]]
+
+
+def test_box_actions_are_kept_as_they_were_sampled():
+    box = gym.spaces.Box(-1, 1, (2,))
+    replay = Replay(2, NUMBER, box)
+    replay.add(0, {"n": np.float32(0)}, np.array([1.5, -0.25]), 0.0, True, False, False)
+    assert replay.data["action"][0, 0].tolist() == [1.5, -0.25]
 
 
 def test_rows_come_back_as_they_were_stored():
@@ -305,6 +325,12 @@ def spoil_end(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def spoil_middle(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 50] = bytes(50)
+    path.write_bytes(data)
+
+
 def spoil_format(path):
     with np.load(path) as file:
         arrays = dict(file)
@@ -314,8 +340,13 @@ def spoil_format(path):
 
 SPOILED = {
     "cut": spoil_end,
+    "bytes changed": spoil_middle,
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("not a replay"),
     "pickle": lambda path: path.write_bytes(pickle.dumps({"obs": [1, 2]})),
+    "one array": lambda path: np.save(path.open("wb"), np.zeros(3)),
     "other arrays": lambda path: np.savez(path, x=np.zeros(3)),
+    "other zip": lambda path: zipfile.ZipFile(path, "w").writestr("a.txt", "a"),
     "other format": spoil_format,
 }
 
@@ -368,8 +399,14 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path, monkeypatch, fails):
 BAD_ROWS = {
     "missing key": ({}, 0, "'n' is missing among"),
     "shape": ({"n": np.zeros(1, np.float32)}, 0, r"'n' is float32 of shape \[1\]"),
+    "dtype": ({"n": np.complex64(1)}, 0, "'n' is complex64"),
+    "text": ({"n": "three"}, 0, "'n' is <U5"),
     "no such action": ({"n": np.float32(0)}, 2, "'action' holds 2, .*from 0 to 1"),
+    "negative action": ({"n": np.float32(0)}, -1, "'action' holds -1, .*from 0 to 1"),
+    "action's shape": ({"n": np.float32(0)}, np.zeros(3), "'action' is float64"),
     "nan": ({"n": np.float32("nan")}, 0, "'n' holds nan, .*finite"),
+    "infinite": ({"n": np.float32("-inf")}, 0, "'n' holds -inf, .*finite"),
+    "too large": ({"n": np.float64(1e300)}, 0, r"'n' holds 1e\+300, .*finite"),
     "action's nan": ({"n": np.float32(0)}, [0, np.nan], "'action' holds nan"),
 }
 
@@ -393,3 +430,16 @@ def test_a_reward_that_is_no_finite_number_is_refused(reward):
     with pytest.raises(ValueError, match="'reward' (holds|is)"):
         replay.add(1, {"n": np.float32(0)}, 0, reward, False, False, False)
     assert len(replay) == 10
+
+
+def test_float_pictures_are_refused_by_a_uint8_space():
+    replay = Replay(4, PICTURES, TWO)
+    row = {key: space.sample() for key, space in PICTURES.items()}
+    row["left"] = row["left"].astype(np.float32) / 255
+    with pytest.raises(ValueError, match="'left' is float32 .* has uint8"):
+        replay.add(0, row, 0, 0.0, True, False, False)
+
+
+def test_a_replay_without_room_for_each_stream():
+    with pytest.raises(ValueError, match="at least one row for each of the 3"):
+        Replay(2, NUMBER, TWO, num_envs=3)

@@ -393,6 +393,18 @@ def test_spaces_survive_json(space):
     assert again == space
 
 
+@pytest.mark.parametrize(
+    "other",
+    [Discrete(3, start=1), Discrete(4), MultiDiscrete([3]), Box(-1, 1, (3,)), Text(3)],
+    ids=str,
+)
+def test_an_agent_is_not_given_another_space(other):
+    agent = Dreamer(Discrete(3), Discrete(2), SMALL)
+    check_fit(agent, build_env(lambda: World(Discrete(3))))
+    with pytest.raises(ValueError, match="'obs' as it knows it, .* but got"):
+        check_fit(agent, build_env(lambda: World(other)))
+
+
 def test_a_new_agent_begins_with_the_weights_that_fit(tmp_path):
     seen = {"camera": bytes_box(16, 16, 3), "speed": Box(-1, 1, (2,))}
     old = Dreamer(Dict(seen), Discrete(2), SMALL)
@@ -514,7 +526,9 @@ class Broken(World):
 @pytest.mark.parametrize(
     "space, first, said",
     [
+        (Box(-1, 1, (3,)), np.zeros(4, np.float32), r"'obs' is float32 of shape \[4\]"),
         (Discrete(3), 7, "'obs' holds 7"),
+        (bytes_box(16, 16), np.zeros((16, 16)), "'obs' is float64"),
         (Dict(a=Discrete(2), b=Discrete(2)), {"a": 1}, "'b' is missing"),
         (gym.spaces.Tuple([Discrete(2), Discrete(2)]), (1, 2), "'1' holds 2"),
     ],

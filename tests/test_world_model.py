@@ -335,6 +335,19 @@ def test_laprop_equals_a_plain_loop(warmup, clip):
         assert torch.allclose(p.double(), expected, atol=1e-5)
 
 
+def test_first_update_of_a_warmup_moves_nothing_and_later_ones_rise():
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = LaProp([p], lr=0.1, warmup=4)
+    steps = []
+    for _ in range(7):
+        before = p.detach().clone()
+        p.grad = torch.full((3,), 0.01)
+        optimizer.step()
+        steps.append((before - p.detach())[0].item())
+    expected = [0, 0.025, 0.05, 0.075, 0.1, 0.1, 0.1]
+    assert steps == pytest.approx(expected, abs=1e-4)
+
+
 def test_clipping_by_hand():
     weights = [torch.tensor([3.0, 4.0]), torch.zeros(2), torch.tensor([3.0, 4.0])]
     grads = [torch.tensor([6.0, 8.0]), torch.tensor([3e-3, 4e-3]), torch.ones(2) * 0.1]
