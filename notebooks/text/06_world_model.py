@@ -14,7 +14,7 @@
 # **You need** notebooks 02 (two-hot), 03 (rows) and 05 (RSSM). From 04 it is
 # enough to know what an encoder and a decoder are; its results are quoted where needed.
 #
-# *Measured: 1.5 minutes on two CPU cores, 1.6 GB memory, no GPU.*
+# *Measured: 1.7 minutes on two CPU cores, 1.5 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it

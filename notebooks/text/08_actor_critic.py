@@ -19,7 +19,7 @@
 # the notebook, and 8.1 warms you up for it. 8.2 is a bug to find, near the end. 8.3 is a
 # short one, folded away in the aside about joysticks.
 #
-# *Measured: 1.0 minutes on two CPU cores, 0.5 GB memory, no GPU.*
+# *Measured: 0.9 minutes on two CPU cores, 0.6 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it

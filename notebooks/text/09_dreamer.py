@@ -974,7 +974,7 @@ def train(
 
 # %%
 small = dataclasses.replace(
-    config, units=16, deter=64, batch=4, length=8, horizon=4, prefill=100, steps=500,
+    config, units=16, deter=64, batch=4, length=8, horizon=4, prefill=100, steps=400,
     ratio=8.0, log_every=10, checkpoint_minutes=0.0, precision="fp32", warmup=10,
     device="cpu",
 )  # fmt: skip
@@ -1269,7 +1269,6 @@ else:
         claim(f"{name}: seeds 0, 1, 2 are there", seeds == [0, 1, 2])
         claim(f"  each was at {goal} in some evaluation", min(best) >= goal)
 
-
 # %% [markdown]
 # The six runs first ended after 20,000 steps. One seed of Pendulum had come no further than
 # -219 by then, so all six were continued, and at 21,000 steps it was there.
@@ -1300,17 +1299,71 @@ else:
 #
 # What would help? More updates on the same replay changed nothing, nor did a third of the
 # rate of actor and critic. A tenth of the world model's rate made the place finer, but a
-# whole run with lower rates and twice the updates lost the goal as well.
+# whole run with lower rates and twice the updates lost the goal as well. Each of these
+# trials was a single run with seed 1, and they are not stored.
 #
-# What changed most was to multiply the observations by 10. That run was at the goal earlier
-# and fell less far, though it still fell. Each trial was a single run with seed 1, and they
-# are not stored.
+# ### Does the model know where the cart is?
 #
-# That fits the loss. A squared error depends on the unit in which a number is given, and
-# each nat that the latent spends on what it has seen costs 0.1, the weight of the
-# posterior's KL. If a place varies by 2, another nat soon saves less than that in the
-# decoder's loss. If it varies by 20, the nat saves more. Symlog tames numbers that are too
-# large, but it does nothing for those that are small.
+# There are two suspects. The first is the zero state. In training every window of 32 rows
+# begins in zeros, while an agent that acts carries its state through 500 steps. The place
+# of the cart is the one thing that changes slowly. Perhaps it gets lost on the way.
+#
+# The second is the price of a nat. The decoder's error is squared, so it depends on the
+# unit in which a number is given, and each nat that the latent spends on what it has seen
+# costs 0.1, the weight of the posterior's KL. Near the edge, symlog makes the difference
+# between 2.0 and 2.4 as small as 0.13, and its square is 0.016. That buys no nat. The
+# field `vector_scale` of the configuration multiplies the error of a vector, and 10 times
+# 0.016 does buy one.
+#
+# A world model alone can decide between them. A controller lets the cart wander, often off
+# the track, and the model learns from 20,000 of its rows. Then it follows new episodes to
+# their end, once from their beginning (the carried state), and once only their last 32
+# rows, from zeros.
+
+# %%
+place = json.loads(data_path("lessons/place.json").read_text("utf-8"))
+print(f"{place['off']} of {place['episodes']} episodes end off the track (2.4).")
+print(f"Mean |x| in their last five rows: {place['true']:.2f}\n")
+print("vector_scale  seed  |x| carried   from zeros    P(go on), carried")
+for model in place["models"]:
+    scale, seed, *found = (
+        model[key]
+        for key in (
+            "vector_scale",
+            "seed",
+            "whole_place",
+            "window_place",
+            "whole_goes_on",
+        )
+    )
+    row = "".join(f"{number:13.2f}" for number in found)
+    print(f"{scale:12g}  {seed:4}{row}")  # fmt: skip
+apart = [abs(m["whole_place"] - m["window_place"]) for m in place["models"]]
+claim("carried or from zeros: the same place", max(apart) < 0.02)
+inside = [m["whole_place"] < place["true"] - 0.1 for m in place["models"]]
+claim("all four see the cart too far inside", all(inside))
+
+
+# %% [markdown]
+# **The zero state is not it.** Whether the state was carried for hundreds of steps or began
+# in zeros 32 rows before, the model sees the same place, to the second digit.
+#
+# **The price of a nat does not explain enough.** All four models put the cart too far
+# inside and expect to go on, where the episode ends. With the larger weight one seed is
+# as far off as without. Two seeds of each cannot tell us that it helps.
+#
+# So we tried it where it counts, in a whole run of CartPole with `vector_scale=10` and
+# seed 0. It reached 496 after 7,000 steps and fell to 134 after 16,000. In its last 10,000
+# steps it moved between 319 and 449. When we opened it after 9,800 steps, its decoder did
+# see the edge: in the last row of an episode it put the cart at 2.1 to 2.5. But the value
+# was 25 to 33 everywhere: in the middle of the track, where it should have been near 200,
+# and one step before the end, where it should have been 1.
+#
+# That is as far as we have come. The place can be known, and the agent still drifts.
+# Neither the continue head nor the critic has learnt what the edge means, and such a run
+# has made only some six hundred updates by then. Whether many more of them would be
+# enough is what one should try next. (The whole run and the value are single measurements
+# and not stored. The four models are: `python tools/place.py`.)
 #
 # ### Why was a minute enough in notebook 08?
 #

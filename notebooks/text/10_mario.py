@@ -17,7 +17,7 @@
 # **The game.** The emulator's package contains the game, and its makers restrict it to
 # educational use. So do we: learn with it, and do not pass the game on.
 #
-# *Measured: 2.8 minutes on two CPU cores, 2.0 GB memory, no GPU.*
+# *Measured: 3.0 minutes on two CPU cores, 2.0 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it

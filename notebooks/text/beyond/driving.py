@@ -9,7 +9,7 @@
 #
 # **You need** notebooks 08 and 09, and the package `box2d`, which simulates the car.
 #
-# *Measured: not yet.*
+# *Measured: 0.2 minutes on two CPU cores, 0.3 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it

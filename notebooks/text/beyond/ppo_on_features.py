@@ -16,7 +16,7 @@
 #
 # The long runs are stored. This page reads them, and makes a very short one of its own.
 #
-# *Measured: not yet.*
+# *Measured: 0.3 minutes on two CPU cores, 0.5 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it
