@@ -360,6 +360,7 @@ def test_exactly_the_named_settings_may_change(folder, capsys):
     accepted = set()
     shares = {"discount", "lam", "dream_share", *runs.RATES}
     words = {"device": "auto", "precision": "bf16", "speed": "compile"}
+    words |= {"critic_reduce": "min"}
     for name, old in vars(CONFIG).items():
         new = old / 2 if name in shares else type(old)(2 * old or 1)
         new = words.get(name, not old if isinstance(old, bool) else new)
