@@ -26,6 +26,7 @@ from course.ppo_on_features import (  # noqa: E402
     PPO_SETTINGS,
     RANDOM,
     ROLLOUT,
+    SETTINGS,
     STEPS,
     FeatureEnv,
     ModelTrainer,
@@ -34,7 +35,8 @@ from course.ppo_on_features import (  # noqa: E402
     play_randomly,
     tenth,
 )
-from dreamer_lite.dreamer import train  # noqa: E402
+from dreamer_lite.dreamer import Config, train  # noqa: E402
+from dreamer_lite.runs import add_row, read_checkpoint  # noqa: E402
 
 DATA = ROOT / "data" / "ppo_on_features"
 MODEL_UPDATES = 625  # of a frozen model
@@ -92,10 +94,11 @@ def hybrid(seed):
 
 def dreamer(seed):
     """Dreamer, with the same model and as many updates as the hybrid."""
-    record, trainer = Record(make_env()), ModelTrainer(seed)
+    record, config = Record(make_env()), Config.preset("1m", seed=seed, **SETTINGS)
     with tempfile.TemporaryDirectory() as folder:
-        train(lambda: record, trainer.agent.config, folder, progress=False)
-    return record, trainer.due(STEPS)
+        train(lambda: record, config, folder, progress=False)
+        state, _ = read_checkpoint(folder)
+    return record, state["updates"]
 
 
 KINDS = dict(plain=plain, stacked=stacked, velocities=velocities, frozen=frozen)
@@ -111,18 +114,13 @@ def make(kind, seed):
     begin, cpu = time.monotonic(), time.process_time()
     record, updates = KINDS[kind](seed)
     times = time.monotonic() - begin, time.process_time() - cpu
-    minutes = [f"{seconds / 60:.2f}" for seconds in times]
-    if not table.exists():
-        write(table, "w", [COLUMNS])
-    write(table, "a", [(kind, seed, record.steps, updates, *minutes)])
-    write(path, "w", [("step", "return"), *record.episodes])
-    print(kind, seed, *minutes, record.episodes[-10:], flush=True)
-
-
-def write(path, mode, rows):
-    """Write or append rows of a CSV file."""
-    with open(path, mode, encoding="utf-8", newline="") as file:
+    minutes = [round(seconds / 60, 2) for seconds in times]
+    row = zip(COLUMNS, (kind, seed, record.steps, updates, *minutes))
+    add_row(table, dict(row))
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        rows = ("step", "return"), *record.episodes
         csv.writer(file, lineterminator="\n").writerows(rows)
+    print(kind, seed, *minutes, record.episodes[-10:], flush=True)
 
 
 def main():
