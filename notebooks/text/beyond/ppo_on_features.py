@@ -341,7 +341,7 @@ claim("after eight steps it has fallen by half", bad[8] < 0.5 * bad[0])
 # **Predict.** Which of the five is best in the end? Which one has the best first 5,000 steps?
 #
 # The score of a run is the mean return of the episodes that ended in its last 3,000 steps. For
-# comparison there is also one run of PPO that sees both speeds: it has nothing to remember.
+# comparison there is also PPO that sees both speeds: it has nothing to remember.
 
 # %% tags=["hide-input"]
 names = KINDS | {
