@@ -26,9 +26,9 @@ from machine import machine  # noqa: E402
 
 KINDS = {"text": False, "blank": True}
 SETTINGS = dict(
-    deter=128, latents=16, classes=8, envs=8, steps=30_000, prefill=1_000, ratio=16.0,
-    batch=32, length=6, horizon=5, discount=0.95, dream_share=0.5, actor_lr=5e-4,
-    entropy=2e-3, vector_scale=8.0, warmup=100,
+    deter=128, latents=16, classes=8, lr=1e-3, actor_lr=3e-4, entropy=5e-3, warmup=100,
+    batch=32, length=6, horizon=5, discount=0.95, dream_share=0.5,
+    envs=8, steps=48_000, prefill=1_000, ratio=16.0,
 )  # fmt: skip
 GROUP, EPISODES = 100, 200
 

@@ -9,7 +9,7 @@ import string
 import gymnasium as gym
 import minigrid  # noqa: F401  (registers its environments)
 import numpy as np
-from gymnasium.spaces import Box, Discrete, Text
+from gymnasium.spaces import Discrete, MultiDiscrete, Text
 from minigrid.core.constants import COLOR_TO_IDX, OBJECT_TO_IDX
 from minigrid.wrappers import ViewSizeWrapper
 
@@ -24,8 +24,8 @@ class Doors(gym.Wrapper):
     MiniGrid's own agent says with a further action that it has arrived. Here it cannot
     be said anywhere else, so that every answer is about a door. A right one is rewarded
     with 1. Observations are a dictionary of
-        view: [3, 3, 17], one-hots of what stands in each cell ahead (11) and of its
-            colour (6).
+        view: [3, 3, 2], numbers of what stands in each cell ahead (one of 11) and of
+            its colour (one of 6).
         direction: 0 to 3, where the agent looks.
         mission: "red door", or nothing.
 
@@ -38,25 +38,20 @@ class Doors(gym.Wrapper):
     def __init__(self, env, blank=False, steps=30):
         super().__init__(env)
         self.blank, self.steps, self.taken = blank, steps, 0
-        self.things, self.colours = (
-            np.eye(len(OBJECT_TO_IDX)),
-            np.eye(len(COLOR_TO_IDX)),
-        )
-        planes = len(self.things) + len(self.colours)
+        names = np.array([len(OBJECT_TO_IDX), len(COLOR_TO_IDX)])
         self.action_space = Discrete(len(ACTIONS))
         self.observation_space = gym.spaces.Dict(
-            view=Box(0, 1, (VIEW, VIEW, planes), np.float32),
+            view=MultiDiscrete(np.broadcast_to(names, (VIEW, VIEW, 2))),
             direction=Discrete(4),
             mission=Text(len("purple door"), min_length=0, charset=LETTERS),
         )
 
     def look(self, obs):
         """Our form of MiniGrid's observation."""
-        thing, colour, _ = np.moveaxis(obs["image"], -1, 0)
-        view = np.concatenate([self.things[thing], self.colours[colour]], -1)
+        view = obs["image"][..., :2].astype(int)  # without the state of a door
         mission = "" if self.blank else obs["mission"].removeprefix("go to the ")
         direction = obs["direction"]
-        return {"view": view.astype("f4"), "direction": direction, "mission": mission}
+        return {"view": view, "direction": direction, "mission": mission}
 
     def reset(self, **options):
         obs, info = self.env.reset(**options)
