@@ -215,7 +215,7 @@ def data(tmp_path):
     (tmp_path / "curves/mario_seed3.json").write_text(about)
     run = dict(environment="CartPole-v1", seed=7, goal=475, random_return=22.4)
     run["first_at_goal"] = dict(step="9000", cpu_minutes="12.3")
-    run["final"] = {"step": "20000", "return": "498.6"}
+    run |= dict(final={"step": "20000", "return": "498.6"}, config={"ratio": 32.0})
     (tmp_path / "curves/cartpole_seed7.json").write_text(json.dumps(run))
     run |= dict(seed=8, first_at_goal=None)
     (tmp_path / "curves/cartpole_seed8.json").write_text(json.dumps(run))
@@ -246,8 +246,8 @@ def test_tables_say_what_the_files_say(data):
     # The first flag is at minute 60; the last 50 episodes end at x = 70 to 119.
     row = "| first, seed 3 | 119,000 | 9,876 | 119 | 60 | 1 | 50 | 94 |"
     assert row in text
-    assert "| CartPole-v1, seed 7 | 22 | 475 | 9,000 | 12 | 499 |" in text
-    assert "| CartPole-v1, seed 8 | 22 | 475 | never |  | 499 |" in text
+    assert "| CartPole-v1, ratio 32, seed 7 | 22 | 475 | 9,000 | 12 | 499 |" in text
+    assert "| CartPole-v1, ratio 32, seed 8 | 22 | 475 | never |  | 499 |" in text
     assert "| 3m, bf16, eager | 3.5 | 0.500 | 1,024 | 2,000 |" in text
     assert "| `curves/*` | 4 |" in text
 

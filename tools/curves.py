@@ -1,6 +1,7 @@
 """The learning runs of notebook 09: train one, evaluate on the way, store its curves.
 
-    python tools/curves.py cartpole 0     the task and the seed
+    python tools/curves.py cartpole 0           the task and the seed
+    python tools/curves.py cartpole 0 --many    with eight times as many updates
     python tools/curves.py pendulum 0
 
 The same command continues an interrupted run; the CPU minutes since the last
@@ -31,6 +32,8 @@ from machine import machine  # noqa: E402
 
 TASKS = {"cartpole": ("CartPole-v1", 475), "pendulum": ("Pendulum-v1", -200)}
 SETTINGS = dict(ratio=32.0, steps=30_000)
+# Dreams begin in a quarter of the sequences, to save time.
+MANY = dict(ratio=256.0, vector_scale=10.0, dream_share=0.25, speed="compile")
 EVERY, EPISODES = 1000, 20
 FIELDS = "step updates minutes cpu_minutes return lowest highest".split()
 
@@ -60,14 +63,14 @@ class Evaluations:
         print(*values, flush=True)
 
 
-def describe(task, config, rows, here):
+def describe(task, many, config, rows, here):
     """Return what was run, on what, and how it ended."""
     env, goal = TASKS[task]
     policy = random_policy(build_env(env).action_space, np.random.default_rng(0))
     chance = [episode["return"] for episode in evaluate(policy, env, 100, envs=4)]
     reached = [row for row in rows if float(row["return"]) >= goal]
     return {
-        "command": f"python tools/curves.py {task} {config.seed}",
+        "command": f"python tools/curves.py {task} {config.seed}" + " --many" * many,
         "environment": env,
         "seed": config.seed,
         "goal": goal,
@@ -87,10 +90,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("seed", type=int)
+    parser.add_argument("--many", action="store_true", help="eight times the updates")
     options = parser.parse_args()
-    env, _ = TASKS[options.task]
-    config = Config.preset("1m", seed=options.seed, **SETTINGS)
-    name = f"{options.task}_seed{config.seed}"
+    (env, _), many = TASKS[options.task], options.many
+    settings = SETTINGS | (MANY if many else {})
+    config = Config.preset("1m", seed=options.seed, **settings)
+    name = f"{options.task}{'_many' * many}_seed{config.seed}"
     folder, target = ROOT / "runs" / "curves" / name, ROOT / "data" / "curves"
     folder.mkdir(parents=True, exist_ok=True)
     watch = Evaluations(env, config.seed, folder / "evaluations.csv")
@@ -98,8 +103,9 @@ def main():
     train(env, config, folder, callback=watch, progress=False, callback_every=EVERY)
     for table in ("episodes", "metrics", "evaluations"):
         shutil.copy(folder / f"{table}.csv", target / f"{name}_{table}.csv")
-    about = json.dumps(describe(options.task, config, watch.rows(), here), indent=1)
-    (target / f"{name}.json").write_text(about + "\n", encoding="utf-8")
+    about = describe(options.task, many, config, watch.rows(), here)
+    text = json.dumps(about, indent=1) + "\n"
+    (target / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

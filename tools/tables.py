@@ -100,7 +100,8 @@ def learning(data):
             first, last = run["first_at_goal"], run["final"]
             reached = f"{int(first['step']):,}" if first else "never"
             minutes = f"{float(first['cpu_minutes']):.0f}" if first else ""
-            name = f"{run['environment']}, seed {run['seed']}"
+            ratio = run["config"]["ratio"]
+            name = f"{run['environment']}, ratio {ratio:g}, seed {run['seed']}"
             ends = f"{float(last['return']):.0f}"
             chance = f"{run['random_return']:.0f}"
             rows.append([name, chance, run["goal"], reached, minutes, ends])
