@@ -4,9 +4,8 @@
     python tools/reading.py text 0    one: text or blank, and the seed
 
 An interrupted run continues from its checkpoint in runs/reading/. A finished one leaves
-its curve and what 200 held-out episodes gave in data/reading/, and seed 0 its agent.
-Needs minigrid (pip install minigrid). No run has learnt to use the text yet: the
-longest kept the mission after 1,200 updates, and still went to any door after 1,650.
+its curve and what 200 held-out episodes gave in data/reading/, and the first one with
+the text its agent. Needs minigrid (pip install minigrid).
 """
 
 import argparse
@@ -30,6 +29,7 @@ SETTINGS = dict(
     batch=32, length=6, horizon=5, discount=0.95, dream_share=0.5,
     envs=8, steps=48_000, prefill=1_000, ratio=16.0,
 )  # fmt: skip
+SEEN = "view", "direction", "mission"
 GROUP, EPISODES = 100, 200
 
 
@@ -49,7 +49,7 @@ def run(kind, seed, data, runs):
         [int(group[-1]["step"]), sum(float(row["right"]) for row in group) / GROUP]
         for group in groups
     ]
-    state, _ = read_checkpoint(folder)
+    (state, _), last = read_checkpoint(folder), read_table(folder / "metrics.csv")[-1]
     about = {
         "kind": kind,
         "seed": seed,
@@ -58,12 +58,13 @@ def run(kind, seed, data, runs):
         "steps": sum(episode["length"] for episode in played) / EPISODES,
         "minutes": round(state["minutes"], 1),
         "updates": state["updates"],
+        "nats": {key: float(last[f"loss/{key}"]) for key in SEEN},
         **here,
         "curve": curve,
     }
     data.mkdir(parents=True, exist_ok=True)
-    if seed == 0:
-        agent.save(data / f"{kind}.safetensors")
+    if (kind, seed) == ("text", 0):
+        agent.save(data / "text.safetensors")
     (data / f"{name}.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
     print(name, about["right"], "of", EPISODES, flush=True)
 
