@@ -1311,9 +1311,9 @@ else:
 # The second is the price of a nat. The decoder's error is squared, so it depends on the
 # unit in which a number is given, and each nat that the latent spends on what it has seen
 # costs 0.1, the weight of the posterior's KL. Near the edge, symlog makes the difference
-# between 2.0 and 2.4 as small as 0.13, and its square is 0.016. That buys no nat. The
-# field `vector_scale` of the configuration multiplies the error of a vector, and 10 times
-# 0.016 does buy one.
+# between 2.0 and 2.4 as small as 0.125, and its square is 0.016. That is less than the 0.1
+# that a nat costs, so it does not pay to store it. The field `vector_scale` of the
+# configuration multiplies the error of a vector, and 10 times 0.016 does pay.
 #
 # A world model alone can decide between them. A controller lets the cart wander, often off
 # the track, and the model learns from 20,000 of its rows. Then it follows new episodes to
@@ -1342,11 +1342,13 @@ apart = [abs(m["whole_place"] - m["window_place"]) for m in place["models"]]
 claim("carried or from zeros: the same place", max(apart) < 0.02)
 inside = [m["whole_place"] < place["true"] - 0.1 for m in place["models"]]
 claim("all four see the cart too far inside", all(inside))
+goes_on = [m["whole_goes_on"] for m in place["models"]]
+claim("all four expect to go on", min(goes_on) > 0.9)
 
 
 # %% [markdown]
 # **The zero state is not it.** Whether the state was carried for hundreds of steps or began
-# in zeros 32 rows before, the model sees the same place, to the second digit.
+# in zeros 32 rows before, the model sees the same place, to within 0.02.
 #
 # **The price of a nat does not explain enough.** All four models put the cart too far
 # inside and expect to go on, where the episode ends. With the larger weight one seed is
@@ -1356,26 +1358,102 @@ claim("all four see the cart too far inside", all(inside))
 # seed 0. It reached 496 after 7,000 steps and fell to 134 after 16,000. In its last 10,000
 # steps it moved between 319 and 449. When we opened it after 9,800 steps, its decoder did
 # see the edge: in the last row of an episode it put the cart at 2.1 to 2.5. But the value
-# was 25 to 33 everywhere: in the middle of the track, where it should have been near 200,
-# and one step before the end, where it should have been 1.
+# was 25 to 33 everywhere: in the middle of the track, where some 300 steps were left and it
+# should have been near 200, and one step before the end, where it should have been 1.
 #
-# That is as far as we have come. The place can be known, and the agent still drifts.
-# Neither the continue head nor the critic has learnt what the edge means, and such a run
-# has made only some six hundred updates by then. Whether many more of them would be
-# enough is what one should try next. (The whole run and the value are single measurements
-# and not stored. The four models are: `python tools/place.py`.)
+# So knowing the place is not enough. The value is flat even where the decoder is right. Why?
+# (The whole run and its value are single measurements and not stored. The four models are:
+# `python tools/place.py`.)
+
+# %% [markdown] tags=["predict"]
+# ### How long does a critic need?
+#
+# A pole that never falls is worth 333 with our discount. The critic begins at 0. It learns
+# from dreams of 15 steps, which end in its own guess, so it can only climb a little with
+# each update. A value of 30 means: some thirty more rewards, and then the end. If it says so
+# everywhere, in the middle as at the edge, nothing tells the actor where to go.
+#
+# **Predict.** A whole run of `config` makes 1,800 updates. What does its critic say at the
+# end, on average? And how many updates would it take to get above 200?
+#
+# <details><summary>Answer</summary>
+#
+# Between 35 and 98 for the three seeds. The longer run below was above 200 after some
+# 5,000 updates.
+#
+# </details>
+
+# %%
+def metric(name, key):
+    """A column of a stored run's metrics, and its updates."""
+    table = read_columns(data_path(f"curves/{name}_metrics.csv"))
+    return table["updates"], table[key]
+
+
+slow = [metric(f"cartpole_seed{seed}", "value/mean") for seed in range(3)]
+updates, value = metric("cartpole_many_seed0", "value/mean")
+print("ratio 32, after 1,800 updates:", [round(run[-1]) for _, run in slow])
+for limit in (1_000, 2_000, 4_000, 6_000, 10_000, 14_000):
+    print(f"ratio 256, after {limit:6,} updates: {value[updates <= limit][-1]:4.0f}")
+claim("ratio 32: no critic ends above 100", max(run[-1] for _, run in slow) < 100)
+claim("ratio 256: below 150 for 2,500 updates", value[updates <= 2_500].max() < 150)
+claim("ratio 256: above 200 from 6,000 on", value[updates >= 6_000].min() > 200)
+
+# %% [markdown]
+# The metric is the mean value of dreamed states, so it also tells how good the actor is. A
+# low one is not the critic's delay alone. Still, where an evaluation gave 500 and the critic
+# says 50, the critic is far behind. Our runs end long before it has caught up.
+#
+# So here is a run with eight times as many updates for each step, a ratio of 256. It also
+# has `vector_scale=10`, and its dreams begin in a quarter of the sequences, which saves
+# time. It took 58 minutes on one core:
+#
+#     python tools/curves.py cartpole 0 --many
+
+# %% tags=["hide-input"]
+about, table = stored_runs("cartpole_many")[0]
+fig, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
+for seed, run in enumerate(slow):
+    left.plot(*run, **line("naive"), label=None if seed else "ratio 32")
+left.plot(updates, value, **line("ours"), label="ratio 256")
+left.set(xlabel="update [1]", ylabel="mean value [1]")
+left.legend(loc="lower right")
+for seed, (_, other) in enumerate(stored_runs("cartpole")):
+    right.plot(other["step"], other["return"], **line("naive"))
+right.plot(table["step"], table["return"], **line("ours"))
+right.axhline(GOALS["cartpole"], **line("threshold"))
+right.set(xlabel="agent steps [1]", ylabel="return, 20 episodes [1]")
+show(
+    fig,
+    alt="Left: with a ratio of 32 the mean value ends below 100, with 256 it climbs to "
+    "about 250. Right: with 32 the return swings, with 256 it stays at the goal.",
+)
+
+# %%
+late = table["return"][table["step"] > 20_000]
+print(f"last 10,000 steps: {len(late)} evaluations, lowest {late.min():.0f}")
+claim("at the goal in every one of them", late.min() >= GOALS["cartpole"])
+
+
+# %% [markdown]
+# The skill stays. It was there after 3,000 steps, gone again after 4,000 (201), and from
+# 6,000 on every evaluation gave 500, with 500 in its worst episode. When we opened this agent after 13,000 steps, its value was 259 with the
+# cart in the middle and 250 where it was farthest off, at 0.6. It no longer came near the
+# edge, so we could not read the value there. (A single look, not stored.)
+#
+# What did it? The run with `vector_scale=10` alone swung, so the number of updates is the
+# likeliest cause. But three settings differ from `config`, and one seed is not three.
+# Whether `vector_scale` is needed as well we have not tested.
 #
 # ### Why was a minute enough in notebook 08?
 #
 # It was not enough, if we ask as much as here. The actor of notebook 08 lasted about 250
-# steps on average, and then its cart left the track.
+# steps on average, and then its cart left the track. With its frozen model, a constant
+# learning rate and more updates it swings as well: the mean length of an episode was 321
+# steps after 75 updates, 247 after 150, 474 after 300 and 352 after 600. So it does not take
+# a changing model to swing, and 600 updates are few there, too.
 #
-# It swings too. With that frozen model and a constant learning rate, the mean length of an
-# episode was 321 steps after 75 updates, 247 after 150, 474 after 300 and 352 after 600,
-# and no pole fell. So it does not take a changing model to swing. What both notebooks share
-# is a model that hardly follows the place of the cart.
-#
-# If you want to try, change `config` or wrap the environment in Gymnasium's
+# If you want to try your own remedy, change `config` or wrap the environment in Gymnasium's
 # `TransformObservation`, and measure. The stored runs keep the task as it is.
 #
 # ## Exercises
@@ -1438,7 +1516,8 @@ check("9.3", value_at)
 # * **A high ratio on little data.** We first replayed four times as often (ratio 128). The
 #   agent came close to the goal early and then lost most of it again. Our guess: it now
 #   failed in ways of which the replay held only a handful of examples. With a ratio of 32
-#   the same number of updates sees four times the experience.
+#   the same number of updates sees four times the experience. That was one run, and the
+#   one with a ratio of 256 above does well. So this is a warning, not a law.
 # * **Believing one seed, or one evaluation.** In the stored run of CartPole with seed 0, two
 #   evaluations that are a thousand steps apart gave 500 and 160.
 # * **A checkpoint in the middle of an episode.** The run continues and nothing crashes, but

@@ -110,6 +110,12 @@ show(fig, alt="Four pictures of an episode: a yellow ball falls, a blue paddle m
 #
 # `build_env` shows what the agent will see. It names a single observation `obs`, and it
 # flattens dictionaries.
+#
+# One thing is worth a thought: names are not amounts. If a number stands for one of several
+# things, such as a tile of a map, a colour or an item, declare it as `Discrete` or
+# `MultiDiscrete`. Then the model predicts it as a class. In a `Box` it is an amount, and
+# to mix up two of them costs next to nothing. The page [reading](reading.ipynb) says what
+# that did to an agent.
 
 # %%
 from dreamer_lite.envs import build_env
@@ -440,6 +446,7 @@ show(
 # | `loss/dyn` high and flat, dream ignores the buttons | actions and rows do not match | the order of your rows (notebook 03) |
 # | `loss/reward` stays high, `loss/obs` is low | the reward depends on what is not in the observation | put it there |
 # | `value/mean` beyond any possible return | episodes do not terminate | `terminated` and `truncated` in `step` |
+# | `value/mean` far below what its good episodes earn | the critic is not finished (notebook 09) | a higher `ratio`, more steps |
 # | `actor/entropy` near 0, returns flat | sure too soon | ten times the `entropy`, begin anew |
 # | returns rise, then fall | often only chance | three seeds, then [troubleshooting](../reference/troubleshooting.md) |
 # | one update takes seconds | too large for this machine | a smaller preset, `--speed compile`, a GPU |
