@@ -73,7 +73,7 @@ print("mission:", repr(obs["mission"]))
 # names, not amounts, so their space is a *MultiDiscrete*, and the model predicts each of them as a
 # class. "go to the" is the same in every room, so we drop it: every character costs computing time.
 #
-# We changed MiniGrid's rules in one place. There an agent says "done" where it believes to be right. The
+# We changed MiniGrid's rules in one place. There an agent says "done" where it thinks that it has arrived. The
 # section *What did not work* says why we replaced that.
 
 # %% [markdown] tags=["predict"]
