@@ -9,7 +9,7 @@
 #
 # **You need** notebooks 04 and 09. The runs are stored, so this page only plays and looks.
 #
-# *Measured: 1.2 minutes on two CPU cores, 0.4 GB memory, no GPU.*
+# *Measured: 0.2 minutes on two CPU cores, 0.4 GB memory, no GPU.*
 
 # %% tags=["setup"]
 # @title Setup, the same in every notebook: find Dreamer Lite; on Colab, fetch it
