@@ -1378,75 +1378,80 @@ claim("all four expect to go on", min(goes_on) > 0.9)
 #
 # <details><summary>Answer</summary>
 #
-# Between 35 and 98 for the three seeds. The longer run below was above 200 after some
+# Between 35 and 98 for the three seeds. The longer runs below were above 200 after some
 # 5,000 updates.
 #
 # </details>
 
 # %%
-def metric(name, key):
-    """A column of a stored run's metrics, and its updates."""
-    table = read_columns(data_path(f"curves/{name}_metrics.csv"))
-    return table["updates"], table[key]
+def critics(name):
+    """Updates and mean value of every stored run."""
+    paths = sorted(data_path("curves").glob(f"{name}_seed*_metrics.csv"))
+    return [(t["updates"], t["value/mean"]) for t in map(read_columns, paths)]
 
 
-slow = [metric(f"cartpole_seed{seed}", "value/mean") for seed in range(3)]
-updates, value = metric("cartpole_many_seed0", "value/mean")
-print("ratio 32, after 1,800 updates:", [round(run[-1]) for _, run in slow])
+slow, fast = critics("cartpole"), critics("cartpole_many")
+print("ratio 32, after  1,800 updates:", [round(value[-1]) for _, value in slow])
 for limit in (1_000, 2_000, 4_000, 6_000, 10_000, 14_000):
-    print(f"ratio 256, after {limit:6,} updates: {value[updates <= limit][-1]:4.0f}")
-claim("ratio 32: no critic ends above 100", max(run[-1] for _, run in slow) < 100)
-claim("ratio 256: below 150 for 2,500 updates", value[updates <= 2_500].max() < 150)
-claim("ratio 256: above 200 from 6,000 on", value[updates >= 6_000].min() > 200)
+    there = [round(value[updates <= limit][-1]) for updates, value in fast]
+    print(f"ratio 256, after {limit:6,} updates: {there}")
+early = max(value[updates <= 2_500].max() for updates, value in fast)
+late = min(value[updates >= 6_000].min() for updates, value in fast)
+claim("ratio 32: no critic ends above 100", max(value[-1] for _, value in slow) < 100)
+claim("ratio 256: below 150 for 2,500 updates", early < 150)
+claim("ratio 256: above 200 from 6,000 on", late > 200)
 
 # %% [markdown]
 # The metric is the mean value of dreamed states, so it also tells how good the actor is. A
 # low one is not the critic's delay alone. Still, where an evaluation gave 500 and the critic
 # says 50, the critic is far behind. Our runs end long before it has caught up.
 #
-# So here is a run with eight times as many updates for each step, a ratio of 256. It also
-# has `vector_scale=10`, and its dreams begin in a quarter of the sequences, which saves
-# time. It took 58 minutes on one core:
+# So here are runs with eight times as many updates for each step, a ratio of 256. They also
+# have `vector_scale=10`, and their dreams begin in a quarter of the sequences, which saves
+# time. There are two so far, seeds 0 and 1. They took 58 and 48 minutes of one core:
 #
 #     python tools/curves.py cartpole 0 --many
 
 # %% tags=["hide-input"]
-about, table = stored_runs("cartpole_many")[0]
 fig, (left, right) = plt.subplots(1, 2, figsize=(8, 2.8))
-for seed, run in enumerate(slow):
-    left.plot(*run, **line("naive"), label=None if seed else "ratio 32")
-left.plot(updates, value, **line("ours"), label="ratio 256")
+found = {32: (slow, "cartpole", "naive"), 256: (fast, "cartpole_many", "ours")}
+for ratio, (critic, name, look) in found.items():
+    for (about, table), run in zip(stored_runs(name), critic):
+        label = None if about["seed"] else f"ratio {ratio}"
+        left.plot(*run, **line(look), label=label)
+        right.plot(table["step"], table["return"], **line(look))
 left.set(xlabel="update [1]", ylabel="mean value [1]")
 left.legend(loc="lower right")
-for seed, (_, other) in enumerate(stored_runs("cartpole")):
-    right.plot(other["step"], other["return"], **line("naive"))
-right.plot(table["step"], table["return"], **line("ours"))
 right.axhline(GOALS["cartpole"], **line("threshold"))
 right.set(xlabel="agent steps [1]", ylabel="return, 20 episodes [1]")
 show(
     fig,
     alt="Left: with a ratio of 32 the mean value ends below 100, with 256 it climbs to "
-    "above 300. Right: with 32 the return swings, with 256 it stays at the goal.",
+    "above 300. Right: with 32 the return swings, with 256 it hardly leaves the goal.",
 )
 
 # %%
-late = table["return"][table["step"] > 20_000]
-print(f"last 10,000 steps: {len(late)} evaluations, lowest {late.min():.0f}")
-claim("at the goal in every one of them", late.min() >= GOALS["cartpole"])
+for about, table in stored_runs("cartpole_many"):
+    end = table["return"][table["step"] > 20_000]
+    print(f"seed {about['seed']}, last {len(end)} evaluations: lowest {end.min():.0f}")
+    claim("  none of them below 450", end.min() > 450)
 
 
 # %% [markdown]
-# The critic arrives: it says 332, and a pole that never falls is worth 333. And the skill
-# stays. It was there after 3,000 steps and gone after 4,000 (201). From 6,000 on every
-# evaluation gave 500, in its worst episode too.
+# The critic arrives: it ends at 333 and 324, and a pole that never falls is worth 333. And the
+# skill nearly stays. Seed 0 had it after 3,000 steps, lost it at 4,000 (201), and from
+# 6,000 on every evaluation gave 500, in its worst episode too. Seed 1 was above 475 in
+# every evaluation from 10,000 to 28,000 steps, and at 29,000 it gave 458. With a ratio of 32
+# the runs fell below 200.
 #
-# When we opened this agent after 13,000 steps, its value was 259 with the cart in the
-# middle and 250 where it was farthest off, at 0.6. It no longer came near the edge, so we
-# could not read the value there. (A single look, not stored.)
+# When we opened the agent of seed 0 after 13,000 steps, its value was 259 with the cart in
+# the middle and 250 where it was farthest off, at 0.6. It no longer came near the edge, so
+# we could not read the value there. (A single look, not stored.)
 #
 # What did it? The run with `vector_scale=10` alone swung, so the number of updates is the
-# likeliest cause. But three settings differ from `config`, and one seed is not three.
-# Whether `vector_scale` is needed as well we have not tested.
+# likeliest cause. But three settings differ from `config`, and two seeds are not three.
+# Whether `vector_scale` is needed as well we have not tested. Nor have we tried what could
+# hold the last few points: `anneal`, which lets the rates fall towards the end.
 #
 # ### Why was a minute enough in notebook 08?
 #
