@@ -19,6 +19,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
+from course.columns import in_groups, read_columns  # noqa: E402
 from course.driving import look_ahead, make_car  # noqa: E402
 from dreamer_lite import runs  # noqa: E402
 from dreamer_lite.dreamer import Config, Dreamer, evaluate, train  # noqa: E402
@@ -37,15 +38,13 @@ START, CONTEXT, LENGTH = 40, 5, 32  # of the dream that is not looking
 
 def curve(folder):
     """Return [decisions, minutes, mean return] of every 20 training episodes."""
-    rows = runs.read_table(folder / "episodes.csv")
-    groups = [rows[i : i + GROUP] for i in range(0, len(rows) - GROUP + 1, GROUP)]
+    columns = read_columns(folder / "episodes.csv")
+    step, minutes, total = (
+        in_groups(columns[key], GROUP) for key in ("step", "minutes", "return")
+    )
     return [
-        [
-            int(group[-1]["step"]),
-            round(float(group[-1]["minutes"]), 2),
-            round(sum(float(row["return"]) for row in group) / GROUP, 1),
-        ]
-        for group in groups
+        [int(at), round(spent, 2), round(mean, 1)]
+        for at, spent, mean in zip(step[:, -1], minutes[:, -1], total.mean(1))
     ]
 
 

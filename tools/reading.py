@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
+from course.columns import in_groups, read_columns  # noqa: E402
 from course.reading import make_doors  # noqa: E402
 from dreamer_lite.dreamer import Config, evaluate, train  # noqa: E402
 from dreamer_lite.runs import read_checkpoint, read_table  # noqa: E402
@@ -43,12 +44,9 @@ def run(kind, seed, data, runs):
     folder, here = runs / name, machine()
     agent = train(make_env, config, folder, track=["right"], progress=False)
     played = evaluate(agent, make_env, EPISODES, envs=8, track=["right"])
-    rows = read_table(folder / "episodes.csv")
-    groups = [rows[i : i + GROUP] for i in range(0, len(rows) - GROUP + 1, GROUP)]
-    curve = [
-        [int(group[-1]["step"]), sum(float(row["right"]) for row in group) / GROUP]
-        for group in groups
-    ]
+    columns = read_columns(folder / "episodes.csv")
+    step, right = (in_groups(columns[key], GROUP) for key in ("step", "right"))
+    curve = [[int(at), share] for at, share in zip(step[:, -1], right.mean(1))]
     (state, _), last = read_checkpoint(folder), read_table(folder / "metrics.csv")[-1]
     about = {
         "kind": kind,

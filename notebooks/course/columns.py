@@ -13,3 +13,8 @@ def read_columns(path: str | Path) -> dict[str, np.ndarray]:
     return {
         key: np.array([float(row[key] or "nan") for row in rows]) for key in rows[0]
     }
+
+
+def in_groups(values: np.ndarray, size: int) -> np.ndarray:
+    """Cut [N] into whole groups, [N // size, size]; what is left over is dropped."""
+    return values[: len(values) // size * size].reshape(-1, size)

@@ -5,10 +5,10 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 
+from course.columns import read_columns
 from dreamer_lite.config import Config
 from dreamer_lite.dreamer import Dreamer
 from dreamer_lite.replay import Replay
-from dreamer_lite.runs import read_table
 from dreamer_lite.world_model import LaProp, as_tensors
 
 STEPS, RANDOM, ROLLOUT = 15_000, 4_000, 256
@@ -139,8 +139,8 @@ def read_runs(folder: Path) -> dict[tuple[str, int], np.ndarray]:
     runs = {}
     for path in sorted(Path(folder).glob("*_[0-9].csv")):
         kind, seed = path.stem.split("_")
-        rows = [(row["step"], row["return"]) for row in read_table(path)]
-        runs[kind, int(seed)] = np.array(rows, float)
+        columns = read_columns(path)
+        runs[kind, int(seed)] = np.stack([columns["step"], columns["return"]], 1)
     return runs
 
 

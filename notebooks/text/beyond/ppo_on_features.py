@@ -31,7 +31,6 @@ import course
 import contextlib
 import inspect
 import io
-from pathlib import Path
 
 import gymnasium as gym
 import matplotlib.pyplot as plt
@@ -44,7 +43,7 @@ from dreamer_lite.runs import read_table
 
 use_style()
 torch.manual_seed(0)
-folder = Path(data_path("ppo_on_features/runs.csv")).parent
+folder = data_path("ppo_on_features")
 runs, table = task.read_runs(folder), read_table(folder / "runs.csv")
 
 # %% [markdown]
@@ -75,24 +74,20 @@ def curve(run, window=1500):
     return np.array(means)
 
 
-def draw(kinds):
-    """Draw the curves of some kinds."""
-    fig, ax = plt.subplots(figsize=(7.2, 3.6))
-    for kind in kinds:
-        color = COLORS[LOOK.get(kind, "error")]
-        lines = [curve(run) for (name, _), run in runs.items() if name == kind]
-        for one in lines:
-            ax.plot(GRID, one, color=color, linewidth=0.8, alpha=0.5)
-        label = KINDS.get(kind, kind)
-        ax.plot(GRID, np.nanmean(lines, 0), color=color, linewidth=2.2, label=label)
-    ax.axhline(500, color=COLORS["ink"], linestyle=":", linewidth=1)
-    ax.set(xlabel="steps in the world", ylabel="return of an episode", ylim=(0, 520))
-    ax.legend(fontsize=8, loc="upper left")
-    return fig
-
-
-alt = "Return against steps in the world for five kinds of agents, three runs of each."
-show(draw(KINDS), alt)
+fig, ax = plt.subplots(figsize=(7.2, 3.6))
+for kind, label in KINDS.items():
+    color = COLORS[LOOK[kind]]
+    lines = [curve(run) for (name, _), run in runs.items() if name == kind]
+    for one in lines:
+        ax.plot(GRID, one, color=color, linewidth=0.8, alpha=0.5)
+    ax.plot(GRID, np.nanmean(lines, 0), color=color, linewidth=2.2, label=label)
+ax.axhline(500, color=COLORS["ink"], linestyle=":", linewidth=1)
+ax.set(xlabel="steps in the world", ylabel="return of an episode", ylim=(0, 520))
+ax.legend(fontsize=8, loc="upper left")
+show(
+    fig,
+    alt="Return against steps in the world for five kinds of agents, three runs of each.",
+)
 
 # %% [markdown]
 # ## A task that needs a memory
@@ -344,18 +339,14 @@ claim("after eight steps it has fallen by half", bad[8] < 0.5 * bad[0])
 # comparison there is also PPO that sees both speeds: it has nothing to remember.
 
 # %% tags=["hide-input"]
-names = KINDS | {
-    "velocities": "PPO that sees the speeds",
-    "unreset": "frozen, memory not cleared",
-}
+names = KINDS | {"velocities": "PPO that sees the speeds"}
 scores = {}
 for (kind, _), run in runs.items():
     scores.setdefault(kind, []).append(task.score(run))
 print(f"{'':36}{'scores of the seeds':>20}{'mean':>7}")
 for kind, name in names.items():
-    if kind in scores:
-        each = " ".join(f"{x:6.0f}" for x in scores[kind])
-        print(f"{name:36}{each:>20}{np.mean(scores[kind]):7.0f}")
+    each = " ".join(f"{x:6.0f}" for x in scores[kind])
+    print(f"{name:36}{each:>20}{np.mean(scores[kind]):7.0f}")
 
 # %% [markdown]
 # And this is what each one cost. CPU minutes are those of the process on one core; the minutes
