@@ -93,7 +93,7 @@ def hybrid(seed):
 
 
 def dreamer(seed):
-    """Dreamer, with the same model and as many updates as the hybrid."""
+    """Dreamer, with the same model and about as many updates as the hybrid."""
     record, config = Record(make_env()), Config.preset("1m", seed=seed, **SETTINGS)
     with tempfile.TemporaryDirectory() as folder:
         train(lambda: record, config, folder, progress=False)

@@ -86,7 +86,8 @@ ax.set(xlabel="steps in the world", ylabel="return of an episode", ylim=(0, 520)
 ax.legend(fontsize=8, loc="upper left")
 show(
     fig,
-    alt="Return against steps in the world for five kinds of agents, three runs of each.",
+    alt="Return against steps in the world for five kinds of agents, three runs "
+    "of each.",
 )
 
 # %% [markdown]
@@ -326,7 +327,7 @@ claim("after eight steps it has fallen by half", bad[8] < 0.5 * bad[0])
 # * **hybrid**: 1,000 random steps. After that PPO plays 256 steps and learns from them, then the model
 #   makes eight updates from everything so far, and so on in turns. PPO's features
 #   move below its feet.
-# * **dreamer**: the agent of notebook 09 with the same model, and as many updates as the hybrid.
+# * **dreamer**: the agent of notebook 09 with the same model, and about as many updates as the hybrid.
 #
 # PPO has the library's settings, except for shorter rollouts (256 steps) and a higher learning
 # rate (0.001). All kinds of PPO share them. They were not tuned for any kind, and neither was
