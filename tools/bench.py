@@ -1,8 +1,10 @@
 """Measure the speed and the memory of an update; write data/bench/<device>.json.
 
     python tools/bench.py                       every size, precision and speed
+    python tools/bench.py --avx2                "3m" on what every laptop has
     python tools/bench.py 1m 3m --against DIR   also the checkout in DIR, in turns
 
+`--avx2` keeps torch and its libraries from newer instructions, and measures float32.
 Each case runs in a process of its own, so that its peak memory is its own. With
 `--against` nothing is written: the two checkouts take turns, so that a busy machine
 slows both, and each line ends with the ratio of their medians, new / old. "classic" are
@@ -17,6 +19,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -25,8 +28,17 @@ CLASSIC = dict(deter=512, units=512, classes=32, depth=32, blocks=1, length=64)
 CASES = {  # name: preset, changes, whether the agent sees pictures, number of actions
     "1m CartPole": ("1m", {}, False, 2),
     "3m Mario": ("3m", {}, True, 5),
+    "3m Mario, a quarter of the dreams": ("3m", dict(dream_share=0.25), True, 5),
     "12m Mario": ("12m", {}, True, 5),
     "classic": ("3m", CLASSIC, True, 6),
+}
+# What holds torch, oneDNN and MKL back; read when a process begins. Compiled code must
+# not be mixed with what was compiled for newer instructions.
+AVX2 = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir(), "dreamer_lite_avx2")),
 }
 
 
@@ -126,6 +138,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="beginnings of the sizes' names")
     parser.add_argument("--against", type=Path, help="another checkout")
+    parser.add_argument("--avx2", action="store_true", help="no newer instructions")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeat", type=int, default=7, help="updates of a case")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -134,11 +147,13 @@ def main():
     if options.worker:
         print(json.dumps(measure(*options.names, device, repeat)))
         return
-    names = [
-        n for n in CASES if not options.names or n.startswith(tuple(options.names))
-    ]
+    wanted = ("3m",) if options.avx2 else tuple(options.names) or ("",)
+    names = [name for name in CASES if name.startswith(wanted)]
     speeds = ["eager", "compile"] + ["graph"] * (device == "cuda")
-    cases = list(itertools.product(names, ("fp32", "bf16"), speeds))
+    precisions = ("fp32",) if options.avx2 else ("fp32", "bf16")
+    if options.avx2:
+        os.environ.update(AVX2)
+    cases = list(itertools.product(names, precisions, speeds))
     if options.against:
         compare(cases, options.against.resolve(), device, repeat)
         return
@@ -149,7 +164,7 @@ def main():
         report["cases"].append(in_process(ROOT, case, device, repeat))
         print(*case, f"{report['cases'][-1]['step']['median']:.3f} s", flush=True)
     if not options.names:
-        path = ROOT / "data" / "bench" / f"{device}.json"
+        path = ROOT / "data" / "bench" / f"{device}{'_avx2' * options.avx2}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(report, indent=1) + "\n")
         print(f"written: {path.relative_to(ROOT)}")

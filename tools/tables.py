@@ -100,8 +100,9 @@ def learning(data):
             first, last = run["first_at_goal"], run["final"]
             reached = f"{int(first['step']):,}" if first else "never"
             minutes = f"{float(first['cpu_minutes']):.0f}" if first else ""
-            ratio = run["config"]["ratio"]
-            name = f"{run['environment']}, ratio {ratio:g}, seed {run['seed']}"
+            ratio = f"ratio {run['config']['ratio']:g}"
+            ratio += ", falling rates" * (run["config"].get("anneal", 0) > 0)
+            name = f"{run['environment']}, {ratio}, seed {run['seed']}"
             ends = f"{float(last['return']):.0f}"
             chance = f"{run['random_return']:.0f}"
             rows.append([name, chance, run["goal"], reached, minutes, ends])
@@ -122,6 +123,7 @@ def bench(data):
     for path in sorted((data / "bench").glob("*.json")):
         for case in read_json(path)["cases"]:
             name = f"{case['case']}, {case['precision']}, {case['speed']}"
+            name += ", AVX2" * path.stem.endswith("avx2")
             size, time = case["parameters"] / 1e6, case["step"]["median"]
             speed = f"{case['frames_per_second']:,.0f}"
             memory = f"{case['peak_mb']:,.0f}"
