@@ -35,7 +35,7 @@ TASKS = {"cartpole": ("CartPole-v1", 475), "pendulum": ("Pendulum-v1", -200)}
 SETTINGS = dict(ratio=32.0, steps=30_000)
 # Dreams begin in a quarter of the sequences, to save time.
 MANY = dict(ratio=256.0, vector_scale=10.0, dream_share=0.25, speed="compile")
-# In fp32 because at this size it is faster than bf16, and every processor has it.
+# In fp32, which every processor has.
 SETTLED = MANY | dict(anneal=0.4, precision="fp32")
 KINDS = {"first": {}, "many": MANY, "settled": SETTLED}
 EVERY, EPISODES = 1000, 20
