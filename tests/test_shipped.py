@@ -13,6 +13,7 @@ from gymnasium.envs.classic_control import CartPoleEnv
 
 import bench
 import deaths
+import gpu
 import machine
 import ship
 from course import data_path, train_world_model
@@ -77,6 +78,12 @@ def test_a_run_with_a_name_leaves_the_agent_alone(run, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"curves"}
     names = [path.name for path in (tmp_path / "curves").iterdir()]
     assert len(names) == 4 and all(n.startswith("mario_hour_seed5") for n in names)
+
+
+def test_the_trial_of_a_gpu_keeps_tables_and_agent(run, tmp_path):
+    gpu.keep(run, tmp_path)
+    assert Dreamer.load(tmp_path / "agent.safetensors").config.seed == 5
+    assert {path.name for path in tmp_path.iterdir()} > set(gpu.KEPT)
 
 
 def test_the_bench_measures_an_update():

@@ -20,11 +20,15 @@ import time
 from pathlib import Path
 
 from bench import CASES, ROOT
-from machine import machine
+
+sys.path.insert(0, str(ROOT))
+
+from dreamer_lite.runs import read_checkpoint  # noqa: E402
+from machine import machine  # noqa: E402
 
 FORMS = {"cuda": ("graph", "eager", "compile"), "cpu": ("auto", "eager")}
 HERE = os.environ | {"PYTHONPATH": str(ROOT)}
-KEPT = ("config.yaml", "metrics.csv", "episodes.csv", "agent.safetensors")
+KEPT = ("config.yaml", "metrics.csv", "episodes.csv")
 
 
 def measure(case, device, seconds):
@@ -73,10 +77,16 @@ def mario(device, minutes, out):
         command += ["--profile", "gpu", "--logdir", folder, "--no-film"]
         command += ["--minutes", f"{minutes:.1f}", "--device", device]
         done = subprocess.run(command, cwd=ROOT, env=HERE)
-        for name in KEPT:
-            if (Path(folder) / name).exists():
-                shutil.copy(Path(folder) / name, out)
+        if not done.returncode:
+            keep(Path(folder), out)
     return done.returncode
+
+
+def keep(run, out):
+    """Copy the tables of a run, and its agent out of the checkpoint."""
+    for name in KEPT:
+        shutil.copy(run / name, out)
+    (out / "agent.safetensors").write_bytes(read_checkpoint(run)[1])
 
 
 def main():
