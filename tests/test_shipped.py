@@ -86,6 +86,14 @@ def test_the_trial_of_a_gpu_keeps_tables_and_agent(run, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} > set(gpu.KEPT)
 
 
+def test_the_trial_of_a_gpu_keeps_the_tables_of_a_run_that_failed(run, tmp_path):
+    failed, out = tmp_path / "failed", tmp_path / "out"
+    failed.mkdir(), out.mkdir()
+    (failed / "metrics.csv").write_bytes((run / "metrics.csv").read_bytes())
+    gpu.keep(failed, out)
+    assert [path.name for path in out.iterdir()] == ["metrics.csv"]
+
+
 def test_the_bench_measures_an_update():
     found = bench.measure("1m CartPole", "fp32", "eager", "cpu", repeat=1)
     assert found["step"]["median"] > 0 and found["parameters"] > 500_000

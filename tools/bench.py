@@ -147,12 +147,13 @@ def main():
     if options.worker:
         print(json.dumps(measure(*options.names, device, repeat)))
         return
-    wanted = ("3m",) if options.avx2 else tuple(options.names) or ("",)
+    beginnings, precisions = [""], ["fp32", "bf16"]
+    if options.avx2:
+        beginnings, precisions = ["3m"], ["fp32"]
+        os.environ.update(AVX2)
+    wanted = tuple(options.names or beginnings)
     names = [name for name in CASES if name.startswith(wanted)]
     speeds = ["eager", "compile"] + ["graph"] * (device == "cuda")
-    precisions = ("fp32",) if options.avx2 else ("fp32", "bf16")
-    if options.avx2:
-        os.environ.update(AVX2)
     cases = list(itertools.product(names, precisions, speeds))
     if options.against:
         compare(cases, options.against.resolve(), device, repeat)

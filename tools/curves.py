@@ -95,9 +95,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("seed", type=int)
-    for kind in ("many", "settled"):
-        parser.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind)
-    parser.set_defaults(kind="first")
+    pick = dict(dest="kind", action="store_const", default="first")
+    parser.add_argument("--many", const="many", help="eight times the updates", **pick)
+    parser.add_argument("--settled", const="settled", help="falling rates too", **pick)
     options = parser.parse_args()
     (env, _), kind = TASKS[options.task], options.kind
     config = Config.preset("1m", seed=options.seed, **SETTINGS | KINDS[kind])

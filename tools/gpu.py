@@ -9,6 +9,7 @@ the other half for the profile "gpu", whose tables and agent come along.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -77,16 +78,17 @@ def mario(device, minutes, out):
         command += ["--profile", "gpu", "--logdir", folder, "--no-film"]
         command += ["--minutes", f"{minutes:.1f}", "--device", device]
         done = subprocess.run(command, cwd=ROOT, env=HERE)
-        if not done.returncode:
-            keep(Path(folder), out)
+        keep(Path(folder), out)
     return done.returncode
 
 
 def keep(run, out):
-    """Copy the tables of a run, and its agent out of the checkpoint."""
+    """Copy what a run left, even one that failed: tables, and the newest agent."""
     for name in KEPT:
-        shutil.copy(run / name, out)
-    (out / "agent.safetensors").write_bytes(read_checkpoint(run)[1])
+        if (run / name).exists():
+            shutil.copy(run / name, out)
+    with contextlib.suppress(FileNotFoundError):  # it failed before a checkpoint
+        (out / "agent.safetensors").write_bytes(read_checkpoint(run)[1])
 
 
 def main():
