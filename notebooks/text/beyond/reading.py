@@ -90,14 +90,20 @@ print("mission:", repr(obs["mission"]))
 # </details>
 
 # %%
+WALLS = [(2, 0), (4, 2), (2, 4), (0, 2)]  # top, right, bottom, left
+
+
+def door_colours(env):
+    """The colours of a room's doors, clockwise from the top."""
+    return [env.unwrapped.grid.get(*wall).color for wall in WALLS]
+
+
 rooms, place, colour = 1_000, np.zeros(4), dict.fromkeys(COLOR_NAMES, 0)
 for seed in range(rooms):
     env.reset(seed=seed)
     room = env.unwrapped
-    walls = [(2, 0), (4, 2), (2, 4), (0, 2)]  # top, right, bottom, left
-    place[walls.index(tuple(room.target_pos))] += 1
-    there = {room.grid.get(*wall).color for wall in walls}
-    for name in there:
+    place[WALLS.index(tuple(room.target_pos))] += 1
+    for name in set(door_colours(room)):
         colour[name] += (name == room.target_color) / (rooms * 4 / 6)
 
 bound = 0.25
@@ -210,10 +216,7 @@ class Liar(gym.ObservationWrapper):
     """Names a wrong door of the room."""
 
     def observation(self, obs):
-        grid = self.env.unwrapped.grid
-        doors = [
-            f"{grid.get(*at).color} door" for at in [(2, 0), (4, 2), (2, 4), (0, 2)]
-        ]
+        doors = [f"{name} door" for name in door_colours(self)]
         # Your change goes here.
         return obs
 
@@ -223,10 +226,7 @@ class OurLiar(gym.ObservationWrapper):
     """Names the door after the right one, clockwise."""
 
     def observation(self, obs):
-        grid = self.env.unwrapped.grid
-        doors = [
-            f"{grid.get(*at).color} door" for at in [(2, 0), (4, 2), (2, 4), (0, 2)]
-        ]
+        doors = [f"{name} door" for name in door_colours(self)]
         wrong = doors[(doors.index(obs["mission"]) + 1) % 4]
         return obs | {"mission": wrong}
 
