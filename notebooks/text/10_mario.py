@@ -1103,8 +1103,8 @@ HOUR = dict(
     warmup=250, entropy=3e-3, capacity=200_000, video_minutes=20.0,
 )  # fmt: skip
 WHOLE = dict(
-    minutes=0.0, steps=240_000, anneal=0.4, entropy_end=1e-4, actor_unimix=0.0,
-    capacity=100_000,
+    minutes=0.0, steps=90_000, anneal=0.3, entropy_end=1e-4, actor_unimix=0.0,
+    capacity=50_000,
 )  # fmt: skip
 PROFILES = {
     # Every part once, in about a minute: is the machine set up?
@@ -1142,12 +1142,12 @@ GAMES = {"evening": dict(noops=30, sticky=0.25, sticky_share=0.5)}
 #   them. See *The first hour* below.
 # * *Entropy falls*, by the same factor in every step, from 3e-3 to 1e-4. What helps a
 #   beginner to try things makes an expert press the wrong button.
-# * *Rates fall* to a twentieth, in the last 40 % of the steps.
+# * *Rates fall* to a twentieth, in the last 30 % of the steps.
 # * *No uniform share* in the actor. Above, most deaths began with a button that only this
 #   share would press. (The authors' own code has none there either.)
 # * *Games begin after 0 to 30 idle frames*, and *half of them have sticky actions*: train
 #   as you evaluate.
-# * *A smaller memory*: after 100,000 steps the beginner's rows are gone.
+# * *A smaller memory*: only the newest 50,000 rows are kept, and the beginner's go.
 #
 # No run of `evening` as it stands here has been finished yet, so what these five are worth
 # together is an expectation and no measurement.
