@@ -98,6 +98,17 @@ def test_the_command_for_the_stored_evaluation(tmp_path, capsys, monkeypatch):
         env.close()
 
 
+def test_the_agent_of_a_run_is_evaluated_alone(tmp_path, monkeypatch):
+    config = dataclasses.replace(PROFILES["debug"], steps=240, prefill=200, seed=7)
+    train(make_mario, config.changed(envs=1, parallel=False), tmp_path, progress=False)
+    monkeypatch.setattr(results, "evaluate", lambda *how: ends_by_hand())
+    out = tmp_path / "result.json"
+    evaluate.main([str(out), "--run", str(tmp_path), "--episodes", "4"])
+    result = json.loads(out.read_text())
+    assert list(result["players"]) == ["agent"]
+    assert (result["agent"]["seed"], result["agent"]["step"]) == (7, 240)
+
+
 def test_hours_to_finish_follow_from_the_last_rows(tmp_path):
     (tmp_path / "metrics.csv").write_text("step,minutes,updates\n100,1,5\n")
     assert results.hours_to_finish(tmp_path, 1600) is None

@@ -1,6 +1,7 @@
 """Evaluate the shipped agent and three players that learn nothing, for data/.
 
     python tools/evaluate.py data/mario_evaluation.json [--sticky 0.25]
+    python tools/evaluate.py evening0.json --run runs/evening0    this agent alone
 
 One hundred episodes of each player. The last line printed is the agent's flag rate.
 """
@@ -18,6 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 from course.mario import baselines, evaluate_mario  # noqa: E402
 from dreamer_lite.__main__ import check_target  # noqa: E402
 from dreamer_lite.dreamer import Dreamer  # noqa: E402
+from dreamer_lite.runs import read_checkpoint  # noqa: E402
 from machine import machine  # noqa: E402
 
 
@@ -28,20 +30,32 @@ def about_agent(path):
     return {"file": path.name, "sha256": digest, **notes}
 
 
+def about_run(folder):
+    """What is known of the newest agent of a run: its seed, and how long it learnt."""
+    state, _ = read_checkpoint(folder)
+    known = {key: state[key] for key in ("step", "updates", "minutes")}
+    return {"run": folder.name, "seed": state["config"]["seed"], **known}
+
+
 def main(words=None):
     """Play, print and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="JSON file to write")
+    parser.add_argument("--run", type=Path, help="folder of a run: its agent alone")
     parser.add_argument("--episodes", type=int, default=100, help="of each player")
     parser.add_argument("--seed", type=int, default=0, help="of games and players")
     parser.add_argument("--sticky", type=float, default=0.0, help="repeated actions")
     parser.add_argument("--envs", type=int, default=4, help="games side by side")
     options = parser.parse_args(words)
     check_target(options.out)
-    path, start = ROOT / "data" / "mario_agent.safetensors", time.monotonic()
-    players = {"agent": Dreamer.load(path), **baselines(options.seed)}
-    how = {key: value for key, value in vars(options).items() if key != "out"}
-    result = {"agent": about_agent(path), "machine": machine()}
+    shipped, start = ROOT / "data" / "mario_agent.safetensors", time.monotonic()
+    how = {k: v for k, v in vars(options).items() if k not in ("out", "run")}
+    players = {"agent": Dreamer.load(options.run or shipped)}
+    if options.run:
+        about = about_run(options.run)
+    else:
+        about, players = about_agent(shipped), players | baselines(options.seed)
+    result = {"agent": about, "machine": machine()}
     result["protocol"] = how | dict(noops=30, actions="sampled")
     result["players"] = {}
     for name, player in players.items():
