@@ -23,7 +23,7 @@ def previous_actions(action: Tensor) -> Tensor:
     """Shift the action column by one: [B, T, A], row t holds the action of row t - 1.
 
     The replay stores the action chosen after seeing a row; the model wants the one that
-    led to it. The first row has none (zeros). Source: DreamerV3, equation 1.
+    led to it. The first row of a window gets zeros. Source: DreamerV3, equation 1.
     """
     return torch.cat([torch.zeros_like(action[:, :1]), action[:, :-1]], 1)
 

@@ -78,8 +78,9 @@ show_gif(
 
 # %% [markdown]
 # Eight of those frames, from the best dream on the left to the worst on the right.
-# Notice what survives. The scenery holds up well, but Mario is small, and small things
-# are the last that a world model learns. Notebook 06 measures this.
+# Notice where the error is: mostly on the edges of the scenery, and most where there are
+# many of them. Mario is small, and small things are the last that a world model learns.
+# The model that you train for a minute in notebook 06 does not draw him at all.
 
 # %% tags=["hide-input"]
 gap = (film.shape[2] - 3 * 64) // 2  # white columns between two pictures
@@ -136,8 +137,9 @@ show(
 # ### Aside: how Dreamer differs from DQN and PPO
 #
 # If you have met other agents, this comparison may help. DQN learns the values of
-# actions from a replay. PPO learns a policy from fresh experience. Dreamer does both,
-# but in two different worlds.
+# actions from a replay. PPO learns a policy from fresh experience. Dreamer uses both kinds
+# of data: it learns its model from a replay of the real world, and its policy from fresh
+# experience in its dreams.
 #
 # | | Dreamer | DQN | PPO |
 # |---|---|---|---|
@@ -186,8 +188,9 @@ show(
 # * **Aside** begins a folded section that you can skip.
 # * `compare` prints how close two results are, `claim` prints whether a statement
 #   holds, and `check` tests your answer to an exercise.
-# * The package `dreamer_lite` is made from these notebooks, one module each. `course`
-#   only draws and checks.
+# * Each notebook becomes one module of the package `dreamer_lite`. The rest of it, such
+#   as run folders and the command line, is written by hand. `course` only draws and
+#   checks.
 
 # %% [markdown]
 # ## A loss that sees only the big numbers
@@ -616,8 +619,9 @@ def relative_errors(network, unsquash):
 # The raw curve falls from left to right. The network spends its accuracy on the
 # thousands, and the games share their weights, so an absolute error of ten units or
 # more is left *everywhere*. Ten units are a thousand times a reward of 0.01, but only a
-# small part of 10,000. Huber has the same slope and lies lower. Symlog stays low for
-# all sizes, and is weakest at 0.01.
+# small part of 10,000. Up to 100, Huber runs parallel to it and lower. Then it climbs
+# again, and at 10,000 it is no better than the raw loss. Symlog stays low for all sizes,
+# and is weakest at 0.01.
 #
 # </details>
 

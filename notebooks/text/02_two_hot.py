@@ -7,8 +7,8 @@
 # a moment. Both can be of any size, and both can come out in more than one way.
 #
 # **At the end** a small network predicts "300 points on average, which means 1,000 or
-# nothing". It learns this equally fast for points and for millions, and it starts from
-# exactly 0.
+# nothing". After the same training it is as accurate for millions as for points, and it
+# starts from exactly 0.
 #
 # **You need** notebook 01 (symlog and symexp), softmax and cross entropy.
 #
@@ -328,12 +328,12 @@ for target in (1.0, 1_000_000.0):
     ((number - target) ** 2).sum().backward()
     size, raw = logits.grad.abs().sum().item(), number.grad.abs().item()
     print(f"target {target:>9g}   two-hot {size:.2f}   squared error {raw:g}")
-print(f"both losses begin at ln 255 = {loss.item():.3f}")
+print(f"for both targets the two-hot loss begins at ln 255 = {loss.item():.3f}")
 
 # %% [markdown]
-# The last line is a number to remember. Before training all 255 bins are equally
-# likely, so the loss begins at $\ln 255 = 5.541$, for any reward. You will meet it
-# again in notebook 06.
+# The last line is a number to remember. DreamerV3 starts the last layer of this head at
+# 0, so at first all 255 bins are equally likely, and the loss begins at $\ln 255 =
+# 5.541$, for any reward. You will meet it again in notebook 06.
 #
 # And where does it end? Not at 0. A target that is spread over two bins has an entropy
 # of its own, $-w \ln w - (1 - w) \ln(1 - w)$, and no prediction can get below it.
@@ -434,8 +434,9 @@ print(
 # `linspace` promises that only up to rounding, so we build one half of the bins and
 # mirror it.
 #
-# And the probabilities have to stay equal as long as the gradients of two mirrored bins
-# are equal. That is up to the layer in front of the bins. Notebook 04 builds one.
+# Equal probabilities must also survive training: where two mirrored bins receive equal
+# gradients, their probabilities should stay equal. Whether they do depends on the layer
+# in front of the bins. Notebook 04 builds one.
 #
 # ## The module
 #
@@ -703,9 +704,10 @@ trained = {(kind, flag): train(kind, flag) for kind in HEADS for flag in games}
 # Only two-hot stays low: for it, the three games are the same problem with other bins.
 # The squared error is fine up to 1,000 and fails at a million.
 #
-# The Normal fails at 1,000 already. The gradient of its mean is divided by the square
-# of its width, and the width grows past a hundred while the mean has hardly moved.
-# Symlog fails there too, because it reads out the wrong mean.
+# The Normal fails at 1,000 already. We think that this is its width: the width grows
+# early, the gradient of the mean is divided by its square, and Adam still divides by the
+# large gradients of the beginning, so the mean hardly moves. Symlog fails there too,
+# because it reads out the wrong mean.
 #
 # </details>
 
@@ -747,9 +749,9 @@ claim("symlog: over 20 % at a thousand", error["symlog", 1e3] > 0.2)
 
 # %% [markdown]
 # To be fair: in the game of 1 point, the squared error and the Normal have the
-# *smaller* error, and in the game of 1,000 the squared error still has. If the scale is
-# known, there is nothing wrong with them. Two-hot is not the sharpest tool for any one
-# game. It is the tool that works in all of them.
+# *smaller* error, and in the game of 1,000 the squared error still has. Where the scale is
+# known, they can find the value well. Two-hot is the only one here that works in all
+# three games.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** And the outcomes? Take the 1-point game where the chance is one half.

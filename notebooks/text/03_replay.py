@@ -11,8 +11,9 @@
 # **At the end** a file of recorded Mario play is in memory, one call returns batches of
 # sequences from it, and you can say where every number in them came from.
 #
-# **You need** NumPy indexing, and the idea of an environment with `reset` and `step`.
-# Nothing from notebooks 01 and 02.
+# **You need** NumPy indexing. An *environment* is the game as a program: `reset` begins a
+# new *episode*, one try from its start to its end, and `step` takes an action and returns
+# the next frame and a reward.
 #
 # *Measured: 0.1 minutes on two CPU cores, 1.8 GB memory, no GPU.*
 
@@ -97,7 +98,7 @@ show_gif(
 #
 # Here are the last six rows of that episode. Below each frame you see the reward and
 # the action that the file has in the *same* row. A step pays 1 for every 16 pixels to
-# the right and costs 0.02. Losing Mario costs 2.
+# the right and costs 0.02. The flag pays 5, and losing Mario costs 2.
 
 # %% tags=["hide-input"]
 NAMES = ["wait", "right", "right+jump", "right+run", "run+jump"]
@@ -213,7 +214,8 @@ class Line(gym.Env):
 # * `is_first`: the frame comes from a reset. No action led to it, and its reward is 0.
 # * `is_last`: the episode ends with this frame. No action follows, so zeros are stored.
 # * `is_terminal`: the game itself ended here, at a pit, a Goomba or the flag, and
-#   nothing more is to come. The paper's $c_t$ is 0 in such a row and 1 in all others.
+#   nothing more is to come. (Our Mario is also lost after 120 steps without progress.)
+#   The paper's $c_t$ is 0 in such a row and 1 in all others.
 #   If a time limit cuts an episode off, its last row is not terminal, because life
 #   would have continued.
 
@@ -282,14 +284,13 @@ show(*alignment(drawn))
 # four kinds of things to see:
 #
 # * A **picture** has neighbours, so it goes through convolutions.
-# * A **vector** has sizes, so it goes through symlog.
+# * A **vector** has sizes, so it goes through symlog (notebook 01).
 # * A **choice** has neither, because door 3 is not more than door 1. It becomes a
 #   one-hot vector.
 # * A **text** is a row of characters.
 #
 # For each key, a small record called `Field` says which kind it is, and how its values
-# are stored. Everything later reads these records, and nothing else looks at a space
-# again.
+# are stored. The replay and the networks read these records instead of the spaces.
 
 # %% [markdown] tags=["aside"]
 # ### Aside: how a space is read
@@ -1137,8 +1138,9 @@ print("action of the last row:", batch["action"][one, 1])
 
 # %% [markdown]
 # Last, the rule of the arrows, checked in every sampled window. Inside an episode, the
-# next x is x + 1 + (the jump stored in *this* row, 0 or 1). With the action of the
-# neighbouring row, the mistake that we began with, it is not.
+# next x is x + 1 + (the jump stored in *this* row, 0 or 1). If we take the action
+# of the neighbouring row instead, the mistake that we began with, the sum is wrong
+# wherever the two actions differ.
 
 # %%
 inside = ~batch["is_last"][:, :-1]

@@ -259,8 +259,8 @@ class Linear(nn.Linear):
 #
 # Only (c), where more than a fifth is left. With our weights alone less gets lost,
 # because PyTorch's have only a third of the variance. But SiLU swallows most of what is
-# negative in every layer, and no initialisation can give that back. The norm sets the
-# size anew each time.
+# negative in every layer, and weights of variance $1/n$ do not make up for that. Larger
+# ones could at the start, but training moves them. The norm sets the size anew each time.
 #
 # </details>
 
@@ -1191,14 +1191,12 @@ summed, averaged = train_with(torch.sum), train_with(torch.mean)
 # %% [markdown] tags=["predict"]
 # **Predict.** We train it twice, once with summed pixels and once with averaged ones.
 # Everything else is equal. Picture the drawings of eight different frames in both
-# cases. How will those of the averaged one look, and what will its image loss look
-# like?
+# cases. How will those of the averaged one look?
 #
 # <details><summary>Answer</summary>
 #
 # All eight drawings are the same: the mean picture, a blur of sky and ground. No detail
-# is worth its price. The image loss is small and soon flat, so it looks healthy. With
-# summed pixels the drawings begin to differ.
+# is worth its price. With summed pixels the drawings begin to differ.
 #
 # </details>
 
@@ -1225,9 +1223,9 @@ claim(
 
 
 # %% [markdown]
-# So this is how averaged pixels look in a training log: the image loss is small and
-# flat, the price on information rests on its floor, and every drawing is the mean
-# picture.
+# So this is how averaged pixels betray themselves: the price on information rests on its
+# floor, and every drawing is the mean picture. Do not wait for the image loss to tell you.
+# It is an average, so it is a small number either way.
 #
 # ## The real experiment: a picture and a number
 #
@@ -1357,8 +1355,8 @@ print(f"drawing Mario saves {in_colour:.0f} of {round(constant, -1):.0f}")
 #
 # Say which fan-in the initialisation of this notebook counts for its four kinds of
 # layers. For three of them it is the number of inputs that one output sees. For the
-# block layer, see the paragraph below its picture. The two kinds of convolution have a
-# kernel of 4 x 4 and stride 2.
+# block layer, see the paragraph below its picture. The two kinds of convolution have
+# stride 2. Read the sides of their kernel from the layer, for they need not be 4.
 
 # %% tags=["exercise-4.1"]
 def fan_in(layer):
@@ -1427,8 +1425,8 @@ check("4.3", my_block_linear)
 #   255, and [code that divides only if it sees
 #   bytes](https://github.com/jsikyoon/dreamer-torch/issues/11) then passes them on
 #   undivided. Training looks fine, but the agent acts on other pictures than it was
-#   trained on. That is why the picture is scaled in only one place, inside
-#   `Encoder.forward`.
+#   trained on. That is why only one function scales pictures, `scale_picture`, and it
+#   goes by the bounds of the space and not by the type of the data.
 # * **[A norm with a shift](https://github.com/pytorch/rl/pull/4128)**, or LayerNorm
 #   instead of RMSNorm. Nothing fails, and the curves just differ from the authors'.
 

@@ -542,9 +542,8 @@ print(f"32 dice of 8 faces cost at most {worst:.0f} nats")
 # zero *before* the step: the memory, the latent, and the previous action, before it is
 # embedded. Zero means zeros, not "button 0".
 #
-# Why carry both $h$ and $z$? Once yours runs, we switch off one at a time in a tiny world:
-# without $h$ the model forgets a lamp that never changes, and without throws it dreams a
-# tossed coin as a grey mean.
+# Why carry both $h$ and $z$? Once yours runs, we switch off one at a time in a tiny world,
+# and see what each of them is good for.
 #
 # ## Build it yourself
 #
@@ -933,9 +932,10 @@ blur = coin["no dice"] < coin["whole"] / 3
 claim("no dice: the coin has less than a third of the contrast", blur)
 
 # %% [markdown]
-# Look at the last column, where the button is pressed. In this episode the model without
-# memory has lost the lamp. It must throw it anew in every step; each throw can go wrong,
-# and nothing repairs the mistake. Then look at the lower halves. Without dice the coin is
+# Look at the last column, where the button is pressed. We picked an episode in which the
+# model without memory gets the lamp wrong. It can keep the lamp only by throwing it anew in
+# every step. It must first learn to do that, and then one wrong throw loses the lamp for
+# good. Then look at the lower halves. Without dice the coin is
 # grey in every dreamed row: a ghost again.
 #
 # So each half does what the other does badly. The memory keeps what is certain, and the
@@ -1174,8 +1174,9 @@ claim("five rows later at least half of the surprise is gone", half_gone)
 #
 # *easy, about 8 minutes, one planted bug*
 #
-# Every episode begins with the same frame. So while the agent acts, the memory $h$ at that
-# first frame should always be the same. With this `step` it differs from episode to episode.
+# The memory $h$ of a row is computed before the row's frame is looked at, and on a first
+# row nothing of the past may enter. So while the agent acts, $h$ on the first row should be
+# the same in every episode. With this `step` it differs from episode to episode.
 # Find the bug.
 
 # %% tags=["exercise-5.1"]
@@ -1240,8 +1241,9 @@ check("5.3", most_surprised)
 #   this](https://github.com/pytorch/rl/pull/4128). Training does not show it: the replay
 #   stores zeros as the action of a last row, so they are zeros anyway. But an acting agent
 #   carries over the real last action of the old episode, and its first steps suffer.
-# * **Resets are missing** inside windows. At first rows the model is then as surprised as at
-#   our cut, by about a hundred nats. About twenty are normal there, as in rows 48 and 82.
+# * **Resets are missing** inside windows. The memory then carries the old episode into the
+#   new one, as at our cut. Compare the KL on first rows with that of a healthy model, which
+#   is about twenty, as in rows 48 and 82.
 # * **The 1 % uniform is missing.** Single KL values exceed 211 nats, and sometimes explode.
 # * **dyn and rep differ** in the logs. One of them is clipped differently, or its arguments
 #   are swapped. A stop-gradient in the wrong place does *not* show in the numbers; ask for

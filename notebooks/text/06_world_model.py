@@ -155,8 +155,9 @@ show(*alignment())
 
 
 # %% [markdown]
-# Follow one arrow from "action stored" to "action read". The first row of a window has no
-# action that led to it, so it gets zeros. That is not the same as "button 0".
+# Follow one arrow from "action stored" to "action read". The action that led to the first row
+# of a window is not in the window, so this row gets zeros, just as the model starts from a
+# state of zeros. That is not the same as "button 0".
 #
 # Every window that the model looks at is shifted once, by the function below. So the replay
 # must not shift as well. (A dream begins after the rows that were seen and picks the actions of
@@ -172,7 +173,7 @@ def previous_actions(action: Tensor) -> Tensor:
     """Shift the action column by one: [B, T, A], row t holds the action of row t - 1.
 
     The replay stores the action chosen after seeing a row; the model wants the one that
-    led to it. The first row has none (zeros). Source: DreamerV3, equation 1.
+    led to it. The first row of a window gets zeros. Source: DreamerV3, equation 1.
     """
     return torch.cat([torch.zeros_like(action[:, :1]), action[:, :-1]], 1)
 
@@ -915,7 +916,8 @@ claim("the frames are learnt: a fifth of the first loss", curves["obs"][-1] < fi
 claim("the reward too: below 1.1", curves["reward"][-1] < 1.1)
 
 # %% [markdown]
-# All three predictions are learnt, so the gradient reaches every part.
+# All three predictions are learnt, so the decoder and both heads work. Whether the prior
+# learns, only the KL can tell: it rose while the frames became better, and then it fell.
 #
 # ## A short training on Mario
 #
@@ -923,12 +925,13 @@ claim("the reward too: below 1.1", curves["reward"][-1] < 1.1)
 # random windows of 16 rows. That takes about a minute.
 
 # %% [markdown] tags=["predict"]
-# **Predict.** The frame loss will fall from the first update on. What about the KL, which begins
-# near 10: will it fall steadily, too? Or will it rise at some point, while the frames become better?
+# **Predict.** The frame loss will fall from the first update on. On one batch the KL sank, rose,
+# and sank again, while the frames only became better. Will it do so on the whole recording, too?
+# And why would it rise while the model improves?
 #
 # <details><summary>Answer</summary>
 #
-# It falls, rises, and falls again. At first the model draws the mean of all frames, and for that
+# It does. At first the model draws the mean of all frames, and for that
 # it need not look: the KL drops to its floor of 1. Then it begins to see details. Each detail
 # that the posterior puts into $z$ is news to the prior, so the KL rises. At last the prior
 # catches up.
@@ -1161,9 +1164,9 @@ pad = action_pad(
 # %% [markdown]
 # ## What the agent must see
 #
-# Why was Mario missing in *your* model? Because a world model keeps what its loss pays for, and
-# nothing else. In 64 x 64 pixels he is about four pixels wide and five high. So let us compute
-# what it costs to leave him out.
+# Why was Mario missing in *your* model? First ask whether the loss pays for him at all, because a
+# world model learns nothing that its loss does not pay for. In 64 x 64 pixels he is about four
+# pixels wide and five high. Let us compute what it costs to leave him out.
 #
 # The frame below shows him in mid-air. On the left is a grey picture of the whole screen, as many
 # agents use it; on the right a picture in colour, without the score board.
@@ -1209,7 +1212,7 @@ show(fig, alt="In grey Mario has nearly the sky's brightness; in colour he stand
 #
 # In colour he costs about ten, so drawing him saves more loss than it costs in KL. In grey it
 # does not: his red and orange have nearly the *luminance* of the blue behind him, and leaving
-# him out costs less than a tenth.
+# him out costs only 0.04.
 #
 # </details>
 
@@ -1227,7 +1230,7 @@ print(f"leaving Mario out costs {in_colour:.0f} in colour, {in_grey:.2f} in grey
 
 # %% [markdown]
 # So the environment of this course shows colour, and drops the score board (notebook 10). Mario
-# is now worth drawing, but he is still the last thing to appear. Your model has learnt what is
+# is worth drawing, then, but he is still the last thing to appear. Your model has learnt what is
 # large, and with a loss of some 200 for the whole frame, his ten are next to nothing. The shipped
 # agent has played some 290,000 rows, nearly fifty times as many as this recording holds, and it
 # draws him where he often is.

@@ -350,8 +350,9 @@ for lam in (0.0, 1.0):
 # <details><summary>Answer</summary>
 #
 # 15 after the first update, which is as far as a dream reaches, and all 20 after the
-# second. The values are the same or lower, because a part of each return still listens to
-# the critic, and the critic began at 0.
+# second. On the first five fields the values are now above those of adding up, which stay 0.
+# On the others they are the same or a little lower, because a part of each return still
+# listens to the critic, and the critic began at 0.
 #
 # </details>
 
@@ -543,8 +544,8 @@ imagined = torch.full((1, 8), 4.0)  # R_0 of a dream from each row
 
 # %% [markdown] tags=["predict"]
 # **Predict.** Rows 1 and 4 are each one step before an end. From every row a return of 4 was
-# imagined. Whose return contains an imagined value: that of the row before the flag, that
-# of the row before the time limit, or both?
+# imagined, and the discount is 0.5. What are the returns of these two rows? And which of the
+# two contains an imagined value?
 #
 # <details><summary>Answer</summary>
 #
@@ -931,7 +932,7 @@ check("7.3", update_range, normalized_advantage)
 # %% [markdown]
 # ## What breaks
 #
-# All of these mistakes run without an error. Most of them were found in published code.
+# All of these mistakes run without an error. Those with a link were found in published code.
 #
 # | mistake | how it looks | how to find it |
 # |---|---|---|

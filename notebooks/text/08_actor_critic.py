@@ -544,9 +544,9 @@ def critic_loss_slow(logits, returns):
 # had given the probability $\tfrac12$, and in the second state one to which it had given
 # $\tfrac14$.
 #
-# For the critic's loss we need its whole distribution, and we make up a simple one. In the
-# first state all 255 bins are equally likely. In the second state the bin at 0 has
-# probability $\tfrac12$.
+# For the critic's loss we need its whole distribution. We make up a simple one, which need
+# not agree with the 1 above. In the first state all 255 bins are equally likely. In the
+# second state the bin at 0 has probability $\tfrac12$, and the others share the rest equally.
 #
 # **Predict.** Which of the two buttons becomes more likely, and which less likely? Which of
 # the two is pushed harder? And what does each state cost the critic?
@@ -591,8 +591,8 @@ print(f"critic's loss {critic_loss_slow(logits, returns):.3f}")
 # ### A slow critic keeps it calm
 #
 # The critic's target is built from the critic itself, because every return ends in the
-# critic's own guess. If it raises all its values by mistake, its targets rise too, and the
-# mistake stays.
+# critic's own guess. If it raises all its values by mistake, its targets rise too, almost as
+# much, and the mistake fades only slowly.
 #
 # The *slow critic* is a brake. It is a copy whose weights follow by 2 % after each update.
 # The loss gets a second cross entropy, which pulls the critic towards the slow one's value.
@@ -756,7 +756,7 @@ claim("longer: the two critics deviate by 0.05 to 0.15", 0.05 < apart < 0.15)
 #   truth. That is partly luck: two trial runs in noise, which are not in the table, were
 #   up to 1.4 and 1.7 too high with one critic.
 # * **The smallest of several is no better in noise.** Two of the three runs with four
-#   critics are even further above the truth than any other run of the table. Three seeds
+#   critics are even further above the truth than any other run in noise. Three seeds
 #   are too few to call that an effect.
 # * **Where values are too low, it makes them lower.** After 250 updates of the sled, every
 #   run with the smallest value is further below the truth than every run with one critic.
@@ -1231,9 +1231,9 @@ print("critic's loss ->", touched(critic_loss))
 # <details><summary>Answer</summary>
 #
 # Only the entropy falls, because the actor begins to prefer buttons. The pole falls more
-# rarely, so the continue rises. The critic sees longer and longer lives, so its value
-# rises. And the returns of poles that stand and poles that fall move apart, so the scale
-# rises too.
+# rarely, so the continue rises. The critic begins at 0, far below the returns, so its value
+# rises. The scale stays at 1 for about ten updates, because smaller ones are not used, and
+# then it rises, mostly because its moving average begins at 0 (notebook 07).
 #
 # </details>
 
@@ -1407,9 +1407,10 @@ claim("the real cart gets further than the dreamed one", far[1] > far[0])
 # Compare the two films in the lower row. Both poles stand. But the dreamed cart stays near
 # the middle, while the real one slowly wanders off.
 #
-# So the model has hardly learnt to follow the place of the cart. In the recording this
-# number has a standard deviation of only 0.1, so the loss hardly pays for it. And the model
-# has never seen the edge of the track: the recorded cart gets no further than 1.1 from the
+# We suspect that the model has hardly learnt to follow the place of the cart. In the
+# recording this number has a standard deviation of only 0.1, so the loss hardly pays for it.
+# The films alone do not prove it, because the buttons differ, too. What is certain is that
+# the model has never seen the edge of the track: the recorded cart gets no further than 1.1 from the
 # middle, and the track ends at 2.4. In the model's dreams there is nothing to fear.
 #
 # ### Why is a minute enough?
@@ -1422,7 +1423,8 @@ claim("the real cart gets further than the dreamed one", far[1] > far[0])
 # instead of a falling one. The mean length of an episode was 321 steps after 75 updates, 247 after 150, 474 after 300
 # and 352 after 600. So more practice is sometimes better and sometimes not, even in a model
 # that never changes. And not one pole fell: an episode ended at the edge of the track, or it
-# lasted for 500 steps. Notebook 09 will meet both again, the swing and the edge.
+# lasted for 500 steps. We will meet both again in notebook 09: a mean length that goes up and
+# down, and the edge of the track.
 #
 # ## What the scale does
 #
@@ -1615,7 +1617,7 @@ check("8.2", dream_weights)
 # %% [markdown]
 # ## What breaks
 #
-# Each of these was found in real code, and each looks healthy in the losses:
+# None of these shows in the losses. Look at the entropy, the returns and the values instead.
 #
 # * **No log-probability.** Only the entropy trains, and the policy stays random.
 # * **No normalisation.** The entropy's weight then means nothing beside large advantages,

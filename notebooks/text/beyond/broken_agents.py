@@ -230,7 +230,7 @@ for log in metrics("shifted"):
 # |---|---|---|
 # | values that the environment cannot pay, `loss/continue` at its floor | no end is terminal | 1 |
 # | `loss/obs` near 0, `loss/dyn` exactly 1.00, `loss/reward` stuck | the picture is empty | 2 |
-# | `loss/dyn` about $\ln A$ too high, the dream ignores the buttons | actions are in the wrong rows | 3 |
+# | `loss/dyn` about $\ln A$ too high, the dream follows the buttons one step late | actions are in the wrong rows | 3 |
 #
 # None of the three is in the agent. Two are in the environment and one is in the rows
 # that it was given, and that is where most mistakes are. None of them crashes. And none of

@@ -271,10 +271,11 @@ print(f"in the episode: {entropy.mean():.1f} on average")
 print(f"worth at most: {config['entropy'] * (high_end - low_end):.4f}")
 
 # %% [markdown]
-# The last line is the whole difference that the entropy can make to the actor's loss, with a weight of 3e-4. The
-# advantages beside it are some fifty times as large. So what keeps this driver curious is not the bonus but the
-# lower bound: its hands always tremble a little, with a deviation of 0.1, and find out what happens beside its own
-# line. That is why we left the weight at DreamerV3's value here, while Mario's first hour needed ten times as much.
+# The last line is the whole difference that the entropy can make to the actor's loss, with a weight of 3e-4. In this
+# episode the policy is far from the lower end: -0.7 nats are a deviation of about 0.19 for each number, twice the
+# bound. And even at the bound its hands would tremble a little and try what is beside its own line. A choice among
+# buttons has no such bound except its uniform percent. That is why we kept DreamerV3's own weight here, while Mario's
+# first hour needed ten times as much. We have no run with another one.
 
 # %% [markdown] tags=["predict"]
 # ## The dream beside the road
@@ -302,7 +303,8 @@ scrub(
 # %% [markdown]
 # ## What it does wrong
 #
-# This is the worst of the three episodes that were filmed. The second row of numbers is what it had earned by then.
+# This is the worst of the three episodes that were filmed. Below each picture stand the decision and what the car had
+# earned by then.
 
 # %% tags=["hide-input"]
 worst, earned = film["worst"], film["worst_reward"].cumsum()
@@ -320,5 +322,5 @@ show(fig, alt="Twelve pictures along the worst episode, with the return so far."
 # on sequences of 32 decisions, less than three seconds.
 #
 # In training, patience ends such an episode, so the agent has seldom seen how one finds back. **Try it:** begin a run
-# with `patience=None` in `tools/driving.py` and another `--logdir`. What do you expect, in the first ten minutes and
-# in the end?
+# with `patience=None` in `tools/driving.py`, another `--logdir` and another `--data`, so that the stored run stays.
+# What do you expect, in the first ten minutes and in the end?

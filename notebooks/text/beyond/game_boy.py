@@ -196,7 +196,7 @@ for key, bound in bounds.items():
     claim(f"{key}: less than {bound} of the first loss is left", left < bound)
 
 # %% [markdown]
-# Every loss falls, and that is all this page shows. Two minutes of training are far too few for a
+# Every loss falls, and that is all this page shows. A hundred and twenty updates are far too few for a
 # good dream: the text it dreams is still mostly wrong.
 
 # %% [markdown]

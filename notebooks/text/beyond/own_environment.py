@@ -114,8 +114,8 @@ show(fig, alt="Four pictures of an episode: a yellow ball falls, a blue paddle m
 # One thing is worth a thought: names are not amounts. If a number stands for one of several
 # things, such as a tile of a map, a colour or an item, declare it as `Discrete` or
 # `MultiDiscrete`. Then the model predicts it as a class. In a `Box` it is an amount, and
-# to mix up two of them costs next to nothing. The page [reading](reading.ipynb) says what
-# that did to an agent.
+# to mix up two of them costs next to nothing. The page [reading](reading.ipynb) has an
+# example.
 
 # %%
 from dreamer_lite.envs import build_env
@@ -312,8 +312,9 @@ claim("after a hundred updates the mean return is still below 0.5", mean < 0.5)
 
 
 # %% [markdown]
-# In a terminal the whole run is one command, for a file `my_game.py` that contains
-# `Catch`. Stop it with Ctrl-C, and run the same command to continue:
+# In a terminal a run is one command, for a file `my_game.py` that contains `Catch`. Stop it
+# with Ctrl-C, and run the same command to continue. The preset is larger than `SMALL`, and
+# its 100,000 steps bring 12,375 updates; any field can be given as a flag, such as `--steps`:
 #
 # ```
 # python -m dreamer_lite train --env my_game:Catch --logdir runs/catch --preset 1m
@@ -327,7 +328,7 @@ claim("after a hundred updates the mean return is still below 0.5", mean < 0.5)
 # above, stored in `data/lessons/`; `python tools/lessons.py healthy` makes it again.
 
 # %% [markdown] tags=["predict"]
-# **Predict.** The run makes 825 updates. Sketch the return against the number of updates.
+# **Predict.** The run makes 840 updates. Sketch the return against the number of updates.
 # Does it rise evenly, or does it stay flat and rise late? And which falls first, the loss
 # of the picture or that of the reward?
 #
@@ -443,7 +444,7 @@ show(
 # | returns at chance, all losses flat | the agent never meets a reward | more `prefill`, an easier start, a reward on the way |
 # | `loss/obs` near its first value | the picture is wrong, or the rates are | look at the picture; `lr` |
 # | `loss/dyn` exactly 1.00, dream without what matters | the latent says nothing | larger objects or a larger picture; `lr` |
-# | `loss/dyn` high and flat, dream ignores the buttons | actions and rows do not match | the order of your rows (notebook 03) |
+# | `loss/dyn` high and flat, the dream ignores the buttons or follows them late | actions and rows do not match | the order of your rows (notebook 03) |
 # | `loss/reward` stays high, `loss/obs` is low | the reward depends on what is not in the observation | put it there |
 # | `value/mean` beyond any possible return | episodes do not terminate | `terminated` and `truncated` in `step` |
 # | `value/mean` far below what its good episodes earn | the critic is not finished (notebook 09) | a higher `ratio`, more steps |
