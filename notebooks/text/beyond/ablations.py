@@ -344,8 +344,10 @@ claim("in millimetres much is lost", loss["squared error", "units"] > 0.25)
 
 # %%
 trick("always continue")
-worlds = loss["always continue", "corridor"], loss["always continue", "sled"]
-claim("the corridor loses more", worlds[0] > worlds[1])
+asked = ("always continue", "corridor")
+ends = next(c.without for c in found if (c.variant, c.task) == asked)
+failed, *others = sorted(ends)
+claim("corridor: one run of five fails", failed == 0 and min(others) > 0.9)
 
 # %% [markdown]
 # ## 6. What does the return scale do?
