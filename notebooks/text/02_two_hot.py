@@ -704,10 +704,10 @@ trained = {(kind, flag): train(kind, flag) for kind in HEADS for flag in games}
 # Only two-hot stays low: for it, the three games are the same problem with other bins.
 # The squared error is fine up to 1,000 and fails at a million.
 #
-# The Normal fails at 1,000 already. We think that this is its width: the width grows
-# early, the gradient of the mean is divided by its square, and Adam still divides by the
-# large gradients of the beginning, so the mean hardly moves. Symlog fails there too,
-# because it reads out the wrong mean.
+# The Normal fails at 1,000 already. We think that its width is to blame. The width grows
+# early, and the gradient of the mean is divided by the square of the width. Adam still
+# divides by the large gradients of the beginning as well, so the mean hardly moves.
+# Symlog fails there too, because it reads out the wrong mean.
 #
 # </details>
 

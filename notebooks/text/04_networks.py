@@ -1224,8 +1224,8 @@ claim(
 
 # %% [markdown]
 # So this is how averaged pixels betray themselves: the price on information rests on its
-# floor, and every drawing is the mean picture. Do not wait for the image loss to tell you.
-# It is an average, so it is a small number either way.
+# floor, and every drawing is the mean picture. The image loss tells you only by its size:
+# it begins near 0.1 instead of a thousand.
 #
 # ## The real experiment: a picture and a number
 #

@@ -1617,7 +1617,8 @@ check("8.2", dream_weights)
 # %% [markdown]
 # ## What breaks
 #
-# None of these shows in the losses. Look at the entropy, the returns and the values instead.
+# None of these raises an error, and the losses hardly betray them. Look at the entropy, the
+# returns and the values.
 #
 # * **No log-probability.** Only the entropy trains, and the policy stays random.
 # * **No normalisation.** The entropy's weight then means nothing beside large advantages,

@@ -1484,9 +1484,9 @@ claim("with more entropy x varies at least twice as much", wider)
 # the entropy stays near 1. The mean grows no faster, because trying things costs lives.
 # But some tries get further, and what they find there is dreamed of, and learnt.
 #
-# The numbers of each run are in [data](../data/README.md). Most of the thin lines are
-# single runs, and only one of the green ones goes beyond 2,500 updates: they are an
-# indication, not a proof. Four of the eight reached the flag once, too.
+# The numbers of each run are in [data](../data/README.md). Most of the thin
+# green lines are single runs, and only one of them goes beyond 2,500 updates: they are an
+# indication, not a proof. Four of these eight reached the flag once, too.
 #
 # **On a processor without bfloat16** an hour is too short. We kept ours from using its newer
 # instructions: an update of `hour` then took 1.33 seconds, where it took 0.6 on the same day

@@ -273,7 +273,7 @@ print(f"worth at most: {config['entropy'] * (high_end - low_end):.4f}")
 # %% [markdown]
 # The last line is the whole difference that the entropy can make to the actor's loss, with a weight of 3e-4. In this
 # episode the policy is far from the lower end: -0.7 nats are a deviation of about 0.19 for each number, twice the
-# bound. And even at the bound its hands would tremble a little and try what is beside its own line. A choice among
+# bound. And even at the bound the driver's hands would tremble a little and try what is beside its line. A choice among
 # buttons has no such bound except its uniform percent. That is why we kept DreamerV3's own weight here, while Mario's
 # first hour needed ten times as much. We have no run with another one.
 

@@ -341,7 +341,7 @@ claim("after eight steps it has fallen by half", bad[8] < 0.5 * bad[0])
 #
 # The frozen model has spent 4,000 of these steps on random play, and Dreamer's model is still young, while PPO with
 # four observations has learnt from the first step on. In the end Dreamer has the highest mean, but
-# its three runs lie among those of two others.
+# its three runs overlap with those of two others, so three seeds do not decide it.
 #
 # </details>
 #
