@@ -151,8 +151,9 @@ def test_a_part_of_ones_own_is_trained_saved_and_loaded(tmp_path):
         assert torch.equal(again.weight, after.weight)
 
 
-def test_dreams_may_begin_in_a_share_of_the_sequences():
-    agent = agent_for(dream_share=0.4)
+@pytest.mark.parametrize("share, sequences", [(0.4, 2), (0.0, 1), (1.0, 5)])
+def test_dreams_may_begin_in_a_share_of_the_sequences(share, sequences):
+    agent = agent_for(dream_share=share)
     batch, starts = batch_for(agent, batch=5), []
     imagine = agent.actor_critic._imagine
 
@@ -162,7 +163,7 @@ def test_dreams_may_begin_in_a_share_of_the_sequences():
 
     agent.actor_critic._imagine = counted
     metrics = agent.train_step(batch)
-    assert starts == [(2, 6)] and "loss/replay_critic" in metrics
+    assert starts == [(sequences, 6)] and "loss/replay_critic" in metrics
 
 
 @pytest.mark.parametrize("step, share", [(0, 1.0), (60, 1.0), (80, 0.525), (100, 0.05)])

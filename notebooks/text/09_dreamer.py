@@ -416,7 +416,8 @@ class Dreamer(nn.Module):
         """All losses of a batch {key: [B, T, ...]}: one number, and the metrics."""
         with self._autocast():
             model_loss, metrics, states = self.world_model.loss(batch)
-            some = slice(math.ceil(self.config.dream_share * len(batch["reward"])))
+            some = math.ceil(self.config.dream_share * len(batch["reward"]))
+            some = slice(max(1, some))
             start = states.map(lambda x: x[some])
             rows = {key: value[some] for key, value in batch.items()}
             loss, more = self.actor_critic.loss(start, self.world_model, rows)
@@ -466,7 +467,7 @@ class Dreamer(nn.Module):
             path: the file or folder.
             **changes: config fields to replace. Device and speed are auto and eager,
                 not those of the training, unless they are named here; the precision
-                stays that of the training.
+                stays as the training asked for it, and auto is chosen anew.
 
         Raises:
             FileNotFoundError: if there is none.
