@@ -74,6 +74,7 @@ def evaluate(
     agent: Agent,
     game: Hidden = {},  # noqa: B006
     env: str | None = None,
+    fallback: tyro.conf.Suppress[str | None] = None,
     episodes: int = 100,
     envs: int = 4,
     seed: int = 0,
@@ -87,6 +88,7 @@ def evaluate(
         agent: agent file or run folder.
         game: Options of the game.
         env: the environment, as in train; by default that of the run.
+        fallback: the environment of an agent file, which does not name its own.
         episodes: number of episodes, shared equally by the environments.
         envs: environments side by side, each in a process of its own.
         seed: seed of environments and actions. No training run has these episodes.
@@ -99,7 +101,8 @@ def evaluate(
 
     if out:
         check_target(out)
-    player, make_env = dreamer.Dreamer.load(agent), playing.env_of(agent, env, game)
+    make_env = playing.env_of(agent, env, game, fallback)
+    player = dreamer.Dreamer.load(agent)
     how = min(envs, episodes), seed, track, envs > 1, greedy
     played = dreamer.evaluate(player.eval(), make_env, episodes, *how)
     for key in [key for key in played[0] if key != "env"]:
@@ -118,6 +121,7 @@ def play(
     agent: Agent,
     game: Hidden = {},  # noqa: B006
     env: str | None = None,
+    fallback: tyro.conf.Suppress[str | None] = None,
     out: Path | None = None,
     seed: int = 0,
     steps: int = 3000,
@@ -131,6 +135,7 @@ def play(
         agent: agent file or run folder.
         game: Options of the game.
         env: the environment, as in train; by default that of the run.
+        fallback: the environment of an agent file, which does not name its own.
         out: GIF to write; by default runs/NAME.gif.
         seed: seed of environment and actions.
         steps: agent steps at most.
@@ -140,10 +145,12 @@ def play(
     """
     from dreamer_lite import dreamer, playing, video
 
-    out = out or Path("runs", f"{agent.resolve().stem}.gif")
+    whole = agent.resolve()
+    out = out or Path("runs", f"{whole.name if whole.is_dir() else whole.stem}.gif")
     if not human:
         check_target(out)
-    player, make_env = dreamer.Dreamer.load(agent), playing.env_of(agent, env, game)
+    make_env = playing.env_of(agent, env, game, fallback)
+    player = dreamer.Dreamer.load(agent)
     played = playing.play_episode(player.eval(), make_env, seed, steps, human, greedy)
     print(f"{len(played.rows['reward']) - 1} steps, return {played.total:.1f}")
     if "flag_get" in played.info:

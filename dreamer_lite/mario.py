@@ -280,7 +280,7 @@ if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __fi
 
     env = "dreamer_lite.mario:make_mario"
     agent = Path(__file__).parents[1] / "data" / "mario_agent.safetensors"
-    idle = dict(noops=30)
+    idle, plain = dict(noops=30), dict(sticky=0.0, sticky_share=1.0)
     main(
         prog="python -m dreamer_lite.mario",
         profiles=PROFILES,
@@ -293,7 +293,8 @@ if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __fi
             track=TRACK,
             film=True,
         ),
-        evaluate=dict(agent=agent, env=env, game=idle, track=TRACK),
-        play=dict(agent=agent, env=env, seed=1),  # a seed that reaches the flag
+        # A run names its own game; it is judged without sticky actions.
+        evaluate=dict(agent=agent, fallback=env, game=idle | plain, track=TRACK),
+        play=dict(agent=agent, fallback=env, game=plain, seed=1),  # one with a flag
         record=dict(env=env, game=idle, players=("random", "right", "follow")),
     )

@@ -4,7 +4,6 @@ Written by hand, not exported from a notebook; the command line and notebook 10 
 """
 
 import functools
-import inspect
 import json
 import time
 from contextlib import closing
@@ -100,7 +99,9 @@ def record(path, make_env, players, rows, seed=0, track=()):
         The finished episodes, {"env", "return", "length", and what is tracked}; "env"
         is the number of the player.
     """
-    with open_vector(make_env, len(players), seed) as envs:
+    made = open_vector(make_env, len(players), seed)
+    with made as envs, torch.random.fork_rng():
+        torch.manual_seed(seed)
         spaces = envs.single_observation_space, envs.single_action_space
         replay = Replay(rows * len(players), *spaces, len(players), seed)
         policies = [
@@ -120,14 +121,13 @@ def record(path, make_env, players, rows, seed=0, track=()):
 
 
 def with_render_mode(make_env, mode):
-    """`make_env` with a render mode, if it is an id or a callable that takes one."""
+    """An environment in a render mode, or in none if it cannot be made in that one."""
     if isinstance(make_env, str):
         make_env = functools.partial(gym.make, make_env)
     try:
-        inspect.signature(make_env).bind(render_mode=mode)
-    except TypeError:
-        return make_env
-    return functools.partial(make_env, render_mode=mode)
+        return make_env(render_mode=mode)
+    except (TypeError, ValueError, AssertionError, gym.error.Error):
+        return make_env()  # which says what is wrong if it was not the mode
 
 
 @dataclass
@@ -160,8 +160,9 @@ def play_episode(agent, make_env, seed=0, max_steps=3000, show=False, greedy=Fal
     Raises:
         ValueError: for an environment that the agent does not fit, or without pictures.
     """
-    make_env = with_render_mode(make_env, "human" if show else "rgb_array")
-    with closing(build_env(make_env, seed)) as env, torch.random.fork_rng():
+    mode = "human" if show else "rgb_array"
+    shown = functools.partial(with_render_mode, make_env, mode)
+    with closing(build_env(shown, seed)) as env, torch.random.fork_rng():
         check_fit(agent, env)
         rendered = env.render_mode == "rgb_array"
         if not (rendered or show):
@@ -275,19 +276,21 @@ def film(agent, run, make_env):
     run.video("episode", played.screens, played.fps)
 
 
-def env_of(path, name, options):
+def env_of(path, name, options, fallback=None):
     """What makes the environment of a run folder, or the one that is asked for.
 
     Args:
-        path: the run folder.
+        path: the run folder, or an agent's file.
         name: the name of another environment, or None.
         options: further options, {name: value}.
+        fallback: the environment's name for an agent's file, which has none.
 
     Raises:
         ValueError: if nothing names an environment.
     """
-    if name is None:
-        if not Path(path).is_dir():
-            raise ValueError(f"{path} does not name an environment; add --env.")
+    if name is None and Path(path).is_dir():
         name = read_checkpoint(path)[0]["environment"]
+    name = name or fallback
+    if name is None:
+        raise ValueError(f"{path} does not name an environment; add --env.")
     return env_by_name(name, **options)

@@ -410,9 +410,10 @@ class Run:
                 f"Stopped at step {self.step}; the newest checkpoint is of step "
                 f"{self.kept}; the same call continues from there."
             )
-        elif stop and os.listdir(self.folder) == ["run.lock"]:  # it was refused
-            shutil.rmtree(self.folder)
+        refused = stop and not self.bar and os.listdir(self.folder) == ["run.lock"]
         self.opened.__exit__(kind, error, trace)
+        if refused:  # and unlocked: Windows removes no file that is in use
+            shutil.rmtree(self.folder, ignore_errors=True)
         if stop and not error:
             raise stop
         if not stop:
@@ -675,7 +676,8 @@ class Run:
             for key, frames in dream_videos(agent, replay, self.step) if due else ():
                 self.video(f"dream/{key}", frames)
             if callback and asked:
-                self.done = callback(agent, self) is True
+                answer = callback(agent, self)  # of NumPy, if it compares a mean
+                self.done = isinstance(answer, bool | np.bool_) and bool(answer)
         self.shown = time.monotonic() if due else self.shown
 
     def video(self, tag, frames, fps=10):

@@ -284,8 +284,23 @@ def test_evaluation_of_mario_begins_after_idle_frames(agents, monkeypatch, tmp_p
     words = ["--episodes", "1", "--sticky", "0.5", "--out", str(out)]
     mario_main(["evaluate", agents["mario"], *words], monkeypatch)
     result = json.loads(out.read_text())
-    assert result["env"] == "dreamer_lite.mario:make_mario(noops=30, sticky=0.5)"
+    options = "noops=30, sticky=0.5, sticky_share=1.0"
+    assert result["env"] == f"dreamer_lite.mario:make_mario({options})"
     assert {"x_pos", "flag_get"} <= set(result["episodes"][0])
+
+
+def test_a_run_of_mario_is_judged_at_its_own_level(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    words = "train --stage 2 --sticky 0.5 --sticky_share 0.5 --logdir runs/pole-0.5"
+    tiny = [*flags(**TINY, **FAST, steps=42), "--config.no-parallel"]
+    mario_main([*words.split(), "--quiet", *tiny], monkeypatch)
+    words = "evaluate runs/pole-0.5 --episodes 1 --out result.json"
+    mario_main(words.split(), monkeypatch)
+    options = "noops=30, stage=2, sticky=0.0, sticky_share=1.0"
+    result = json.loads(Path("result.json").read_text())
+    assert result["env"] == f"dreamer_lite.mario:make_mario({options})"
+    mario_main("play runs/pole-0.5 --steps 9".split(), monkeypatch)
+    assert Path("runs/pole-0.5.gif").is_file()
 
 
 def test_a_film_of_mario_says_where_it_ends(agents, monkeypatch, tmp_path, capsys):

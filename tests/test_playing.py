@@ -78,6 +78,17 @@ def test_record_reports_the_episodes_that_ended(recorded):
     assert ends.tolist() == [walked[0]["length"], 2 * walked[0]["length"] + 1]
 
 
+def test_an_agent_is_recorded_by_the_seed(agent, tmp_path):
+    agent.save(tmp_path / "agent.safetensors")
+    players, columns = [tmp_path / "agent.safetensors"], []
+    for name, seed in {"one": 1, "same": 1, "other": 2}.items():
+        torch.rand(1)  # what was drawn before does not matter
+        record(tmp_path / f"{name}.npz", make_mario, players, 30, seed)
+        columns.append(Replay.load(tmp_path / f"{name}.npz").data["action"])
+    one, same, other = columns
+    assert np.array_equal(one, same) and not np.array_equal(one, other)
+
+
 def test_recorded_rows_are_what_the_game_shows_when_played_again(recorded):
     data = Replay.load(recorded[0]).data
     env = make_mario()
@@ -154,6 +165,27 @@ class TwoCameras(gym.Env):
 
     def step(self, action):
         return self.observation_space.sample(), 0.0, False, False, {}
+
+
+class OnlyAWindow(TwoCameras):
+    """As Gymnasium's own environments refuse a mode that they do not have."""
+
+    metadata = {"render_modes": ["human"]}
+
+    def __init__(self, render_mode=None):
+        assert render_mode is None or render_mode in self.metadata["render_modes"]
+        self.render_mode = render_mode
+
+
+@pytest.mark.parametrize("env", [TwoCameras, OnlyAWindow])
+@pytest.mark.parametrize("registered", [True, False])
+def test_without_rendered_screens_the_pictures_are_filmed(env, registered):
+    agent = Dreamer(env.observation_space, Discrete(2), SMALL)
+    name = f"{env.__name__}-v0"
+    gym.register(name, entry_point=env)
+    played = play_episode(agent, name if registered else env, seed=3, max_steps=2)
+    gym.registry.pop(name)
+    assert played.screens.shape == (3, 20 + GAP + 16, 32, 3)
 
 
 def test_every_picture_is_filmed_one_below_the_other():
