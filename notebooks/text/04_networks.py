@@ -1361,16 +1361,16 @@ print(f"drawing Mario saves {in_colour:.0f} of {round(constant, -1):.0f}")
 # %% tags=["exercise-4.1"]
 def fan_in(layer):
     """The fan-in that our initialisation counts; stride 2 where it convolves."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
     if isinstance(layer, nn.ConvTranspose2d):
         height, width = layer.kernel_size
         raise NotImplementedError("exercise 4.1")
     if isinstance(layer, nn.Conv2d):
         height, width = layer.kernel_size
         raise NotImplementedError("exercise 4.1")
-    if isinstance(layer, BlockLinear):
-        blocks, inputs, _ = layer.weight.shape
-        raise NotImplementedError("exercise 4.1")
-    return layer.in_features
+    blocks, inputs, _ = layer.weight.shape  # a block layer
+    raise NotImplementedError("exercise 4.1")
 
 
 # %%

@@ -256,9 +256,9 @@ show(*lambda_recursion(toy_reward[0], toy_value[0], toy_cont[0], lam=0.5))
 # *hard, about 40 minutes, 7 lines to write, 3 hints*
 #
 # This is the heart of the notebook, and you have everything you need. Write it before you
-# look at ours. The check has five stages: shapes, numbers by hand, ends inside a dream, the
-# authors' own numbers, and random dreams with their gradients. It tells you how far you
-# got.
+# look at ours. The check has four stages: shapes, numbers by hand, ends inside a dream, and
+# the authors' own numbers. It tells you how far you got. At last it compares random dreams
+# and their gradients.
 #
 # One thing is new: $\lambda$ may also be a tensor, with one number for each state. We will
 # need that below, in "The same function on real rows".

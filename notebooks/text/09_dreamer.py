@@ -848,7 +848,7 @@ check("9.0", my_train)
 # *easy, about 5 minutes*
 #
 # Steps that were played add to the credit, and whole updates are taken off it. The check
-# first plays a few ticks, then a thousand.
+# first plays a few ticks, then it compares with random numbers.
 
 # %% tags=["exercise-9.1"]
 def updates_due(credit, steps, ratio, rows):

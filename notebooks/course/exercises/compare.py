@@ -76,28 +76,28 @@ def compare(exercise, answers) -> None:
                 inputs.append(given)
             signature = inspect.signature(exercise.parts[place])
             said = _about(signature, inputs[0])
-            for right, mine in _pairs(*results, name):
-                _same_values(right, mine, f"{name}{said}")
+            for right, mine, label in _pairs(*results, name):
+                _same_values(right, mine, f"{label}{said}")
                 _same_gradients(right, mine, inputs, list(signature.parameters))
 
 
 def _pairs(right, mine, name):
-    """Yield results that belong together: of two tuples, or of two dictionaries."""
+    """Yield results that belong together, of tuples or dictionaries, and a label."""
     if isinstance(right, dict):
         require(
             isinstance(mine, dict) and set(mine) == set(right),
             f"{name} must return a dictionary with the keys {', '.join(right)}",
         )
-        yield from ((right[key], mine[key]) for key in right)
+        yield from ((right[key], mine[key], f'{name}["{key}"]') for key in right)
     elif isinstance(right, tuple):
         count = len(mine) if isinstance(mine, (tuple, list)) else 1
         require(
             count == len(right),
             f"{name} must return {len(right)} results, yours returns {count}",
         )
-        yield from zip(right, mine)
+        yield from ((*pair, name) for pair in zip(right, mine))
     else:
-        yield right, mine
+        yield right, mine, name
 
 
 def _about(signature, given) -> str:
@@ -107,13 +107,16 @@ def _about(signature, given) -> str:
         found = tensors_in(value)
         if len(found) == 1 and array(found[0]).size < 7:
             numbers = array(found[0])
-            numbers = numbers.round(3) if numbers.dtype.kind == "f" else numbers
+            if numbers.dtype.kind == "f":
+                numbers = numbers.astype(float).round(3)
             words.append(f"{name}={numbers.tolist()}")
         elif found:
             words.append(f"{name} of shape {list(found[0].shape)}")
         elif isinstance(value, (int, float, list)):
             words.append(f"{name}={round(value, 4) if type(value) is float else value}")
-    return f" with {', '.join(words)}"
+        elif isinstance(value, torch.nn.Module) and not list(value.children()):
+            words.append(f"{name}={value}")
+    return f" with {', '.join(words)}" if words else ""
 
 
 def _same_values(right, mine, call):

@@ -45,6 +45,10 @@ def check_inverse(my_symlog, my_symexp):
         abs(y[-1] - 6.90875) < 1e-3,
         "symlog(1000) is ln(1001) = 6.909: use the natural logarithm",
     )
+    require(
+        abs(y[5] - 0.6931) < 1e-3,
+        "symlog(1) is ln 2 = 0.693: inside the logarithm add 1 to |x|",
+    )
     check_way_back(my_symexp, x, y)
     tiny = torch.tensor([1e-9])
     require(
@@ -151,6 +155,11 @@ def check_both_means(both_means):
         abs(read_out - 500) > 1,
         "500 is too good: squash every outcome first, then take the mean",
     )
+    require(
+        abs(read_out - 30.64) < 0.1,
+        "the coin is read out as 30.6: weigh the squashed outcomes, add them up, and "
+        "then use symexp, once",
+    )
     outcomes = torch.tensor([[7.0, 7.0, 7.0], [-10.0, 0.0, 100.0]])
     probabilities = torch.tensor([[0.2, 0.3, 0.5], [0.5, 0.3, 0.2]])
     true_mean, read_out = both_means(outcomes, probabilities)
@@ -158,5 +167,10 @@ def check_both_means(both_means):
     require(
         abs(true_mean[1] - 15) < 1e-3,
         "unequal probabilities: weigh each outcome with its own",
+    )
+    require(
+        abs(read_out[1] - 1.094) > 1e-2 and abs(read_out[1] + 0.7997) > 1e-2,
+        "the squashed outcomes are weighed with their own probabilities, too, and "
+        "added up before symexp",
     )
     require(abs(read_out[1] + 0.3172) < 1e-2, "losses count: keep the sign of outcomes")

@@ -90,6 +90,14 @@ def check_episode_rows(episode_rows):
     require(
         list(got["is_first"]) == [True] + 5 * [False], "is_first is True in row 0 only"
     )
+    for key, hint in {
+        "is_last": "nothing comes after row 5, and only after it",
+        "is_terminal": "the game ended there, and did not before",
+    }.items():
+        require(
+            list(got[key]) == 5 * [False] + [True],
+            f"{key} is True in the last row only: {hint}",
+        )
     cut = episode_rows(actions, rewards, False)
     require(cut["is_last"][-1], "an episode that was cut off still has a last row")
     require(

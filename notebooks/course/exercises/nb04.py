@@ -9,16 +9,16 @@ from dreamer_lite.networks import BlockLinear
 
 def fan_in(layer):
     """The fan-in that our initialisation counts; stride 2 where it convolves."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
     if isinstance(layer, nn.ConvTranspose2d):
         height, width = layer.kernel_size
         return layer.in_channels * height * width // 4  # solution
     if isinstance(layer, nn.Conv2d):
         height, width = layer.kernel_size
         return layer.in_channels * height * width  # solution
-    if isinstance(layer, BlockLinear):
-        blocks, inputs, _ = layer.weight.shape
-        return blocks * inputs  # solution
-    return layer.in_features
+    blocks, inputs, _ = layer.weight.shape  # a block layer
+    return blocks * inputs  # solution
 
 
 def draw_layer(rng):
@@ -48,6 +48,11 @@ def check_fan_in(fan_in):
         "a stride of 2 spreads the inputs: only a quarter of the kernel meets one",
     )
     require(up == 32, "2 x 2 pixels of 8 channels are 32 inputs")
+    flat = nn.Conv2d(3, 16, (2, 6), 2), nn.ConvTranspose2d(3, 6, (2, 6), 2)
+    require(
+        [fan_in(layer) for layer in flat] == [36, 9],
+        "a kernel of 2 x 6 has 12 pixels: read both of its sides from the layer",
+    )
     block = fan_in(BlockLinear(96, 160, 4))
     require(
         block != 24,
@@ -100,7 +105,7 @@ def check_prepare(prepare):
         prepare(dark).max() < 0, "bytes of 0 and 1 are a black picture with faint dots"
     )
     require(
-        torch.allclose(prepare(screen.float()), out),
+        torch.allclose(prepare(screen.float()).to(out.dtype), out),
         "the same bytes as floats, 0. to 255., must give the same: else the agent sees "
         "other pictures when it acts than when it is trained",
     )

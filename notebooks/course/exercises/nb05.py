@@ -72,6 +72,8 @@ def small_rssm(seed=0):
     for name, weight in model.named_parameters():
         if name.endswith("bias"):
             torch.nn.init.normal_(weight)
+    for head in (model.prior_head, model.posterior_out):
+        head[-1].weight *= 10  # dice that are loaded, each row's in its own way
     return model
 
 
@@ -112,6 +114,7 @@ def check_resets(posterior_of, my_observe, my_imagine):
         "alone: before the step clear h, z and the previous action",
     )
     free = my_observe(model, embed, action, torch.zeros_like(first), noise)
+    check_one_reset(my_observe, model, embed, action, noise)
     require(
         not torch.allclose(free[0][:, 5], whole[0][:, 5], atol=1e-5),
         "without a first row the memory of row 5 must come from the rows before it",
@@ -125,6 +128,28 @@ def check_resets(posterior_of, my_observe, my_imagine):
         "prev_action[:, t] is the action that led to row t: changing the one of row 3 "
         f"must change the memory of row 3 first; yours changes row "
         f"{same.index(False) if False in same else 'none'}",
+    )
+
+
+def check_one_reset(my_observe, model, embed, action, noise):
+    """Only one of two windows begins an episode in row 5."""
+    none = torch.zeros(2, 8, dtype=torch.bool)
+    one = none.clone()
+    one[0, 5] = True
+    free, reset = (my_observe(model, embed, action, x, noise) for x in (none, one))
+    require(
+        all(torch.equal(a[:, :5], b[:, :5]) for a, b in zip(free[:2], reset[:2])),
+        "a first row at 5 changes what rows 0 to 4 return: do not write into h or z",
+    )
+    require(
+        torch.allclose(reset[0][1, 5], free[0][1, 5], atol=1e-5),
+        "only window 0 begins an episode at row 5: window 1 keeps its memory",
+    )
+    blank = model.advance(model.initial(1), model.embed_action(0 * action[:1, 5]))
+    require(
+        torch.allclose(reset[0][:1, 5], blank, atol=1e-5),
+        "row 5 begins an episode, so its memory is one step from zeros: clear h, z and "
+        "the action, and the action before it is embedded",
     )
 
 

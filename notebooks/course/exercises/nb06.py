@@ -75,7 +75,7 @@ def check_form(my_world_model_loss):
     found = my_world_model_loss(small_model(), rows())
     require(isinstance(found, dict), "return a dictionary {name: number}")
     missing = [name for name in TERMS if name not in found]
-    require(not missing, f"the terms {', '.join(missing)} are missing")
+    require(not missing, f"terms are missing: {', '.join(missing)}")
     for name in TERMS:
         require(
             torch.is_tensor(found[name]) and found[name].dim() == 0,
@@ -186,8 +186,8 @@ exercise(
         "First observe, then ask every head about `states.feature`: decoder, reward, "
         "continue. The KL needs no head: it compares posterior and prior.",
         "Reward: `model.two_hot.loss(logits, numbers)`. Continue: binary cross entropy "
-        "with (1 - is_terminal) * discount as target. dyn: the posterior is detached; "
-        "rep: the prior is. Clip both at 1 nat in every row, before the mean.",
+        "with ~is_terminal times the discount as target. dyn: the posterior is "
+        "detached; rep: the prior is. Clip both at 1 nat in every row, then the mean.",
         "losses = model.decoder.loss(model.decoder(feature), batch) is already a "
         "dictionary of [B, T]; add reward, continue, dyn and rep to it, take the "
         "means, and add them up with 0.1 for rep.",

@@ -148,14 +148,18 @@ def check_n_step_return(n_step_return):
     """Check round numbers, an end in the middle and the relation to lambda = 1."""
     reward = torch.tensor([[100.0, 1.0, 2.0, 4.0]])
     value = torch.tensor([[1000.0, 10.0, 20.0, 40.0]])
-    cont = torch.tensor([[0.0, 0.5, 0.5, 0.5]])
+    cont = torch.tensor([[0.25, 0.5, 0.5, 0.5]])
     one = n_step_return(reward, value, cont, 1)
     require(one.shape == (1,), "return one number per dream: [B]")
     require(one < 200, "this asks the critic too early: the value is value[:, n]")
     require(one < 50, "the reward of s_0 was earned before: begin with reward[:, 1]")
     require(one != 1, "after n steps the critic is asked: add alive * value[:, n]")
     require(one != 5.5, "the reward of s_1 is not discounted: first add, then discount")
-    require(one != 0, "the continuation of s_0 is in the past: begin with cont[:, 1]")
+    require(
+        one != 1.5 and one != 3.5,
+        "the continuation of s_0 is in the past: begin with cont[:, 1]",
+    )
+    require(one == 6, f"for n = 1 it is 1 + 0.5 * 10 = 6, yours is {one.item():g}")
     three = n_step_return(reward, value, cont, 3)
     require(
         three != 1 + 0.5 * 2 + 0.5 * 4 + 0.5 * 40,
@@ -210,6 +214,11 @@ def check_dream_return(dream_return):
     )
     require(
         one[0, 0] != 7001, "this is the value of s_0, the state that the step leaves"
+    )
+    require(
+        one.tolist() == [[1001, 2002, 3003]],
+        "with lambda 0 each return is reward t+1 plus value t+1: 1001, 2002, 3003, not "
+        f"{one[0].tolist()}",
     )
     far = dream_return(reward, value, cont, 1.0)
     require(far[0, 0] > 3000, "with lambda 1 the last value, 3000, must still count")

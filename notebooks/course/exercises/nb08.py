@@ -41,7 +41,7 @@ def my_losses(agent, feature, action, reward, cont):
 def small_agent(seed=0, learnt=True):
     """An actor-critic of 6 features and 3 buttons, whose critics have opinions."""
     torch.manual_seed(seed)
-    config = Config(units=8, entropy=0.1)
+    config = Config(units=8, entropy=0.1, lam=0.9)
     agent = ActorCritic(6, gym.spaces.Discrete(3), config)
     if learnt:
         for critic in (agent.critic, agent.slow_critic):
@@ -141,7 +141,11 @@ def check_ours(my_losses):
             b = grads[name]
             require(b is not None, f"no gradient reaches {name}")
             gap = (a - b).abs().max().item()
-            require(gap < 1e-4, f"the gradient of {name} differs by up to {gap:.2g}")
+            require(
+                gap < 1e-4,
+                f"the gradient of {name} differs by up to {gap:.2g}: is the scale read "
+                "after the update, and are returns and weights without gradient?",
+            )
 
 
 def ours(agent, feature, action, reward, cont):

@@ -48,8 +48,12 @@ def watched(my_train, played=1, **settings):
         events.append(f"sample {batch} x {length}")
         return object()
 
+    def train_step(batch):
+        events.append("update")
+        require(len(events) < 5000, "no end of updates: take each off the credit")
+
     replay = types.SimpleNamespace(sample=sample)
-    agent = types.SimpleNamespace(train_step=lambda batch: events.append("update"))
+    agent = types.SimpleNamespace(train_step=train_step)
     found = my_train(collect, replay, agent, types.SimpleNamespace(**values))
     return found, events
 
@@ -78,7 +82,11 @@ def check_playing(my_train):
 def check_updates(my_train):
     """How many updates are made, and when they begin."""
     (_, updates), events = watched(my_train)
-    require("update" in events, "nothing was learnt: call agent.train_step")
+    require(
+        "update" in events,
+        "nothing was learnt: a tick pays 0.25 of an update here; does the credit add "
+        "up from tick to tick, and is agent.train_step called?",
+    )
     require(
         events.count("update") == updates,
         f"{events.count('update')} updates were made, but {updates} are returned",
@@ -102,6 +110,10 @@ def check_updates(my_train):
         f"of an update: {right} in total, not {updates}",
     )
     _, events = watched(my_train, prefill=4)
+    require(
+        events.count("random") == 4,
+        f"only the prefill's 4 steps are random, not {events.count('random')}",
+    )
     ticks = events[: events.index("update")].count("agent") + 4
     require(
         ticks >= 16,
@@ -113,11 +125,16 @@ def check_updates(my_train):
 def check_ratio(my_train):
     """High ratios make several updates in one tick, low ones carry a remainder."""
     for ratio, played, right in ((64.0, 4, 336), (0.5, 1, 2), (12.0, 4, 63)):
-        (_, updates), _ = watched(my_train, played, ratio=ratio)
+        (_, updates), events = watched(my_train, played, ratio=ratio)
         require(
             updates == right,
             f"with ratio {ratio:g} and {played} steps per tick {right} updates are "
             f"paid for; yours makes {updates}",
+        )
+        require(
+            events.count("update") == events.count("sample 2 x 8") == updates,
+            f"{updates} updates need {updates} batches and calls of train_step, not "
+            f"{events.count('sample 2 x 8')} and {events.count('update')}",
         )
 
 
@@ -173,7 +190,7 @@ def draw_steps(rng):
 
 @exercise("9.1", "Carry the remainder", "easy", 5, [updates_due], draw_steps)
 def check_updates_due(updates_due):
-    """Check a few ticks by hand, then a long run."""
+    """Check a few ticks by hand."""
     due, credit = updates_due(0.0, 1, 64.0, 512)
     require((due, credit) != (8, 0.0), "a step pays ratio / rows, not rows / ratio")
     require(due == 0, "one step at ratio 64 pays an eighth of an update: none is due")

@@ -54,6 +54,10 @@ def check_progress_reward(progress_reward):
         "every step costs 0.02 for the time, for any skip, also if he stands still",
     )
     require(
+        close(progress_reward(40, 50), 10 / 16 - 0.02),
+        "10 pixels to the right in 4 frames are a run: 10 / 16 - 0.02 = 0.605",
+    )
+    require(
         close(progress_reward(50, 40), -10 / 16 - 0.02),
         "walking back costs what walking there had earned",
     )
@@ -76,6 +80,11 @@ def check_progress_reward(progress_reward):
 
 def check_ends_of_a_run(progress_reward):
     """What the flag and each way to lose add, alone and together."""
+    require(
+        close(progress_reward(310, 310, flag=True), 4.98)
+        and close(progress_reward(310, 310, dead=True), -2.02),
+        "the flag adds 5, and a death costs 2",
+    )
     require(
         close(progress_reward(310, 310, stuck=True), -2.02), "stuck costs 2 as well"
     )
@@ -187,6 +196,10 @@ def check_how_it_ends(how_it_ends):
     require(how_it_ends(run, flag=True) == (True, False), "the flag terminates")
     ended = how_it_ends(run, patience=3, limit=9)
     require(ended[1], "after `limit` steps the episode is truncated: count the steps")
+    require(
+        how_it_ends(run, limit=10) == (False, False),
+        "9 steps are fewer than limit=10: the x at the reset is no step",
+    )
     for how in ("dead", "flag"):
         require(
             how_it_ends(run, limit=9, **{how: True}) == (True, False),
@@ -197,6 +210,10 @@ def check_how_it_ends(how_it_ends):
 
 def check_when_he_is_stuck(how_it_ends):
     """Episodes in which he stands, goes back, or begins anew."""
+    require(
+        how_it_ends([40] * 5, patience=4) == (True, False),
+        "4 steps without a new largest x at patience=4: he is stuck, which terminates",
+    )
     require(
         how_it_ends([40, 60, 40, 45, 50, 55], patience=4) == (True, False),
         "coming back to where he was is no progress: compare with the largest x",
