@@ -101,6 +101,14 @@ def test_a_check_never_stops_the_notebook(capsys):
     assert len(out) == 4 and all("not yet - " in line for line in out)
 
 
+def test_a_hint_that_is_not_there_is_no_error(capsys):
+    for number, level in {"1.1": 1, "5.0": 4, "6.0": 0}.items():
+        exercises.hint(number, level)
+    one, *more = capsys.readouterr().out.splitlines()
+    assert one == "exercise 1.1 has 0 hints, and none is number 1"
+    assert all("has 3 hints" in line for line in more) and len(more) == 2
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebook_shows_exactly_what_is_declared(path):
     declared = of(path)

@@ -22,7 +22,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from course.ablations import COLUMNS, TASKS, VARIANTS, read_runs, run  # noqa: E402
+from course.ablations import COLUMNS, TASKS, VARIANTS, read_runs, run
 
 DATA = ROOT / "data" / "ablations"
 

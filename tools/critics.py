@@ -22,10 +22,10 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from course.ablations import BOLD, SETTINGS  # noqa: E402
-from course.tasks import Sled  # noqa: E402
-from dreamer_lite.dreamer import Config, train  # noqa: E402
-from dreamer_lite.runs import add_row, read_table  # noqa: E402
+from course.ablations import BOLD, SETTINGS
+from course.tasks import Sled
+from dreamer_lite.dreamer import Config, train
+from dreamer_lite.runs import add_row, read_table
 
 PATH = ROOT / "data" / "critics.csv"
 CRITICS = [(1, "mean"), (2, "mean"), (2, "min"), (4, "min")]

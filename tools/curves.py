@@ -14,7 +14,6 @@ was run, and on what.
 import argparse
 import dataclasses
 import json
-import os
 import shutil
 import sys
 import time
@@ -26,10 +25,10 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dreamer_lite.dreamer import Config, evaluate, train  # noqa: E402
-from dreamer_lite.envs import build_env, random_policy  # noqa: E402
-from dreamer_lite.runs import add_row, begin_table, read_table  # noqa: E402
-from machine import machine  # noqa: E402
+from dreamer_lite.dreamer import Config, evaluate, train
+from dreamer_lite.envs import build_env, random_policy
+from dreamer_lite.runs import add_row, begin_table, read_table
+from machine import machine
 
 TASKS = {"cartpole": ("CartPole-v1", 475), "pendulum": ("Pendulum-v1", -200)}
 SETTINGS = dict(ratio=32.0, steps=30_000)
@@ -85,7 +84,6 @@ def describe(task, kind, config, rows, here):
         "random_return": round(sum(chance) / len(chance), 2),
         "config": dataclasses.asdict(config),
         **here,
-        "shared": os.environ.get("DREAMER_LITE_SHARED", "no"),
         "gymnasium": gymnasium.__version__,
     }
 

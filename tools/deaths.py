@@ -20,9 +20,9 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dreamer_lite import dreamer  # noqa: E402
-from dreamer_lite.mario import TRACK, make_mario  # noqa: E402
-from machine import machine  # noqa: E402
+from dreamer_lite import dreamer
+from dreamer_lite.mario import TRACK, make_mario
+from machine import machine
 
 AGENT = ROOT / "data" / "mario_agent.safetensors"
 ENVS, LAST = 4, 40  # games side by side; steps that are kept

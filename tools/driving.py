@@ -19,13 +19,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from course.columns import in_groups, read_columns  # noqa: E402
-from course.driving import look_ahead, make_car  # noqa: E402
-from dreamer_lite import runs  # noqa: E402
-from dreamer_lite.dreamer import Config, Dreamer, evaluate, train  # noqa: E402
-from dreamer_lite.playing import dream_beside, play_episode  # noqa: E402
-from dreamer_lite.replay import write_whole  # noqa: E402
-from machine import machine  # noqa: E402
+from course.columns import in_groups, read_columns
+from course.driving import look_ahead, make_car
+from dreamer_lite import runs
+from dreamer_lite.dreamer import Config, Dreamer, evaluate, train
+from dreamer_lite.playing import dream_beside, play_episode
+from dreamer_lite.replay import write_whole
+from machine import machine
 
 SETTINGS = dict(
     lr=6e-4, warmup=250, envs=4, prefill=1_500, steps=200_000, dream_share=0.5,
@@ -92,7 +92,7 @@ def returns_of(driver, episodes):
     return [round(episode["return"], 1) for episode in played]
 
 
-def store(folder, data, episodes):
+def store(folder, data, episodes, here):
     """Evaluate a run's newest agent; write the results and two episodes."""
     data.mkdir(parents=True, exist_ok=True)
     agent = Dreamer.load(folder).eval()
@@ -106,7 +106,7 @@ def store(folder, data, episodes):
         "updates": state["updates"],
         "minutes": round(state["minutes"], 1),
         "config": state["config"],
-        **machine(),
+        **here,
         "curve": curve(folder),
     }
     (data / "result.json").write_text(json.dumps(about) + "\n", encoding="utf-8")
@@ -122,11 +122,12 @@ def main():
     parser.add_argument("--logdir", type=Path, default=ROOT / "runs" / "driving")
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "driving")
     options = parser.parse_args()
+    here = machine()
     if options.minutes != 0:
         config = Config.preset("3m", **SETTINGS)
         make_env = functools.partial(make_car, patience=50)
         train(make_env, config, options.logdir, options.minutes)
-    store(options.logdir, options.data, options.episodes)
+    store(options.logdir, options.data, options.episodes, here)
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from course.mario import baselines, evaluate_mario  # noqa: E402
-from dreamer_lite.__main__ import check_target  # noqa: E402
-from dreamer_lite.dreamer import Dreamer  # noqa: E402
-from dreamer_lite.runs import read_checkpoint  # noqa: E402
-from machine import machine  # noqa: E402
+from course.mario import baselines, evaluate_mario
+from dreamer_lite.__main__ import check_target
+from dreamer_lite.dreamer import Dreamer
+from dreamer_lite.runs import read_checkpoint
+from machine import machine
 
 
 def about_agent(path):

@@ -24,8 +24,8 @@ from bench import CASES, ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from dreamer_lite.runs import read_checkpoint  # noqa: E402
-from machine import machine  # noqa: E402
+from dreamer_lite.runs import read_checkpoint
+from machine import machine
 
 FORMS = {"cuda": ("graph", "eager", "compile"), "cpu": ("auto", "eager")}
 HERE = os.environ | {"PYTHONPATH": str(ROOT)}

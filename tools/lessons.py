@@ -21,10 +21,10 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dreamer_lite.dreamer import Collector, Config, Dreamer, train  # noqa: E402
-from dreamer_lite.envs import open_vector, random_policy  # noqa: E402
-from dreamer_lite.replay import Replay  # noqa: E402
-from machine import machine  # noqa: E402
+from dreamer_lite.dreamer import Collector, Config, Dreamer, train
+from dreamer_lite.envs import open_vector, random_policy
+from dreamer_lite.replay import Replay
+from machine import machine
 
 PAGE = ROOT / "notebooks" / "text" / "beyond" / "own_environment.py"
 

@@ -8,12 +8,13 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+CODE = "dreamer_lite", "tools", "notebooks/course"  # what a result can depend on
 
 
 def commit(root=ROOT):
     """Return the commit of the checkout, or None without git.
 
-    It ends in "-dirty" if the package or the tools were changed since.
+    It ends in "-dirty" if code was changed since.
     """
 
     def git(*words):
@@ -22,7 +23,7 @@ def commit(root=ROOT):
 
     try:
         found = git("describe", "--always")
-        changed = git("status", "--porcelain", "--", "dreamer_lite", "tools")
+        changed = git("status", "--porcelain", "--", *CODE)
     except OSError:
         return None
     return found + "-dirty" * bool(changed) if found else None

@@ -19,12 +19,12 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dreamer_lite.dreamer import Collector, Config, Dreamer  # noqa: E402
-from dreamer_lite.envs import make_vector  # noqa: E402
-from dreamer_lite.replay import Replay  # noqa: E402
-from dreamer_lite.symlog import symexp  # noqa: E402
-from dreamer_lite.world_model import as_tensors  # noqa: E402
-from machine import machine  # noqa: E402
+from dreamer_lite.dreamer import Collector, Config, Dreamer
+from dreamer_lite.envs import make_vector
+from dreamer_lite.replay import Replay
+from dreamer_lite.symlog import symexp
+from dreamer_lite.world_model import as_tensors
+from machine import machine
 
 ROWS, EPISODES, WINDOW, EDGE, UPDATES = 20_000, 60, 32, 2.4, 1_500
 
@@ -95,6 +95,7 @@ def main():
     off = [(b, e) for b, e in episodes if ends[e - 1] and x[e - 1] > EDGE]
     true = float(np.mean([x[e - 5 : e].mean() for _, e in off]))
     about = {"episodes": len(episodes), "off": len(off), "true": true, "models": []}
+    about |= {"updates": UPDATES, **machine()}
     for scale in (1.0, 10.0):
         for seed in (0, 1):
             start = time.monotonic()
@@ -108,7 +109,6 @@ def main():
             found["minutes"] = round((time.monotonic() - start) / 60, 1)
             about["models"].append(found)
             print(found, flush=True)
-    about |= {"updates": UPDATES, **machine()}
     path = ROOT / "data" / "lessons" / "place.json"
     path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 

@@ -22,7 +22,7 @@ from stable_baselines3 import PPO
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from course.ppo_on_features import (  # noqa: E402
+from course.ppo_on_features import (
     PPO_SETTINGS,
     RANDOM,
     ROLLOUT,
@@ -35,8 +35,8 @@ from course.ppo_on_features import (  # noqa: E402
     play_randomly,
     tenth,
 )
-from dreamer_lite.dreamer import Config, train  # noqa: E402
-from dreamer_lite.runs import add_row, read_checkpoint  # noqa: E402
+from dreamer_lite.dreamer import Config, train
+from dreamer_lite.runs import add_row, read_checkpoint
 
 DATA = ROOT / "data" / "ppo_on_features"
 MODEL_UPDATES = 625  # of a frozen model

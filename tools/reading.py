@@ -18,11 +18,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 
-from course.columns import in_groups, read_columns  # noqa: E402
-from course.reading import make_doors  # noqa: E402
-from dreamer_lite.dreamer import Config, evaluate, train  # noqa: E402
-from dreamer_lite.runs import read_checkpoint, read_table  # noqa: E402
-from machine import machine  # noqa: E402
+from course.columns import in_groups, read_columns
+from course.reading import make_doors
+from dreamer_lite.dreamer import Config, evaluate, train
+from dreamer_lite.runs import read_checkpoint, read_table
+from machine import machine
 
 KINDS = {"text": False, "blank": True}
 SETTINGS = dict(

@@ -16,12 +16,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from dreamer_lite import playing  # noqa: E402
-from dreamer_lite.dreamer import Dreamer  # noqa: E402
-from dreamer_lite.mario import make_mario  # noqa: E402
-from dreamer_lite.runs import read_checkpoint  # noqa: E402
-from dreamer_lite.video import write_gif  # noqa: E402
-from machine import machine  # noqa: E402
+from dreamer_lite import playing
+from dreamer_lite.dreamer import Dreamer
+from dreamer_lite.mario import make_mario
+from dreamer_lite.runs import read_checkpoint
+from dreamer_lite.video import write_gif
+from machine import machine
 
 DATA = ROOT / "data"
 EVERY, FRAMES, FPS = 4, 160, 15  # the film: every fourth frame, so that it loads fast

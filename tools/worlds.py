@@ -167,13 +167,13 @@ def main():
     os.environ.setdefault("MUJOCO_GL", "egl")
     torch.set_num_threads(1)
     stored = json.loads(TARGET.read_text()) if TARGET.exists() else {"worlds": []}
+    about = {"machine": machine(), "updates": UPDATES}
     rows = {row["environment"]: row for row in stored["worlds"]}
     asked = [n for n in WORLDS if any(word in n for word in options.words)]
     for name in asked or [n for n in WORLDS if n not in rows]:
         if row := report(name):
             rows[name] = row
             kept = [rows[n] for n in WORLDS if n in rows]
-            about = {"machine": machine(), "updates": UPDATES}
             TARGET.write_text(json.dumps(about | {"worlds": kept}, indent=1) + "\n")
     return 0 if set(rows) >= set(WORLDS) else 1
 

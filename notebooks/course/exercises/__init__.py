@@ -163,7 +163,7 @@ def find(number: str) -> Exercise:
         if (HERE / f"{name}.py").exists():
             importlib.import_module(f"{__name__}.{name}")
     if number not in _REGISTRY:
-        raise KeyError(f"There is no exercise {number!r}.")
+        raise NotYet(f"there is no exercise {number!r}")
     return _REGISTRY[number]
 
 
@@ -208,6 +208,9 @@ def verdict(number: str, *answers) -> str:
 def hint(number: str, level: int = 1) -> None:
     """Print one of the hints of an exercise, 1 for the first."""
     hints = find(number).hints
+    if not 1 <= level <= len(hints):
+        print(f"exercise {number} has {len(hints)} hints, and none is number {level}")
+        return
     print(f"hint {level} of {len(hints)}: {hints[level - 1]}")
 
 
@@ -253,19 +256,6 @@ def fingerprint(thing):
     if not isinstance(code, types.CodeType):
         return repr(thing)
     return code.co_code, [fingerprint(c) for c in code.co_consts], code.co_names
-
-
-def cells(number: str) -> str:
-    """Return the notebook cells of an exercise in percent format, ready to paste."""
-    e = find(number)
-    answers = ", ".join([f'"{number}"', *e.names])
-    task = "Find the bug." if e.kind == "bug" else "Say here what to write."
-    return (
-        f"# %% [markdown]\n# {heading(e)}\n#\n# {facts(e)}\n#\n# {task}\n\n"
-        f'# %% tags=["exercise-{number}"]\n{e.stub}\n\n'
-        f"# %%\ncheck({answers})\n\n"
-        f'# %%\n# solution("{number}")\n'
-    )
 
 
 def heading(e: Exercise) -> str:
