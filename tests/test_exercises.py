@@ -52,12 +52,6 @@ def test_solutions_pass_beside_what_the_notebook_has_built(path):
         assert (e.number, exercises.verdict(e.number, *answers)) == (e.number, "passed")
 
 
-@pytest.mark.parametrize("e", ALL, ids=name)
-def test_stub_is_to_do(e):
-    assert exercises.verdict(e.number, *e.build(e.stub)) == "to do"
-    assert e.stub != e.solution
-
-
 @pytest.mark.parametrize("e", [e for e in ALL if e.kind == "bug"], ids=name)
 def test_planted_bug_is_refused_by_the_check_itself(e):
     with pytest.raises(NotYet):

@@ -58,5 +58,5 @@ def test_a_planted_fault_is_found(plant, name, capsys):
         plant(agent)
         return agent
 
-    assert not probes.probe(name, make_agent=make_agent, updates=150)
+    assert not probes.probe(name, make_agent=make_agent)
     assert probes.PROBES[name].points_to in capsys.readouterr().out

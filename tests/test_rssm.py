@@ -170,19 +170,6 @@ def test_rows_after_a_reset_equal_a_fresh_start(monkeypatch):
         assert torch.allclose(mine[:, 6:], rest, atol=1e-5)
 
 
-def test_nothing_before_a_reset_reaches_the_rows_after_it(monkeypatch):
-    model, (embed, action, first) = make(), window()
-    first[:, 6] = True
-    fix_noise(monkeypatch, model, exponential(model, LENGTH))
-    before = model.observe(embed, action, first)[1]
-    for changed in (embed, action):
-        old = changed[:, :6].clone()
-        changed[:, :6] += 1
-        assert not torch.allclose(model.observe(embed, action, first)[1], before)
-        assert torch.equal(model.observe(embed, action, first)[1][:, 6:], before[:, 6:])
-        changed[:, :6] = old
-
-
 def test_the_previous_action_is_cleared_with_the_state(monkeypatch):
     model, (embed, action, first) = make(), window()
     first[:, 6] = True
@@ -324,8 +311,3 @@ def test_autocast_keeps_distributions_in_float32():
     assert torch.allclose(posterior.exp().sum(-1), torch.ones(()), atol=1e-5)
     model.kl_loss(posterior, prior)[0].mean().backward()
     assert all(p.grad.isfinite().all() for p in model.prior_head.parameters())
-
-
-def test_blocks_must_divide_the_memory():
-    with pytest.raises(ValueError, match="multiples of 8"):
-        make(deter=60)

@@ -13,9 +13,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import warnings
 import zipfile
+from concurrent import futures
 from types import SimpleNamespace
 
 import gymnasium as gym
@@ -207,14 +207,14 @@ def test_a_backup_of_links_survives_the_next_checkpoint(folder, tmp_path):
 
 def test_an_agent_can_be_read_while_its_run_continues(tmp_path):
     often = dict(steps=150, checkpoint_minutes=0.0)
-    running = threading.Thread(target=go, args=(tmp_path,), kwargs=often)
-    running.start()
     steps = set()
-    while running.is_alive():
-        with contextlib.suppress(FileNotFoundError):  # before the first checkpoint
-            Dreamer.load(tmp_path)
-            steps.add(step_of(tmp_path))
-    running.join()
+    with futures.ThreadPoolExecutor() as pool:
+        running = pool.submit(go, tmp_path, **often)
+        while not running.done():
+            with contextlib.suppress(FileNotFoundError):  # before the first checkpoint
+                Dreamer.load(tmp_path)
+                steps.add(step_of(tmp_path))
+    running.result()  # which raises what went wrong there
     assert len(steps) > 2
 
 
