@@ -49,12 +49,14 @@ def evaluation(data):
     for path in sorted(data.glob("mario_evaluation*.json")):
         report = read_json(path)
         sticky = report["protocol"]["sticky"] or "no"
+        run = report.get("agent", {}).get("run")
         for name, found in report["players"].items():
             low, high = found["interval_95"]
             spread = f"{found['return_mean']:.1f} ± {found['return_std']:.1f}"
             flags = f"{found['flags']} of {found['episodes']}"
             reached = f"{found['x_mean']:,.0f}"
             interval = f"{low:.2f} to {high:.2f}"
+            name = f"{name} of `{run}`" if run else name
             rows.append([name, sticky, flags, interval, reached, spread])
     head = ["player", "sticky actions", "flags", "95 % interval", "mean x", "return"]
     return markdown(head, rows)
