@@ -122,6 +122,7 @@ def test_help_names_every_field_and_needs_no_torch(module):
         assert done.returncode == 0 and " torch\n" not in done.stderr
     for field in dataclasses.fields(Config):
         assert f"--{field.name.replace('_', '-')}" in done.stdout
+    assert "width of the deterministic state h" in done.stdout
 
 
 @pytest.mark.parametrize(

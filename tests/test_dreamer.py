@@ -377,6 +377,11 @@ def test_final_observation_and_reward_are_rows(envs):
     assert {(e["return"], e["length"], e["passed"]) for e in ended} == {(10.0, 4, 4.0)}
 
 
+def test_a_time_limit_is_last_but_not_terminal():
+    replay, _ = collect(functools.partial(Steps, terminal=False), 5)
+    assert replay.data["is_last"][0, 4] and not replay.data["is_terminal"][0, :5].any()
+
+
 def test_box_actions_are_rescaled_and_clipped_at_the_environment_only():
     env = Steps(action_space=Box(0.0, 10.0, (1,), np.float32))
     actions = iter([-3.0, 0.0, 0.5, 7.0])

@@ -92,6 +92,30 @@ def test_nothing_behind_an_end_is_used():
     assert torch.isfinite(before).all()
 
 
+def test_the_replay_critic_is_the_same_function():
+    """Two episodes in one window, as the formula of the replay loss has them."""
+    rng = np.random.default_rng(2)
+    reward, boot = rng.normal(size=(2, 1, 9))
+    terminal, last = np.zeros((2, 1, 9))
+    terminal[0, 3] = last[0, 3] = 1  # the game ended
+    last[0, 6] = 1  # a time limit
+    lam, gamma = 0.95, 1 - 1 / 333
+    truth = np.zeros(9)
+    truth[8] = boot[0, 8]
+    for t in reversed(range(8)):
+        live, keep = (1 - terminal[0, t + 1]) * gamma, lam * (1 - last[0, t + 1])
+        future = (1 - keep) * boot[0, t + 1] + keep * truth[t + 1]
+        truth[t] = reward[0, t + 1] + live * future
+    given = tensors(reward, boot, (1 - terminal) * gamma, lam * (1 - last))
+    mine = lambda_return(*given)[0]
+    np.testing.assert_allclose(mine.numpy(), truth[:8], rtol=1e-12)
+    assert mine[2] == reward[0, 3]  # terminal: the reward and nothing else
+    assert mine[5] == pytest.approx(reward[0, 6] + gamma * boot[0, 6])
+    # Each episode alone gives the same, except at last rows, which the loss leaves out.
+    alone = lambda_return(*(x[:, 4:7] for x in given))
+    np.testing.assert_allclose(mine[4:6].numpy(), alone[0].numpy(), rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("shapes", "lam"),
     [

@@ -388,10 +388,10 @@ def page():
 
 
 def test_the_page_lists_what_is_compared():
-    """Its measured numbers may be another machine's."""
-    row = re.compile(r"^\| (.*) \| .* \| .* \| (1e-\d+|exact) \|$", re.MULTILINE)
-    table = row.findall(PAGE.read_text(encoding="utf-8"))
-    assert dict(table) == {name: power(x) for name, x in COMPONENTS.items()}
+    """Its measured numbers may be another machine's, the rest is as we write it."""
+    measured = re.compile(r"< 1e-\d+|exact")
+    stored = PAGE.read_text(encoding="utf-8")
+    assert measured.sub("?", stored) == measured.sub("?", page())
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ SECTIONS = [
 @pytest.mark.parametrize("section", SECTIONS)
 def test_every_code_name_can_be_imported(section):
     names = [row[2].strip("`") for row in table(section)]
-    assert names
+    assert len(names) >= 7
     for name in names:
         resolve(name)
 
@@ -149,7 +149,7 @@ def test_figures_show_the_tables_as_they_are(name):
 def test_troubleshooting_points_to_tests_that_exist():
     text = read("troubleshooting")
     named = re.findall(r"(tests/test_\w+\.py)(?:::(\w+))?", text)
-    assert named
+    assert len(named) > 10
     for path, name in named:
         source = (ROOT / path).read_text(encoding="utf-8")
         assert not name or f"def {name}(" in source, f"{path}::{name}"

@@ -46,6 +46,12 @@ def start(machine, monkeypatch, url=ADDRESS, colab=False):
     exec(compile(source, "setup cell", "exec"), names)
 
 
+def test_cell_is_short():
+    lines = [line for line in nb.setup_cell(ADDRESS).splitlines() if line.strip()]
+    assert len(lines) <= 8 and lines[0].startswith("# @title ")
+    assert max(map(len, lines)) <= 88
+
+
 @pytest.fixture
 def imported(monkeypatch):
     """Forget the course, so that the cell's last line imports it anew."""
