@@ -233,6 +233,8 @@ def encode_text(text: object, length: int, lead: int) -> np.ndarray:
         lines = [str(line).encode("latin-1", "replace") for line in array.ravel()]
         rows = [list(line[:length].ljust(length, b"\0")) for line in lines]
         return np.array(rows, np.uint8).reshape(*array.shape, length)
+    if array.dtype.kind not in KINDS["f"]:
+        return array  # which `admit` refuses
     known = (array >= 0) & (array < 256)
     array = np.where(known, array, ord("?"))
     return array.reshape(*array.shape[:lead], -1)[..., :length]
@@ -243,8 +245,8 @@ def find_outside(field: Field, array: np.ndarray) -> np.ndarray | tuple[()]:
 
     Source: none, bookkeeping.
     """
-    whole = array.dtype == field.dtype and field.kind != "choices"
-    if field.kind == "flag" or (whole and field.low <= 0 and field.high == 255):
+    byte = array.dtype == np.uint8 and field.kind != "choices"
+    if field.kind == "flag" or (byte and field.low <= 0 and field.high == 255):
         return ()  # no comparison: this is what most pictures are
     inside = (field.low <= array) & (array <= field.high)
     return () if inside.all() else array[~inside]
@@ -285,11 +287,12 @@ def admit(
                 f"space has {field.dtype} of [{', '.join(form)}]: convert it"
             )
         elif len(outside := find_outside(field, array)):
-            finite = "finite numbers of float32"
             allowed = f"numbers from {field.low} to {field.high}"
+            if field.kind == "vector" and field.dtype == np.float32:
+                allowed = "finite numbers of float32"
             wrong.append(
-                f"{name!r} holds {outside[0]}, where the space has "
-                f"{finite if field.kind == 'vector' else allowed}: correct one of them"
+                f"{name!r} holds {outside[0]}, where the space has {allowed}: correct "
+                "one of them"
             )
         else:
             fits[name] = np.asarray(array, field.dtype, order="C")

@@ -411,6 +411,40 @@ BAD_ROWS = {
 }
 
 
+def test_a_picture_of_floats_is_looked_at_like_any_other_value():
+    space = gym.spaces.Box(0, 255, (16, 16, 3), np.float32)
+    replay = Replay(16, gym.spaces.Dict(screen=space), TWO, num_envs=1)
+    screen = np.full(space.shape, 255, np.float32)
+    replay.add(0, {"screen": screen}, 0, 0.0, True, False, False)
+    for bad in (np.nan, 256):
+        screen[3, 4, 1] = bad
+        with pytest.raises(ValueError, match=f"'screen' holds {bad}"):
+            replay.add(0, {"screen": screen}, 0, 0.0, False, False, False)
+    assert len(replay) == 1
+
+
+def test_choices_and_vectors_may_be_bytes():
+    space = gym.spaces.Dict(
+        tools=gym.spaces.MultiDiscrete([3, 4]),
+        speed=gym.spaces.Box(0, 255, (2,), np.uint8),
+    )
+    replay = Replay(16, space, TWO, num_envs=1)
+    row = {"tools": np.array([2, 3], np.uint8), "speed": np.array([0, 255])}
+    replay.add(0, row, 0, 0.0, True, False, False)
+    assert replay.data["tools"][0, 0].tolist() == [2, 3]
+    for key, bad in (("tools", [2, 4]), ("speed", [0, 256])):
+        said = f"'{key}' holds {bad[1]}, where the space has numbers from"
+        with pytest.raises(ValueError, match=said):
+            replay.add(0, row | {key: np.array(bad)}, 0, 0.0, False, False, False)
+
+
+def test_a_text_that_is_none_is_named():
+    space = gym.spaces.Dict(task=gym.spaces.Text(9))
+    replay = Replay(16, space, TWO, num_envs=1)
+    with pytest.raises(ValueError, match="'task' is object of shape"):
+        replay.add(0, {"task": None}, 0, 0.0, True, False, False)
+
+
 @pytest.mark.parametrize("case", BAD_ROWS.values(), ids=BAD_ROWS)
 def test_a_bad_row_is_refused_and_nothing_is_stored(case):
     obs, action, said = case

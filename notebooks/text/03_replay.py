@@ -126,8 +126,8 @@ show(fig, alt="Six frames to the end of an episode, each with its reward and act
 # %% [markdown] tags=["predict"]
 # **Predict.** A bug shifts all actions by one row. Now every frame has the action of
 # its neighbour. One of the recorded players presses a random button in every row; the
-# other two hold their buttons for a while. For which players is the wrong action most
-# often the right one, by luck? Is that half of the time, or more?
+# other two hold their buttons for a while. For which players is the neighbour's action
+# most often the right one anyway? Is it right in half of the rows, or in more?
 #
 # <details><summary>Answer</summary>
 #
@@ -214,10 +214,11 @@ class Line(gym.Env):
 # * `is_first`: the frame comes from a reset. No action led to it, and its reward is 0.
 # * `is_last`: the episode ends with this frame. No action follows, so zeros are stored.
 # * `is_terminal`: the game itself ended here, at a pit, a Goomba or the flag, and
-#   nothing more is to come. (Our Mario is also lost after 120 steps without progress.)
-#   The paper's $c_t$ is 0 in such a row and 1 in all others.
-#   If a time limit cuts an episode off, its last row is not terminal, because life
-#   would have continued.
+#   nothing more is to come. If Mario makes no progress for 120 steps, he is lost, and
+#   that counts as terminal, too. But if a time limit cuts an episode off, its last row
+#   is not terminal, because life would have continued.
+#
+# The paper's $c_t$ is 0 in a terminal row and 1 in all others.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** Mario walks, walks, jumps, walks, walks. Draw his rows as a table of x,
@@ -266,8 +267,8 @@ for row in episode:
 show(*alignment(drawn))
 
 # %% [markdown]
-# The letters on the left are the shapes of a batch: $B$ windows of $T$ rows, and $A$
-# numbers for an action.
+# The letters on the left are the shapes of a batch. A batch consists of $B$ *windows*,
+# pieces of the memory with $T$ consecutive rows each, and an action has $A$ numbers.
 #
 # That settles what a row means. Some older code does it the other way round: DreamerV2
 # and [ports to PyTorch](https://github.com/NM512/dreamerv3-torch) that follow it store
@@ -277,17 +278,19 @@ show(*alignment(drawn))
 # ## What a row may hold
 #
 # Mario is pixels and buttons. Your own environment may show something else: a camera
-# and a speed, three doors to choose from, a sentence. So before we build the memory, it
-# has to know what a row may hold.
+# and a speed, three doors to choose from, a sentence. So before we build the memory, we
+# have to say what a row may hold.
 #
-# Gymnasium describes this by *spaces*, in a dozen kinds. For a model there are only
-# four kinds of things to see:
+# Gymnasium describes this by *spaces*, of which there are ten kinds. For a model there
+# are only four kinds of things to see:
 #
-# * A **picture** has neighbours, so it goes through convolutions.
-# * A **vector** has sizes, so it goes through symlog (notebook 01).
-# * A **choice** has neither, because door 3 is not more than door 1. It becomes a
-#   one-hot vector.
-# * A **text** is a row of characters.
+# * In a **picture**, neighbouring numbers belong together, so it goes through
+#   convolutions.
+# * The numbers of a **vector** may be of any size, so they go through symlog (notebook
+#   01).
+# * A **choice** is only a name, even if it is written as a number: door 3 is not more
+#   than door 1. So it becomes a one-hot vector.
+# * A **text** is a sequence of characters.
 #
 # For each key, a small record called `Field` says which kind it is, and how its values
 # are stored. The replay and the networks read these records instead of the spaces.
@@ -568,6 +571,8 @@ def encode_text(text: object, length: int, lead: int) -> np.ndarray:
         lines = [str(line).encode("latin-1", "replace") for line in array.ravel()]
         rows = [list(line[:length].ljust(length, b"\0")) for line in lines]
         return np.array(rows, np.uint8).reshape(*array.shape, length)
+    if array.dtype.kind not in KINDS["f"]:
+        return array  # which `admit` refuses
     known = (array >= 0) & (array < 256)
     array = np.where(known, array, ord("?"))
     return array.reshape(*array.shape[:lead], -1)[..., :length]
@@ -578,8 +583,8 @@ def find_outside(field: Field, array: np.ndarray) -> np.ndarray | tuple[()]:
 
     Source: none, bookkeeping.
     """
-    whole = array.dtype == field.dtype and field.kind != "choices"
-    if field.kind == "flag" or (whole and field.low <= 0 and field.high == 255):
+    byte = array.dtype == np.uint8 and field.kind != "choices"
+    if field.kind == "flag" or (byte and field.low <= 0 and field.high == 255):
         return ()  # no comparison: this is what most pictures are
     inside = (field.low <= array) & (array <= field.high)
     return () if inside.all() else array[~inside]
@@ -620,11 +625,12 @@ def admit(
                 f"space has {field.dtype} of [{', '.join(form)}]: convert it"
             )
         elif len(outside := find_outside(field, array)):
-            finite = "finite numbers of float32"
             allowed = f"numbers from {field.low} to {field.high}"
+            if field.kind == "vector" and field.dtype == np.float32:
+                allowed = "finite numbers of float32"
             wrong.append(
-                f"{name!r} holds {outside[0]}, where the space has "
-                f"{finite if field.kind == 'vector' else allowed}: correct one of them"
+                f"{name!r} holds {outside[0]}, where the space has {allowed}: correct "
+                "one of them"
             )
         else:
             fits[name] = np.asarray(array, field.dtype, order="C")
@@ -637,8 +643,8 @@ def admit(
 
 
 # %% [markdown]
-# The first two rows below say the same in different ways, and both come in. The third
-# has four things wrong with it, and we hear of all four.
+# The first two rows below hold the same values in different forms, and both are
+# accepted. The third has four things wrong with it, and the error names all four.
 
 # %%
 fields = read_spaces(room)
@@ -803,13 +809,16 @@ print("broken windows:", broken.sum(), "of", len(windows))
 
 
 # %% [markdown]
-# The remedy is to count from the oldest row, not from place 0. The oldest row is at
-# `head - size`, where `size` is the number of rows stored. A window begins 0, 1, ...,
-# `size - length` rows after it. This *offset* is drawn at random, and only at the very
-# end do we go around the ring:
+# The remedy is to count from the oldest row, not from place 0. Say that `size` rows
+# are stored, and that the next one goes to the place `head`. Then the oldest row is at
+# `head - size`. A window of $T$ rows begins 0, 1, ..., `size` - $T$ rows after it. This
+# *offset* is drawn at random, and only at the very end do we go around the ring, with
+# a remainder (mod):
 #
 # $$\text{place} = (\text{head} - \text{size} + \text{offset} + [0, 1, \dots, T-1])
 # \bmod \text{rows}$$
+#
+# Here *rows* is the number of places in the ring, whether they are filled or not.
 #
 # With several games at once there are several rings, and a fuller ring has more
 # windows. So that every window is equally likely, we draw one number from all window
@@ -933,8 +942,8 @@ explore(
 #
 # We sample uniformly as well, but without the queue and without stored states. A
 # sampled window starts from the zero state, as if its first row were the first of an
-# episode. That costs a little knowledge in the first rows of each window, and saves a
-# lot of code.
+# episode. So in its first rows the model does not know what happened before. That costs
+# a little, and saves a lot of code.
 
 # %%
 #| export
@@ -1137,9 +1146,9 @@ for key in ("x", "reward", "is_first", "is_last", "is_terminal"):
 print("action of the last row:", batch["action"][one, 1])
 
 # %% [markdown]
-# Last, the rule of the arrows, checked in every sampled window. Inside an episode, the
-# next x is x + 1 + (the jump stored in *this* row, 0 or 1). If we take the action
-# of the neighbouring row instead, the mistake that we began with, the sum is wrong
+# Last, we check the rule of the arrows in every sampled window. Inside an episode, the
+# next x must be x + 1 + (the jump stored in *this* row, 0 or 1). The mistake that we
+# began with was to take the action of the neighbouring row. Then the sum is wrong
 # wherever the two actions differ.
 
 # %%
@@ -1302,9 +1311,9 @@ show(fig, alt="Four sampled windows, eight frames each: Mario at different place
 
 # %% [markdown] tags=["predict"]
 # **Predict.** Draw the sixteen windows as lines of 64 rows, and mark the flags on them.
-# Where does every line have an `is_first`? How many lines will have a whole reset
-# inside: hardly any, about a third, or nearly all? And what comes right before such a
-# reset?
+# Where does every line have an `is_first`? How many lines will have another one later,
+# from a real reset: hardly any, about a third, or nearly all? And what comes right
+# before such a reset?
 #
 # <details><summary>Answer</summary>
 #
@@ -1384,9 +1393,9 @@ check("3.1", time_order)
 #
 # *medium, about 10 minutes*
 #
-# An episode of L steps leaves behind L actions, L rewards, and whether the game itself
-# ended it. Fill the five columns of its L + 1 rows, flags included, as this notebook
-# stores them.
+# An episode of L steps gives you L actions and L rewards, and you are told whether the
+# game itself ended it. Fill the five columns of its L + 1 rows, flags included, as this
+# notebook stores them.
 
 # %% tags=["exercise-3.2"]
 def episode_rows(actions, rewards, terminated):
@@ -1416,8 +1425,8 @@ check("3.2", episode_rows)
 #
 # *medium, about 10 minutes, one planted bug*
 #
-# This sampler worked for a day. Then the memory was full, and ever since the loss jumps
-# from time to time. Find the bug.
+# This sampler worked for a day. Then the memory was full, and since then the loss has
+# jumped from time to time. Find the bug.
 
 # %% tags=["exercise-3.3"]
 def random_window(ring, head, size, length, rng):
