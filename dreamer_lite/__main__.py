@@ -1,7 +1,6 @@
 """The command line: python -m dreamer_lite {train,evaluate,play,record}.
 
-Written by hand, not exported from a notebook. Torch is imported only by the commands
-themselves, so that `--help` answers at once.
+Torch is imported only by the commands themselves, so that `--help` answers at once.
 """
 
 import functools
@@ -51,7 +50,7 @@ def train(
         games: {name: {option: value}} of the profiles that play another game.
         profile: a configuration made for the environment.
         preset: size of the agent, with its learning rates.
-        start: agent file or run folder to begin with: its size, and weights that fit.
+        start: agent file or run folder to begin with: size, rates, weights that fit.
         track: names in the environment's info to record at the end of an episode.
         film: film an episode with every video of the run.
         quiet: show no progress bar.
@@ -101,11 +100,11 @@ def evaluate(
 
     if out:
         check_target(out)
-    make_env = playing.env_of(agent, env, game, fallback)
     player = dreamer.Dreamer.load(agent)
+    make_env = playing.env_of(agent, env, game, fallback)
     how = min(envs, episodes), seed, track, envs > 1, greedy
     played = dreamer.evaluate(player.eval(), make_env, episodes, *how)
-    for key in [key for key in played[0] if key != "env"]:
+    for key in dict.fromkeys(k for episode in played for k in episode if k != "env"):
         found = [episode[key] for episode in played if key in episode]
         total = f"{sum(found):g} of {len(found)}, " if set(found) <= {0, 1} else ""
         span = f"from {min(found):g} to {max(found):g}"
@@ -149,8 +148,8 @@ def play(
     out = out or Path("runs", f"{whole.name if whole.is_dir() else whole.stem}.gif")
     if not human:
         check_target(out)
-    make_env = playing.env_of(agent, env, game, fallback)
     player = dreamer.Dreamer.load(agent)
+    make_env = playing.env_of(agent, env, game, fallback)
     played = playing.play_episode(player.eval(), make_env, seed, steps, human, greedy)
     print(f"{len(played.rows['reward']) - 1} steps, return {played.total:.1f}")
     if "flag_get" in played.info:

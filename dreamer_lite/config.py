@@ -1,7 +1,6 @@
 """Config: every number that a run depends on, in one dataclass, with presets by size.
 
-Written by hand, not exported from a notebook; notebook 09 shows it. The comment beside
-a field is also its help on the command line.
+Notebook 09 shows it. The comment beside a field is also its help on the command line.
 """
 
 import contextlib

@@ -1,7 +1,6 @@
 """Environments in the form that Dreamer Lite trains on, one or several side by side.
 
-Plumbing, nothing of DreamerV3 itself, hence written by hand and not exported from a
-notebook. It imports no torch: the workers of parallel environments stay small.
+It imports no torch, so that the workers of parallel environments stay small.
 """
 
 import ast
@@ -31,7 +30,7 @@ class SeededEpisodes(gym.Wrapper):
         seed: the seed of the run.
         index: number of the environment.
         episode: number of the first episode.
-        held_out: play other episodes, which no run of any seed trains on.
+        held_out: play other episodes, which no run with a seed below 2**32 trains on.
     """
 
     def __init__(self, env, seed, index=0, episode=0, held_out=False):

@@ -1,6 +1,6 @@
 """Players that follow a script, and episodes: played, filmed, dreamed beside, recorded.
 
-Written by hand, not exported from a notebook; the command line and notebook 10 use it.
+The command line and notebook 10 use it.
 """
 
 import functools
@@ -158,13 +158,16 @@ def play_episode(agent, make_env, seed=0, max_steps=3000, show=False, greedy=Fal
         greedy: take the most likely actions instead of sampled ones.
 
     Raises:
-        ValueError: for an environment that the agent does not fit, or without pictures.
+        ValueError: for an environment that the agent does not fit, or that cannot be
+            shown or filmed.
     """
     mode = "human" if show else "rgb_array"
     shown = functools.partial(with_render_mode, make_env, mode)
     with closing(build_env(shown, seed)) as env, torch.random.fork_rng():
         check_fit(agent, env)
         rendered = env.render_mode == "rgb_array"
+        if show and env.render_mode is None:
+            raise ValueError("This environment has no window; play without --human.")
         if not (rendered or show):
             picture_keys(agent)  # or there is nothing to film
         fps = env.metadata.get("render_fps", 15)
@@ -288,7 +291,7 @@ def env_of(path, name, options, fallback=None):
     Raises:
         ValueError: if nothing names an environment.
     """
-    if name is None and Path(path).is_dir():
+    if name is None and Path(path).expanduser().is_dir():
         name = read_checkpoint(path)[0]["environment"]
     name = name or fallback
     if name is None:

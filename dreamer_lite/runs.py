@@ -64,7 +64,7 @@ def unpack(data, kind):
 
     Raises:
         ValueError: for another format, a wrong checksum, or weights that are not finite
-            floats. What is no such file at all raises errors of other kinds.
+            floats. Another kind of file raises other errors.
     """
     tensors, length = load(data), int.from_bytes(data[:8], "little")
     facts = json.loads(data[8 : 8 + length])["__metadata__"]
@@ -145,7 +145,7 @@ def reading(path):
     """Say in one sentence that the file at `path` is damaged."""
     try:
         yield
-    except MemoryError:
+    except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # zip, safetensors, JSON and torch each raise their own
         raise ValueError(

@@ -44,7 +44,7 @@ def join(device):
         device: as in a Config.
 
     Raises:
-        ValueError: for a device that is no CPU and no GPU of this process alone.
+        ValueError: for a device that is neither a CPU nor a GPU of this process alone.
     """
     kind, local = speed.pick_device(device).type, int(os.environ["LOCAL_RANK"])
     gpus = torch.cuda.device_count() if kind == "cuda" else 0

@@ -1,7 +1,6 @@
 """How an update runs: device, precision, torch.compile, CUDA graphs, memory.
 
-Plumbing, nothing of DreamerV3 itself, hence written by hand and not exported from a
-notebook. Notebooks 09 and 10 use it.
+Notebooks 09 and 10 use it.
 """
 
 import contextlib
@@ -74,7 +73,8 @@ def prepare(agent, speed):
     Args:
         agent: a `Dreamer`.
         speed: eager, compile, graph or auto: graph on a CUDA device and compile
-            elsewhere; if that fails, one warning says why, and the agent stays eager.
+            elsewhere; if a small trial fails, one warning says why, and the agent stays
+            eager.
 
     Raises:
         ValueError: for another name, or for what this machine cannot do.
@@ -131,8 +131,8 @@ def compile_update(agent):
     Raises:
         ValueError: if torch is too old, or cannot compile.
     """
-    # Tried on a CPU: the parts with 2.11 and 2.13, the one graph with 2.13 alone, for
-    # 2.11 stops at torch.quantile. 2.4, 2.6 and 2.9 compiled neither.
+    # Tried on a CPU: the parts with 2.11 and 2.13, the one graph with 2.13 alone,
+    # because 2.11 stops at torch.quantile. 2.4, 2.6 and 2.9 compiled neither.
     cuda = agent.device.type == "cuda"
     oldest = "2.13" if cuda else "2.11"
     if torch.__version__ < oldest:

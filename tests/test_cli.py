@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from dreamer_lite import dreamer, mario, playing
 from dreamer_lite.config import Config
 from dreamer_lite.dreamer import Dreamer
 from dreamer_lite.envs import env_name
-from dreamer_lite.mario import PROFILES, make_mario
+from dreamer_lite.mario import PROFILES, TRACK, make_mario
 from dreamer_lite.replay import Replay
 
 ROOT = Path(__file__).parents[1]
@@ -159,7 +160,8 @@ def test_flags_change_the_preset(words, config, asked):
         ("train --env Nope-v1 --logdir x", "Environment `Nope` doesn't exist"),
         ("train --env CartPole-v1 --logdir x --device tpu", "device"),
         ("train --env CartPole-v1 --logdir x --from none", "no agent at none"),
-        ("evaluate none --env CartPole-v1", "There is no agent at none"),
+        ("evaluate none", "There is no agent at none"),
+        ("play none", "There is no agent at none"),
         ("evaluate {cartpole}", "add --env"),
         ("evaluate {cartpole} --env Pendulum-v1", "The agent expects an environment"),
         ("play {cartpole} --env test_cli:Blind", "sees no pictures"),
@@ -240,14 +242,50 @@ def test_record_any_environment_with_a_random_player_and_an_agent(agents, tmp_pa
     assert Replay.load(path).data["obs"].shape == (2, 20, 4)
 
 
+@pytest.mark.parametrize("command", ["evaluate", "play"])
+def test_greedy_reaches_the_agent(command, agents, tmp_path, monkeypatch):
+    asked, act = [], Dreamer.act
+
+    def watch(agent, obs, state, first, greedy):
+        asked.append(greedy)
+        return act(agent, obs, state, first, greedy)
+
+    monkeypatch.setattr(Dreamer, "act", watch)
+    words = [command, agents["corridor"], "--env", "test_cli:Corridor", "--greedy"]
+    more = ["--episodes", "1"] if command == "evaluate" else []
+    cli.main([*words, *more, "--out", str(tmp_path / "out.gif")])
+    assert set(asked) == {True}
+
+
+# The documented commands
+
+
+@pytest.mark.parametrize("file", ["README.md", "data/README.md"])
+def test_documented_training_commands_are_understood(file, asked, monkeypatch):
+    text = (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
+    found = re.findall(r"python -m dreamer_lite(\.mario)? (train [^`\n]+)", text)
+    for game, words in found:
+        words = words.split()
+        mario_main(words, monkeypatch) if game else cli.main(words)
+    assert len(asked) == len(found) > 1
+
+
 # The short form for Mario
+
+
+@pytest.fixture(autouse=True)
+def own_annotations(monkeypatch):
+    """`main` writes a game's flags into its commands: not into the next test's."""
+    for command in (cli.train, cli.evaluate, cli.play, cli.record):
+        monkeypatch.setattr(command, "__annotations__", dict(command.__annotations__))
 
 
 def test_the_game_has_flags_of_its_own(asked, monkeypatch):
     words = "train --profile hour --noops 30 --sticky 0.25 --actions SIMPLE_MOVEMENT"
     words += " --minutes 3 --seed 7 --quiet"
     mario_main(words.split(), monkeypatch)
-    [((make_env, config, folder, *_), more)] = asked
+    [((make_env, config, folder, _, track, _, film, progress), more)] = asked
+    assert tuple(track) == TRACK and film and not progress and not more
     assert config == dataclasses.replace(PROFILES["hour"], minutes=3.0, seed=7)
     assert folder == Path("runs/mario")
     env = make_env()
@@ -303,9 +341,9 @@ def test_a_run_of_mario_is_judged_at_its_own_level(monkeypatch, tmp_path):
     assert Path("runs/pole-0.5.gif").is_file()
 
 
-def test_a_film_of_mario_says_where_it_ends(agents, monkeypatch, tmp_path, capsys):
+def test_a_film_of_mario_says_where_it_ends(monkeypatch, tmp_path, capsys):
     out = str(tmp_path / "film.gif")
-    mario_main(["play", agents["mario"], "--steps", "9", "--out", out], monkeypatch)
+    mario_main(["play", "--steps", "9", "--out", out], monkeypatch)  # the shipped agent
     assert "no flag, the episode ended at x = " in capsys.readouterr().out
     with Image.open(out) as image:
         assert image.size == (256, 240)

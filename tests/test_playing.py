@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-import time
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete
 from small import TINY
 
+from dreamer_lite import playing
 from dreamer_lite.config import Config
 from dreamer_lite.dreamer import Dreamer
 from dreamer_lite.mario import make_mario
@@ -188,6 +189,12 @@ def test_without_rendered_screens_the_pictures_are_filmed(env, registered):
     assert played.screens.shape == (3, 20 + GAP + 16, 32, 3)
 
 
+def test_what_has_no_window_is_not_shown():
+    agent = Dreamer(TwoCameras.observation_space, Discrete(2), SMALL)
+    with pytest.raises(ValueError, match="no window"):
+        play_episode(agent, TwoCameras, show=True)
+
+
 def test_every_picture_is_filmed_one_below_the_other():
     agent = Dreamer(TwoCameras.observation_space, Discrete(2), SMALL)
     played = play_episode(agent, TwoCameras, seed=3, max_steps=6)
@@ -206,7 +213,9 @@ def test_a_window_shows_play_at_the_games_pace(agent, monkeypatch):
 
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(load_emulator()[0], "render", lambda nes: shown.append(1))
-    start = time.monotonic()
+    slept = []
+    clock = SimpleNamespace(perf_counter=lambda: sum(slept), sleep=slept.append)
+    monkeypatch.setattr(playing, "time", clock)
     played = play_episode(agent, make_mario, max_steps=9, show=True)
     assert len(shown) == 4 * 9 and not len(played.screens)
-    assert time.monotonic() - start >= 9 / 15
+    assert slept == pytest.approx([1 / 15] * 9)

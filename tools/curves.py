@@ -94,8 +94,8 @@ def main():
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("seed", type=int)
     pick = dict(dest="kind", action="store_const", default="first")
-    parser.add_argument("--many", const="many", help="eight times the updates", **pick)
-    parser.add_argument("--settled", const="settled", help="falling rates too", **pick)
+    parser.add_argument("--many", const="many", help="ratio 256, vectors x 10", **pick)
+    parser.add_argument("--settled", const="settled", help="and falling rates", **pick)
     options = parser.parse_args()
     (env, _), kind = TASKS[options.task], options.kind
     config = Config.preset("1m", seed=options.seed, **SETTINGS | KINDS[kind])

@@ -3,7 +3,7 @@
     python tools/driving.py              on from the last checkpoint in runs/driving/
     python tools/driving.py --minutes 0  only evaluate what is there, and store it
 
-Four hours of computing at most. The evaluation is 20 whole episodes on roads that no
+The evaluation is 20 whole episodes on roads that no
 training has seen. Needs Box2D (pip install box2d).
 """
 

@@ -105,7 +105,7 @@ def main():
     half, path = 60 * options.minutes / 2, options.out / "updates.json"
     updates(names, options.device, start + half, path)
     left = options.minutes - (time.monotonic() - start) / 60
-    sys.exit(mario(options.device, left - 0.5, options.out))
+    sys.exit(mario(options.device, max(left - 0.5, 0.1), options.out))
 
 
 if __name__ == "__main__":
