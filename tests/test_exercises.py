@@ -158,6 +158,8 @@ def test_comparison_describes_what_was_seen():
     assert said == "a gradient reaches `x` that must not: detach"
     said = compared(double, lambda x: x + x.detach(), (x,))
     assert said == "the gradient for `x` is 2, 4 is right"
+    said = compared(double, lambda x: 2 * torch.stack([x[0].detach(), x[1]]), (x,))
+    assert said == "the gradient for `x` is 0, 2 is right"
     said = compared(double, lambda x: x.mul_(2), (x.detach(),))
     assert "writes into `x`" in said
     assert "2 results, yours returns 1" in compared(lambda x: (x, x), double, (x,))
@@ -175,6 +177,11 @@ def test_right_answers_in_another_form_pass():
     assert (
         compared(lambda x: (x.sum(), 1), lambda x: (float(x.sum()), 1.0), (x,)) is None
     )
+
+
+def test_pictures_may_be_arrays():
+    said = exercises.verdict("4.2", lambda screen: screen.float() / 255 - 0.5)
+    assert "the code stopped with AttributeError: 'numpy.ndarray'" in said
 
 
 def test_an_edit_must_be_unambiguous():

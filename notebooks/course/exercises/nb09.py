@@ -37,7 +37,7 @@ def my_train(collect, replay, agent, config):
 def watched(my_train, played=1, **settings):
     """Let the loop run with parts that only write down what is asked of them."""
     values = dict(steps=100, prefill=20, batch=2, length=8, ratio=4.0) | settings
-    events = []
+    events, drawn = [], []
 
     def collect(random):
         events.append("random" if random else "agent")
@@ -46,11 +46,18 @@ def watched(my_train, played=1, **settings):
 
     def sample(batch, length):
         events.append(f"sample {batch} x {length}")
-        return object()
+        drawn.append(object())
+        return drawn[-1]
 
     def train_step(batch):
         events.append("update")
         require(len(events) < 5000, "no end of updates: take each off the credit")
+        require(
+            batch in drawn,
+            "agent.train_step learns from the batch that replay.sample returned, and "
+            "from each batch once",
+        )
+        drawn.remove(batch)
 
     replay = types.SimpleNamespace(sample=sample)
     agent = types.SimpleNamespace(train_step=train_step)
@@ -64,7 +71,7 @@ def check_playing(my_train):
         found, events = watched(my_train, played)
         ticks = [e for e in events if e in ("random", "agent")]
         require(
-            isinstance(found, tuple) and len(found) == 2,
+            isinstance(found, (tuple, list)) and len(found) == 2,
             "return two numbers: the steps and the updates",
         )
         require(
