@@ -3,6 +3,8 @@
 import os
 import signal
 
+os.environ.setdefault("MPLBACKEND", "agg")  # pictures are looked at, not shown
+
 # A shell that starts the tests in the background lets them ignore Ctrl-C, and what they
 # start as well: the tests of Ctrl-C would wait for an answer that never comes.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -80,7 +80,7 @@ def untouched():
 
 
 @pytest.mark.parametrize("name", [n for n in ablations.VARIANTS if n != "untouched"])
-def test_every_variant_learns_and_differs(name, untouched, monkeypatch):
+def test_every_variant_updates_and_differs(name, untouched, monkeypatch):
     for owner, patched in [
         (ablations.networks, "symlog"),
         (ablations.ReturnNormalizer, "scale"),

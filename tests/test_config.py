@@ -21,7 +21,7 @@ TABLE = {
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_presets_follow_the_papers_table(name):
+def test_presets_are_those_of_the_table(name):
     assert list(SIZES) == list(TABLE)
     expected = vars(Config()) | dict(zip(COLUMNS, TABLE[name], strict=True))
     assert vars(Config.preset(name)) == {

@@ -213,13 +213,14 @@ def test_slow_critic_follows_after_the_update(critics):
 
 
 def test_acting_and_training_see_the_same_embedding():
-    agent = agent_for(MIXED)
+    agent, seen = agent_for(MIXED), []
     batch = batch_for(agent)
-    trained = agent.world_model.encoder(agent._on_device(batch))[:, 2]
-    now = {key: batch[key][:, 2] for key in agent.obs_space}
-    acted = agent.world_model.encoder(as_tensors(now))
-    assert acted.shape == trained.shape
-    assert torch.allclose(acted, trained, atol=1e-5)  # batches round differently
+    encoder = agent.world_model.encoder
+    trained = encoder(agent._on_device(batch))[:, 2]
+    encoder.register_forward_hook(lambda *given: seen.append(given[-1]))
+    agent.act({key: batch[key][:, 2] for key in agent.obs_space})
+    assert seen[0].shape == trained.shape
+    assert torch.allclose(seen[0], trained, atol=1e-5)  # batches round differently
 
 
 @pytest.mark.parametrize("space", [Discrete(3, start=2), Box(-1, 1, (2,), np.float32)])
@@ -351,8 +352,8 @@ def test_an_agent_from_another_machine_can_be_used_here(tmp_path):
 # Collecting
 
 
-def collect(make_env, ticks, envs=1, policy=None):
-    vector = make_vector(make_env, envs)
+def collect(make_env, ticks, envs=1, policy=None, parallel=False):
+    vector = make_vector(make_env, envs, parallel=parallel)
     spaces = vector.single_observation_space, vector.single_action_space
     replay = Replay(1000, *spaces, envs)
     collector = Collector(vector, replay, track=("passed",))
@@ -362,9 +363,9 @@ def collect(make_env, ticks, envs=1, policy=None):
     return replay, ended
 
 
-@pytest.mark.parametrize("envs", [1, 3])
-def test_final_observation_and_reward_are_rows(envs):
-    replay, ended = collect(Steps, 12, envs)
+@pytest.mark.parametrize("envs, parallel", [(1, False), (3, False), (3, True)])
+def test_final_observation_and_reward_are_rows(envs, parallel):
+    replay, ended = collect(Steps, 12, envs, parallel=parallel)
     for env in range(envs):
         rows = {key: column[env, :10] for key, column in replay.data.items()}
         assert rows["obs"][:, 0].tolist() == [0, 1, 2, 3, 4] * 2
@@ -532,6 +533,14 @@ def test_evaluate_repeats_and_leaves_random_numbers_alone():
         results.append(dreamer.evaluate(agent, Digits, 3, envs=2, seed=seed))
         assert torch.equal(torch.rand(3), expected)
     assert results[0] == results[1] != results[2]
+
+
+def test_greedy_evaluation_takes_the_most_likely_actions():
+    agent = agent_for(NUMBERS)
+    agent.actor_critic.actor.mlp[-1].bias.data[0] = 0.2
+    how = agent, Digits, 4, 2
+    assert {e["return"] for e in dreamer.evaluate(*how, greedy=True)} == {0.0}
+    assert max(e["return"] for e in dreamer.evaluate(*how)) > 0
 
 
 def test_an_evaluation_plays_games_that_no_run_of_any_seed_trains_on():

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -105,13 +106,12 @@ def test_episodes_are_seeded_one_by_one():
     env.close()
 
 
-@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+STARTS = {"spawn", "forkserver"} & set(multiprocessing.get_all_start_methods())
+
+
+@pytest.mark.parametrize("context", sorted(STARTS))
 def test_environments_travel_to_new_processes(context):
     """macOS and Windows start workers afresh: what makes the environment is pickled."""
-    import multiprocessing
-
-    if context not in multiprocessing.get_all_start_methods():
-        return
     make = functools.partial(build_worker, os.getpid(), "CartPole-v1", 0)
     factories = [functools.partial(make, i) for i in range(2)]
     vector = gym.vector.AsyncVectorEnv(factories, context=context)

@@ -211,15 +211,16 @@ def test_a_share_of_the_episodes_is_sticky(make, share, low, high):
     env, done = make(sticky=0.5, sticky_share=share), []
     step = env.unwrapped.step
     env.unwrapped.step = lambda action: (done.append(action), step(action))[1]
-    found = []
+    found, changed = [], []
     for seed in range(60):
         _, info = env.reset(seed=seed)
         done.clear()
         infos = [env.step(i % 2)[4] for i in range(8)]
         assert {i["sticky"] for i in infos} == {info["sticky"]}
-        assert (done == [0, 1] * 4) or info["sticky"]
+        changed.append(done != [0, 1] * 4)
+        assert info["sticky"] or not changed[-1]
         found.append(info["sticky"])
-    assert low <= sum(found) <= high
+    assert low <= sum(found) <= high and sum(changed) > 0.8 * sum(found)
 
 
 @pytest.mark.parametrize(
@@ -321,6 +322,8 @@ def test_steps_outside_of_an_episode_are_refused(options):
         ({"stage": 1.5}, "stage in .* but got 1.5"),
         ({"actions": "LEFT"}, "actions in .*RIGHT_ONLY.* but got 'LEFT'"),
         ({"size": 60}, r"size in range\(16, 209, 16\), but got 60"),
+        ({"sticky": 1.0}, "sticky in 0 to below 1 .* but got 1.0 and 1.0"),
+        ({"sticky_share": 2}, "sticky_share in 0 to 1, but got 0.0 and 2"),
     ],
 )
 def test_bad_options_are_refused(options, words):

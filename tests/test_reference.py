@@ -14,6 +14,7 @@ import nb_check
 import reference_figures
 import tables
 from dreamer_lite import dreamer, mario
+from dreamer_lite.replay import RESERVED
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "notebooks" / "reference"
@@ -104,6 +105,11 @@ def test_every_logged_metric_is_explained_and_no_other(logged):
     assert MARIO_ONLY <= explained()
 
 
+def test_no_observation_can_have_the_name_of_a_loss(logged):
+    losses = {name.removeprefix("loss/") for name in logged if "loss/" in name}
+    assert losses - RESERVED == {"obs"}  # the observation of this run
+
+
 def test_what_mario_adds_to_the_episodes_is_explained():
     assert set(mario.TRACK) == MARIO_ONLY
 
@@ -146,6 +152,14 @@ def test_figures_show_the_tables_as_they_are(name):
     assert shown == reference_figures.source(name), "run reference_figures.py draw"
 
 
+def test_the_readmes_picture_shows_the_tables_as_they_are():
+    with Image.open(ROOT / "data" / "learning.png") as drawn:
+        shown = drawn.info.get("Source")
+    tables = reference_figures.in_the_readme()
+    assert len(tables) == 4
+    assert shown == reference_figures.digest(tables), "run reference_figures.py draw"
+
+
 def test_troubleshooting_points_to_tests_that_exist():
     text = read("troubleshooting")
     named = re.findall(r"(tests/test_\w+\.py)(?:::(\w+))?", text)
@@ -169,14 +183,30 @@ def test_readme_python_runs(tmp_path, monkeypatch):
     assert space["agent"].config.units == 64
 
 
-def test_readme_commands_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", ["README.md", "data/README.md", "CONTRIBUTING.md"])
+def test_documented_commands_exist(file):
+    text = (ROOT / file).read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"\bmake ([a-z]+)\b", text)):
+    for target in re.findall(r"(?:`|^    )make ([a-z]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for tool in set(re.findall(r"\btools/[\w/]+\.py", text)):
+    for tool in re.findall(r"(?<!:)\btools/[\w/]+\.py", text):
         assert (ROOT / tool).is_file(), tool
     assert not nb_check.LOCAL_PATH.search(text)
+
+
+def test_readme_results_are_those_of_the_data():
+    def flags(name, player="agent"):
+        path = ROOT / "data" / f"mario_evaluation{name}.json"
+        found = json.loads(path.read_text(encoding="utf-8"))["players"][player]
+        return f"{found['flags']} of {found['episodes']}", found["interval_95"]
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shipped, (low, high) = flags("")
+    assert f"reaches the flag in {shipped} episodes" in text
+    assert f"{shipped} episodes (95 % interval {low:.2f} to {high:.2f})" in text
+    assert f"probability 1/4 | {flags('_sticky')[0]} |" in text
+    others = [flags("", name)[0] for name in ("random", "fixed list")]
+    assert f"| {'; '.join(others)} |" in text
 
 
 def test_readme_links_lead_somewhere():

@@ -123,7 +123,7 @@ def test_gates_at_the_start_keep_three_quarters():
     assert abs(kept - (1 - 0.27)) < 0.05
 
 
-def test_actions_beyond_one_are_capped_without_a_gradient_through_the_cap():
+def test_actions_beyond_one_are_capped():
     model = make()
     inside, outside = torch.tensor([[0.5, -1.0, 0, 1, 0]]), torch.zeros(1, 5)
     outside[0, 1] = -7.0

@@ -136,7 +136,7 @@ def no_sum(facts):
     return {"dreamer_lite": facts["dreamer_lite"]}
 
 
-def test_every_flipped_byte_of_an_agent_is_noticed(agent_file):
+def test_flipped_bytes_of_an_agent_are_noticed(agent_file):
     data, rng = agent_file.read_bytes(), np.random.default_rng(0)
     for place in [0, 9, *rng.integers(len(data), size=30)]:
         broken = bytearray(data)
@@ -762,12 +762,48 @@ def test_no_pause_while_a_last_row_waits_to_be_stored(tmp_path):
     run.opened.close()
 
 
+def test_a_checkpoint_gives_back_the_rows_of_every_environment(tmp_path):
+    picture = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    space = gym.spaces.Dict({"a/b": picture, "mode": gym.spaces.Discrete(3)})
+    agent = Dreamer(space, gym.spaces.Discrete(2), CONFIG)
+    replay = Replay(30, agent.obs_space, agent.action_space, num_envs=3)
+    for env, count in enumerate((4, 6, 2)):  # no ring is full
+        for t in range(count):
+            replay.add(env, space.sample(), t % 2, t, t == 0, t == 1, t == 1)
+    ring = {"head": replay.head.tolist(), "size": replay.size.tolist()}
+    with open(tmp_path / runs.CHECKPOINT, "wb") as file:
+        state = {"replay": replay.describe() | ring}
+        runs.write_checkpoint(file, agent, replay, state)
+    again = runs.load_replay(tmp_path)
+    for key, column in replay.data.items():
+        assert np.array_equal(again.data[key], column), key
+
+
 def test_a_run_keeps_the_newest_rows_of_its_capacity(tmp_path):
     for steps in (60, 80):  # the second call continues with a full ring
         go(tmp_path, envs=2, capacity=24, steps=steps)
         replay = runs.load_replay(tmp_path)
         assert replay.rows == 12 and replay.size.tolist() == [12, 12]
         assert replay.head.tolist() == [steps // 2 % 12] * 2
+
+
+@needs_posix
+def test_a_signal_waits_six_seconds_for_an_endless_episode(tmp_path, monkeypatch):
+    now = [0.0]
+
+    class Endless(Frames):
+        def step(self, action):
+            now[0] += 2.5
+            return super().step(action)
+
+    def press(agent, run):
+        if run.step == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, Endless, press)
+    assert step_of(tmp_path) == 23  # three steps of 2.5 seconds
 
 
 def test_the_scaler_of_fp16_survives(folder):

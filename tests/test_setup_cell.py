@@ -5,7 +5,7 @@ import sys
 import types
 
 import pytest
-from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.inputtransformer2 import TransformerManager
 
 import nb
 from course import paths
@@ -41,7 +41,7 @@ def start(machine, monkeypatch, url=ADDRESS, colab=False):
     """Run the cell."""
     if colab:
         monkeypatch.setitem(sys.modules, "google.colab", types.ModuleType("colab"))
-    source = InteractiveShell.instance().transform_cell(nb.setup_cell(url))
+    source = TransformerManager().transform_cell(nb.setup_cell(url))
     names = {"get_ipython": lambda: machine.shell}
     exec(compile(source, "setup cell", "exec"), names)
 

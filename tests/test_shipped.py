@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 
@@ -99,7 +100,10 @@ def test_the_bench_measures_an_update():
     assert found["step"]["median"] > 0 and found["parameters"] > 500_000
 
 
-def test_only_changed_code_makes_a_commit_dirty(tmp_path):
+def test_only_changed_code_makes_a_commit_dirty(tmp_path, monkeypatch):
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+
     def git(*words):
         me = ["-c", "user.name=me", "-c", "user.email=me@here"]
         subprocess.run(["git", "-C", str(tmp_path), *me, *words], check=True)

@@ -81,7 +81,7 @@ def make_course(root, text=TEXT):
     (root / "data/seen.txt").write_text("seen")
     (root / "dreamer_lite/__init__.py").write_text("")
     (root / "notebooks/course/__init__.py").write_text(SHOW)
-    (root / "notebooks/text/01_tiny.py").write_text(text)
+    (root / "notebooks/text/01_tiny.py").write_text(text, encoding="utf-8")
     assert nb.main(["from-text", "--root", str(root)]) == 0
     return root
 
@@ -108,9 +108,9 @@ def problems(root):
 
 def edit(path, old, new, count=1):
     """Replace text in a file; it must be there."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert old in text
-    path.write_text(text.replace(old, new, count))
+    path.write_text(text.replace(old, new, count), encoding="utf-8")
 
 
 def edit_cells(root, change):
@@ -291,7 +291,7 @@ def test_a_changed_data_file_makes_the_outputs_stale(course):
 def test_a_notebook_of_beyond_is_paired_and_exports_nothing(course):
     (course / "notebooks/text/beyond").mkdir()
     text = TEXT.replace("#| default_exp tiny\n", "").replace("#| export\n", "")
-    (course / "notebooks/text/beyond/more.py").write_text(text)
+    (course / "notebooks/text/beyond/more.py").write_text(text, encoding="utf-8")
     assert nb.main(["from-text", "more", "--root", str(course)]) == 0
     assert (course / "notebooks/beyond/more.ipynb").is_file()
     assert [line for line in problems(course) if "not run" not in line][1:] == []

@@ -92,7 +92,7 @@ class Echo(gym.Env):
         return {"x": x}, float(action == 0), self.steps == 11, False, {}
 
 
-def test_prior_foresees_an_observation_that_is_the_last_action():
+def test_prior_predicts_an_observation_that_is_the_last_action():
     envs = make_vector(Echo, 2, seed=0)
     spaces = envs.single_observation_space, envs.single_action_space
     replay = Replay(2000, *spaces, num_envs=2)
