@@ -70,7 +70,7 @@ class Dreamer(nn.Module):
 
     @functools.cached_property
     def optimizer(self) -> LaProp:
-        """Made when it is first used, of the modules that the agent has by then."""
+        """The optimizer, made on first use from the modules that the agent then has."""
         c, actor = self.config, self.actor_critic.actor
         *body, weight, bias = actor.parameters()
         heads = getattr(actor, "heads", 1)
@@ -122,7 +122,7 @@ class Dreamer(nn.Module):
             `dreamer_lite.envs.build_env` clips and rescales them.
 
         Raises:
-            ValueError: with all that does not fit its space, or for a state of another
+            ValueError: for values that do not fit their space, or a state of another
                 batch.
         """
         model, action = state or (None, None)
@@ -242,13 +242,13 @@ class Dreamer(nn.Module):
 
         Args:
             path: the file or folder.
-            **changes: config fields to replace. Device and speed are auto and eager,
-                not those of the training, unless they are named here; the precision
-                stays as the training asked for it, and auto is chosen anew.
+            **changes: config fields to replace. Unless named here, device is "auto" and
+                speed "eager", not what the training used. Precision stays as the
+                training asked for it; "auto" is chosen again on this machine.
 
         Raises:
             FileNotFoundError: if there is none.
-            ValueError: for a damaged file, or one that is no agent.
+            ValueError: for a damaged file, or one that is not an agent.
         """
         obs_space, action_space, config, weights = runs.load_agent(path)
         config |= {"device": "auto", "speed": "eager", **changes}
@@ -303,7 +303,7 @@ class Collector:
     def _report(self, i: int | np.integer, info: dict) -> dict:
         row = {"env": int(i), "return": float(self.returns[i])}
         row["length"] = int(self.lengths[i])
-        # Who reports a value says so in the mask _name, if the environment has one.
+        # The mask _name says which environments report a value, if there is one.
         there = np.ones(self.envs.num_envs, bool)
         known = [k for k in self.track if k in info and info.get(f"_{k}", there)[i]]
         return row | {key: float(info[key][i]) for key in known}
@@ -331,7 +331,7 @@ def evaluate(
     parallel: bool = False,
     greedy: bool = False,
 ) -> list[dict]:
-    """Play whole episodes with sampled actions, nothing is learnt.
+    """Play whole episodes without learning, with actions sampled from the policy.
 
     Args:
         agent: a `Dreamer`, or any policy of `Collector.tick`.
@@ -355,7 +355,7 @@ def evaluate(
     policy = AgentPolicy(agent, greedy) if isinstance(agent, Dreamer) else agent
     left = episodes // envs + (np.arange(envs) < episodes % envs)
     results = []
-    # Its own random numbers: evaluating does not change how a run goes on.
+    # Its own random numbers: evaluating does not change the run around it.
     with (
         open_vector(make_env, envs, seed, None, parallel, held_out=True) as vector,
         torch.random.fork_rng(),

@@ -98,6 +98,11 @@ class MarioOptions:
                     f"make_mario expects {name} in {values}, but got "
                     f"{getattr(self, name)!r}; correct it."
                 )
+        if not (0 <= self.sticky < 1 and 0 <= self.sticky_share <= 1):
+            raise ValueError(
+                "make_mario expects sticky in 0 to below 1 and sticky_share in 0 to 1, "
+                f"but got {self.sticky!r} and {self.sticky_share!r}; correct them."
+            )
 
 
 class MarioEnv(gym.Env):
@@ -219,10 +224,11 @@ class SometimesSticky(gym.wrappers.StickyAction):
 def make_mario(world: int = 1, stage: int = 1, **options: object) -> gym.Env:
     """One stage of Super Mario Bros. as a Gymnasium environment.
 
-    Observations are uint8 [size, size, 3]: the screen without the 32 rows of the score
-    board. An episode terminates at the flag, at death and when Mario is stuck. `info`
-    has x_pos, y_pos, time, flag_get, dead, stuck, sticky, emulator_reward and
-    mario_pixel, the [row, column] of Mario's middle in the observation.
+    Observations are uint8 [size, size, 3], or 1 if grayscale: the screen without the 32
+    rows of the score board. An episode terminates at the flag, at death and when Mario
+    is stuck. `info` has x_pos, y_pos, time, flag_get, dead, stuck, sticky,
+    emulator_reward and mario_pixel, the [row, column] of Mario's middle in the
+    observation.
 
     Args: world, 1 to 8; stage, 1 to 4; options, the other fields of `MarioOptions`.
     Raises: ValueError for an option out of range; ModuleNotFoundError without the

@@ -1,4 +1,4 @@
-"""Show figures, images and animations, each with a sentence for who cannot see it.
+"""Show figures, images and animations, each with a sentence for the blind.
 
 The sentence is stored twice in the notebook: as ``text/plain``, which nbval compares,
 and as ``alt`` in the metadata of the PNG, which our site writes into its pages.

@@ -56,7 +56,7 @@ class ActionPad:
         return self.frames[-1]
 
     def figure(self, last: int = 8):
-        """Draw the last frames, each below the action that led to it."""
+        """Draw the last frames, each above the action that led to it."""
         labels = ["start", *(f"{i}: {name}" for i, name in enumerate(self.history, 1))]
         return frames_grid(np.stack(self.frames[-last:]), labels[-last:], columns=last)
 

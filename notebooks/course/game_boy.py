@@ -1,7 +1,7 @@
 """Pokemon Red as a Gymnasium environment: a screen, a map of visits, text, numbers.
 
-The emulator is PyBoy; the game is yours to bring. `free_rom` writes a cartridge of 150
-bytes with which everything can be tried without one. From the folder notebooks:
+The emulator is PyBoy; the game is yours to bring. `free_rom` writes a cartridge
+with which everything can be tried without one. From the folder notebooks:
 
     python -m dreamer_lite train --logdir ../runs/red \\
         --env "course.game_boy:make(rom='red.gb', state='red.gb.state')"
@@ -190,7 +190,7 @@ def make(rom="red.gb", state=None, steps=2048):
     return gym.wrappers.TimeLimit(PokemonRed(rom, state), steps)
 
 
-# 16 pixels to the right or down are one place; on every second one stands "HELLO 1".
+# 16 pixels to the right or down are one place; every second one reads "HELLO 1".
 PROGRAM = """
 F3 F0 44 FE 90 38 FA AF E0 40
 21 00 80 7D 22 7C FE A0 20 F9

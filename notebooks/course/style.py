@@ -1,4 +1,4 @@
-"""One colour, one line style and one marker per quantity, the same in all notebooks.
+"""One colour and one line style per quantity, the same in all notebooks.
 
 Colour never carries the meaning alone: every quantity that is drawn as a line also has
 a line style, so a figure can be read in grey and by colour-blind readers.

@@ -1,6 +1,6 @@
-"""The longer-trained world model that ships, and the command that makes it.
+"""The longer-trained world model in data/, and the command that makes it.
 
-    python -m course.train_world_model     20 minutes of one core
+    python -m course.train_world_model     about 15 minutes of one core
 
 It learns from the recorded episodes of data/mario_episodes.npz, but never from the
 newest rows of each stream (`hold_out`), on which notebooks 05 and 06 judge it. Result:

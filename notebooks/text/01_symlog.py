@@ -182,15 +182,15 @@ show(
 #   control tasks through world models* ([Nature
 #   2025](https://doi.org/10.1038/s41586-025-08744-2), [arXiv
 #   2301.04104v2](https://arxiv.org/abs/2301.04104)), with the number of the equation
-#   where it has one. Everything else is us.
+#   if it has one. Everything outside these boxes is our own explanation.
 # * **Predict** asks for a guess before you look. It is the cheapest way to learn
 #   something. The answer is folded.
 # * **Aside** begins a folded section that you can skip.
 # * `compare` prints how close two results are, `claim` prints whether a statement
 #   holds, and `check` tests your answer to an exercise.
 # * Each notebook becomes one module of the package `dreamer_lite`. The rest of it, such
-#   as run folders and the command line, is written by hand. `course` only draws and
-#   checks.
+#   as run folders and the command line, is written by hand. `course` is for teaching
+#   alone: it draws, checks your answers, and holds small tasks and models.
 
 # %% [markdown]
 # ## A loss that sees only the big numbers
@@ -200,8 +200,9 @@ show(
 #
 # One game pays 0.01 for a step, another pays 10,000 for a treasure. DreamerV3 wants one
 # network, one loss and one learning rate for both. So let us see what the obvious loss
-# does, the squared error. Here are three rewards, and a network that still predicts 0
-# for each.
+# does, the squared error. Here are three rewards, and three predictions of a network,
+# all still 0. We need no more of the network than these, because the gradient starts at
+# the predictions and is passed back to the weights from there.
 
 # %%
 rewards = torch.tensor([0.01, 1.0, 10_000.0])
@@ -230,8 +231,8 @@ for reward, gradient in zip(rewards.tolist(), prediction.grad.tolist()):
 # So the shared weights follow the treasure, and nothing else.
 #
 # Adam divides each gradient by its usual size, which tames the explosion. But now a
-# number moves by about the learning rate per step, no matter how far it has to go. Let
-# us watch one on its way.
+# weight moves by about the learning rate per step, no matter how far it has to go. To
+# see what that means, let Adam move a single number towards a target.
 
 # %%
 def adam_towards(target, steps=4000, lr=0.01):
@@ -372,8 +373,8 @@ _ = explore(
 
 # %% [markdown]
 # Move the slider. Near 0 the curve is almost the line $y = x$, so 0.01 passes through
-# nearly unchanged. Far away it is the logarithm: 999 becomes 6.9, and a million becomes
-# 13.8.
+# nearly unchanged. Far away it is the logarithm. The dots are six numbers that are easy
+# to check by hand: 999, for example, becomes $\ln 1000 = 6.9$. A million becomes 13.8.
 #
 # The cube root squashes too, but it is infinitely steep at 0, so it would blow up every
 # tiny reward.
@@ -400,8 +401,8 @@ print("literal formula:", symlog_literal(tiny).item())
 # *easy, about 5 minutes*
 #
 # Write both functions for tensors of any shape. The check tells you which mistake you
-# made, and never stops the notebook. Its last line, without the `#`, prints our
-# solution.
+# made, and never stops the notebook. To see our solution, remove the `#` from the last
+# line of the check's cell.
 
 # %% tags=["exercise-1.1"]
 def my_symlog(x):
@@ -467,8 +468,9 @@ def symexp(x: Tensor | np.ndarray | list | float) -> Tensor:
 # %% [markdown]
 # ## Check it
 #
-# Does it keep its promises? The last line is about Adam, which got stuck at 40. In
-# symlog space the way to 10,000 is only 9.21 long.
+# Does our version keep its promises? The last line of the cell is about Adam, which had
+# only come to 40 after 4,000 steps. In symlog space the way to 10,000 is only 9.21
+# long.
 
 # %%
 sizes = torch.logspace(-6, 6, 97)
@@ -537,8 +539,8 @@ print(f"the last two points after symlog: {symlog_cost[-2]:.4f}, {symlog_cost[-1
 # ## The real experiment: six orders of magnitude, one network
 #
 # Does this help a network that really learns? Fourteen invented games share one
-# network. Each pays one of seven sizes, from 0.01 to 10,000, once as a gain and once as
-# a loss.
+# network. Seven of them pay a reward of one size each: 0.01, 0.1, and so on up to
+# 10,000. The other seven take the same amounts away.
 #
 # How well you play is a number $u$ between 0 and 1, and the reward is $(1 + u)$ times
 # the basic one. The network sees the game and $u$, and predicts the reward.
@@ -616,12 +618,14 @@ def relative_errors(network, unsquash):
 #
 # <details><summary>Answer</summary>
 #
-# The raw curve falls from left to right. The network spends its accuracy on the
-# thousands, and the games share their weights, so an absolute error of ten units or
-# more is left *everywhere*. Ten units are a thousand times a reward of 0.01, but only a
-# small part of 10,000. Up to 100, Huber runs parallel to it and lower. Then it climbs
-# again, and at 10,000 it is no better than the raw loss. Symlog stays low for all sizes,
-# and is weakest at 0.01.
+# The raw curve falls from left to right. The games share their weights, and the network
+# spends its accuracy on the thousands. So an error of ten units or more is left in
+# *every* game. Ten units are a thousand times a reward of 0.01, but only a small part
+# of 10,000.
+#
+# Up to 100, the Huber curve runs parallel to the raw one and lower. Then Huber climbs
+# again, and at 10,000 it is no better than the raw loss. Symlog stays low for all
+# sizes, and is weakest at 0.01.
 #
 # </details>
 
@@ -653,18 +657,23 @@ claim("symlog: even 0.01 is seen, better than saying 0", squashed[0] < 0.9)
 
 # %% [markdown]
 # With symlog, one network and one learning rate serve all rewards from 0.1 to 10,000,
-# to within a few percent. Below that it magnifies nothing, so 0.01 has to wait until
+# to within a few percent. Smaller rewards are not magnified: near 0 symlog is the line
+# $y = x$ and leaves them as small as they are. So a reward of 0.01 has to wait until
 # the network is accurate to a thousandth.
 #
-# In DreamerV3, observations that are vectors (positions, speeds) enter the network
-# through symlog, and are reconstructed in symlog space (notebook 04). Its inverse lays
-# out the bins for rewards and values (notebook 02). Images are already between 0 and 1
-# and need none.
+# Where does DreamerV3 use symlog? Observations that are vectors (positions, speeds)
+# enter the network through it, and are reconstructed in symlog space (notebook 04).
+# Images are already between 0 and 1 and need none.
+#
+# Rewards and values are treated in another way. The network divides the range of
+# possible numbers into *bins*, whose places are laid out by symexp, and predicts a
+# probability for each bin (notebook 02).
 
 # %% [markdown]
 # ## What symlog cannot do
 #
-# Why bins? Because predicting in symlog space has a flaw that no training can mend.
+# Why bins, and not simply a prediction in symlog space? Because such a prediction has a
+# flaw that no training can mend.
 #
 # A leap over a pit pays 1,000 or 0, half and half, so its fair value is 500. A squared
 # error teaches a network the *mean of its targets*, and here the targets are squashed.
@@ -793,7 +802,7 @@ print("symlog of a bfloat16 tensor is", symlog(torch.ones(2).bfloat16()).dtype)
 # notebooks then use your version.
 #
 # Next, in **02_two_hot**: how to predict a number by a distribution, so that the leap
-# *or* the fall remain two outcomes instead of becoming a mean that never happens.
+# and the fall remain two outcomes, instead of becoming a mean that never happens.
 
 # %%
 what_we_built("01_symlog")

@@ -7,8 +7,8 @@
 # a moment. Both can be of any size, and both can come out in more than one way.
 #
 # **At the end** a small network predicts "300 points on average, which means 1,000 or
-# nothing". After the same training it is as accurate for millions as for points, and it
-# starts from exactly 0.
+# nothing". After the same training it is as accurate for a game that pays a million as
+# for one that pays a single point. And before training, its prediction is exactly 0.
 #
 # **You need** notebook 01 (symlog and symexp), softmax and cross entropy.
 #
@@ -42,9 +42,9 @@ use_style()
 # %% [markdown]
 # ## Where we are going
 #
-# A game pays 1,000 points in three of ten tries, and otherwise nothing. A *head*, the
-# last part of a network, which makes one prediction, has watched it 50,000 times. It is
-# the one that you will build here.
+# A game pays 1,000 points in three of ten tries, and otherwise nothing. A *head* is the
+# last part of a network, the part that makes one prediction. The head that you will
+# build here has watched this game 50,000 times.
 #
 # The bars show what it believes. The line is the number that it gives if we ask for
 # just one. (The axis is stretched by symlog.)
@@ -314,8 +314,8 @@ def two_hot_loss_slow(logits, y, bins):
 # <details><summary>Answer</summary>
 #
 # It stays the same. The gradient of a cross entropy is
-# $\mathrm{softmax} - \mathrm{target}$, so each entry is between -1 and 1, and all of
-# them together have at most the size 2. It makes no difference what the bins stand for.
+# $\mathrm{softmax} - \mathrm{target}$, so each entry is between -1 and 1, and their
+# sizes add up to at most 2. It makes no difference which numbers the bins stand for.
 #
 # </details>
 
@@ -335,8 +335,10 @@ print(f"for both targets the two-hot loss begins at ln 255 = {loss.item():.3f}")
 # 0, so at first all 255 bins are equally likely, and the loss begins at $\ln 255 =
 # 5.541$, for any reward. You will meet it again in notebook 06.
 #
-# And where does it end? Not at 0. A target that is spread over two bins has an entropy
-# of its own, $-w \ln w - (1 - w) \ln(1 - w)$, and no prediction can get below it.
+# And where does it end? Not at 0. A cross entropy is smallest when the prediction
+# equals the target, and even then the target's own entropy is left. For a target with
+# the weights $w$ and $1 - w$ on two bins, that is $-w \ln w - (1 - w) \ln(1 - w)$. It
+# is a floor: no prediction can get below it.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** A reward is always the same, and the network knows it. Sketch the lowest
@@ -368,8 +370,9 @@ show(fig, alt="The lowest loss is zero on every bin and arches up to ln 2 betwee
 print(f"lowest loss for a reward of 1: {at_one:.3f}")
 
 # %% [markdown]
-# This floor is easily taken for a bug. With rewards of 1 and -1, the reward loss stops
-# at 0.665 even if the network always knows which of the two comes.
+# This floor is easily taken for a bug. The dot in the picture is the floor for a reward
+# of 1, and a reward of -1 has the same one. So with rewards of 1 and -1, the reward
+# loss stops at 0.665 even if the network always knows which of the two comes.
 #
 # ## Reading it out: a value from nothing
 #
@@ -704,10 +707,11 @@ trained = {(kind, flag): train(kind, flag) for kind in HEADS for flag in games}
 # Only two-hot stays low: for it, the three games are the same problem with other bins.
 # The squared error is fine up to 1,000 and fails at a million.
 #
-# The Normal fails at 1,000 already. We think that its width is to blame. The width grows
-# early, and the gradient of the mean is divided by the square of the width. Adam still
-# divides by the large gradients of the beginning as well, so the mean hardly moves.
-# Symlog fails there too, because it reads out the wrong mean.
+# At 1,000, two more heads fail. Symlog reads out the wrong mean. For the Normal, we
+# think that its width is to blame. The width grows early, and the gradient of the mean
+# is divided by the square of the width, so it becomes small. Adam divides each gradient
+# by its usual size and could make up for that. But the large gradients of the beginning
+# still count in that usual size, so the mean hardly moves.
 #
 # </details>
 

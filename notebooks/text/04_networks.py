@@ -98,8 +98,9 @@ show(
 #
 # <details><summary>Answer</summary>
 #
-# They shrink by the same factor in every layer, and so they vanish exponentially. After
-# twenty layers, less than a millionth is left. A picture of it follows further down.
+# They shrink by about the same factor in layer after layer, and so they vanish
+# exponentially, until float32 can hardly tell the outputs apart. After twenty layers,
+# less than a millionth is left. A picture of it follows further down.
 #
 # </details>
 
@@ -171,9 +172,11 @@ for row, normed in zip(pair.tolist(), rms_norm_by_hand(pair).tolist()):
 
 
 # %% [markdown]
-# The zero vector matters, because every episode starts from a state of zeros. The first
-# version of the paper used LayerNorm, which subtracts the mean first: $(3, 4)$ becomes
-# $(-1, 1)$, as any rising pair would.
+# The zero vector matters, because every episode starts from a state of zeros.
+#
+# The first version of the paper used another norm, LayerNorm. It subtracts the mean
+# before it divides, and so it loses more than the length: $(3, 4)$ becomes $(-1, 1)$,
+# as any rising pair would.
 #
 # The exported form computes in float32 for any input, because squares overflow or lose
 # digits in 16 bits.
@@ -206,10 +209,12 @@ print("dtype kept:", RMSNorm(256)(x.bfloat16()).dtype)
 # %% [markdown]
 # ## An initialisation that keeps variance
 #
-# How large should the weights be at the start? An output $y = \sum_{i=1}^{n} w_i x_i$
-# of independent inputs with variance 1 has the variance $n \cdot \mathrm{var}(w)$. To
-# keep it at 1, the weights need the variance $1/n$, where $n$ is the number of inputs
-# that one output sees, the *fan-in*.
+# How large should the weights be at the start? Take an output
+# $y = \sum_{i=1}^{n} w_i x_i$. Let all weights and inputs be independent, with mean 0,
+# and let the inputs have variance 1. Then each product $w_i x_i$ has the variance
+# $\mathrm{var}(w)$, and $n$ of them add up to $n \cdot \mathrm{var}(w)$. To keep that
+# at 1, the weights need the variance $1/n$. Here $n$ is the number of inputs that one
+# output sees, the *fan-in*.
 #
 # Dreamer draws them from a normal distribution that is cut at two standard deviations,
 # so that no weight starts far out. The factor 1.1368 gives back the variance that the
@@ -297,8 +302,10 @@ show(
 
 # %% [markdown]
 # On the left, our weights have the same variance as the normal distribution beside
-# them, and end at the cut. On the right, the blue line still falls a little, because
-# SiLU makes outputs slightly more similar in every layer. But the signal survives.
+# them, and end at the cut. It is at 2.27 and not at 2, because the factor 1.1368
+# stretches it with the weights. On the right, the solid blue line is the one with
+# RMSNorm. It still falls a little, because SiLU makes the outputs slightly more similar
+# in every layer. But the signal survives.
 
 # %% [markdown] tags=["aside"]
 # ### Aside: where the factor 1.1368 comes from
@@ -413,9 +420,10 @@ compare("a head that starts at 0", silent, torch.zeros(5, 3), tolerance=0)
 # %% [markdown]
 # ## Block-diagonal layers
 #
-# One layer would be too large as a plain one. In notebook 05 the memory $h$ has 1,024
-# numbers, and a layer maps them onto 3,072. That is a matrix of three million weights,
-# nearly as many as the whole world model that plays Mario ends up with.
+# One layer of the agent would be too large as an ordinary `Linear`. In notebook 05 the
+# memory $h$ has 1,024 numbers, and a layer maps them onto 3,072. An ordinary layer
+# needs a matrix of three million weights for that, nearly as many as the whole world
+# model that plays Mario ends up with.
 #
 # > **The paper says** (Methods, "Networks"): the sequence model is a GRU with
 # > block-diagonal recurrent weights of eight blocks, which allows many memory units
@@ -516,8 +524,9 @@ show(fig, alt="Two blocks fill half of the toy's matrix, eight an eighth of anot
 # %% [markdown]
 # One detail is easy to miss. The initialisation counts the full input width as fan-in,
 # 1,024 here and not 128, as the [authors' code](https://github.com/danijar/dreamerv3)
-# does. So the outputs start $\sqrt 8$ times smaller than usual. A well-known
-# re-implementation [counted the width of one
+# does. So the weights have the variance 1/1,024, but an output adds up only 128
+# products. Its variance is 1/8 instead of 1, and it starts $\sqrt 8$ times smaller than
+# usual. A well-known re-implementation [counted the width of one
 # block](https://github.com/pytorch/rl/pull/4128) for a while.
 #
 # ## From stored values to numbers
@@ -635,13 +644,16 @@ print(
 
 
 # %% [markdown]
-# The second table is the way back, the transposed convolution. Notice that a pixel
-# inside is only 4: it sees just $2 \times 2$ inputs, because the stride spreads them
-# out.
+# The second table is the way back, the transposed convolution. There every input adds
+# a copy of the 4 x 4 kernel to the output, and neighbouring copies begin two pixels
+# apart. Notice that a pixel inside is only 4: just $2 \times 2$ copies overlap there.
+# In other words, only a quarter of the kernel's 16 places meets an input.
 #
 # So the fan-in of a convolution is $16 \cdot C_\mathrm{in}$, and that of a transposed
-# one is $4 \cdot C_\mathrm{in}$. If we counted the whole kernel there, too, every such
-# layer would halve the size of the signal.
+# one is $4 \cdot C_\mathrm{in}$, where $C_\mathrm{in}$ is the number of channels that
+# come in. If we counted the whole kernel there, too, the weights would get a quarter
+# of the variance that they need, and every such layer would halve the size of the
+# signal.
 #
 # The norm of a convolution works over the channels, at each position by itself.
 
@@ -689,9 +701,9 @@ def padded(side: int) -> int:
 # %% [markdown] tags=["aside"]
 # ### Aside: reading text
 #
-# A text is a row of at most 200 bytes. A character needs its neighbours, at any
-# distance, so we let every character look at all others, in a small *transformer* with
-# two layers.
+# A text is a row of bytes, as many as its space allows. A character needs its
+# neighbours, at any distance, so we let every character look at all others, in a small
+# *transformer* with two layers.
 #
 # A transformer sees a set, in no order. So each place adds a pattern of sines and
 # cosines to the character's embedding. The mean over the characters is one vector for
@@ -736,8 +748,8 @@ class TextEncoder(nn.Module):
 
 
 # %% [markdown]
-# Two short checks. What fills up a text must not change what is read, and the order of
-# the characters must.
+# Two short checks. The zeros that fill up a short text must not change the result. The
+# order of the characters must change it.
 
 # %%
 torch.manual_seed(0)
@@ -837,15 +849,16 @@ class Encoder(nn.Module):
 
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Our example has a screen of 64 x 64, and two vectors. Which part of the
-# embedding is wider, that of the screen or that of the vectors? And if the screen had
-# sides of 128, would its part stay as wide, get twice as wide, or four times?
+# **Predict.** Our example has a screen of 64 x 64, one vector and one choice. Which
+# part of the embedding is wider, that of the screen or that of the other two? And if
+# the screen had sides of 128, would its part stay as wide, get twice as wide, or four
+# times?
 #
 # <details><summary>Answer</summary>
 #
 # The screen's part is far wider: 4 x 4 positions with 128 channels are 2,048 numbers,
-# and the vectors together give 128. With sides of 128 there are 8 x 8 positions, so it
-# gets four times as wide.
+# and the position and the button together give 128. With sides of 128 there are 8 x 8
+# places, so it gets four times as wide.
 #
 # </details>
 
@@ -1078,12 +1091,14 @@ claim("the position's is 25 to 75 (symlog(1000)^2 = 47.7)", 25 < first["position
 # ## Why the pixels are summed
 #
 # Many image models *average* the squared error over the pixels. That is only a factor
-# of 12,288, and Adam does not care about factors. So why does it matter?
+# of 12,288, and Adam does not care about a factor in front of the whole loss. So why
+# does it matter?
 #
-# Because there is a second loss, a price on information. Notebook 05 adds it: beyond a
-# first nat, which is free, every nat about the picture that could not be predicted
-# costs between a tenth of a unit of loss and one unit. So the model only describes what
-# saves more error than it costs to tell.
+# Because there is a second loss, a price on information, and the factor decides which
+# of the two counts for more. Notebook 05 adds this price. It is counted in nats: how
+# much about the picture could not be predicted. The first nat is free. Every further
+# one costs between a tenth of a unit of loss and one unit. So the model only describes
+# what saves more error than it costs to tell.
 
 # %% [markdown]
 # Is Mario worth it? To name one of $n$ equally likely things takes $\ln n$ nats, so
@@ -1105,9 +1120,9 @@ in_grey = (difference @ grey).square().sum().item()
 averaged = difference.square().mean().item()
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Drawing Mario saves some squared error. Is it more than the price of 4.16
-# if the pixels are summed, in colour? Still, if the frames are grey? And if the error
-# is averaged over the pixels?
+# **Predict.** Drawing Mario saves some squared error. In colour and with summed pixels,
+# does it save more than the price of 4.16? Does it still, if the frames are grey? And
+# if they are in colour, but the error is averaged over the pixels?
 #
 # <details><summary>Answer</summary>
 #
@@ -1138,14 +1153,19 @@ claim("in grey it saves less than even a tenth of that price", in_grey < 4.16 / 
 claim("averaged it saves less than a thousandth of it", averaged < 4.16 / 1000)
 
 # %% [markdown]
+# In the picture on the right, a bar that ends below both lines means that drawing Mario
+# saves less than telling his column costs, even at the lowest price, a tenth of a unit
+# for each nat. (The scale is logarithmic.)
+#
 # A prototype of this course used grey frames. It learnt to dream clouds and hills
 # within minutes, and never Mario or a Goomba. The agent did not get past the first
 # screens, and nothing in the loss curve looked wrong.
 #
-# Now the same with real training. A small autoencoder, an encoder and a decoder that
-# are trained to give back what goes in, squeezes a frame into 64 numbers and adds noise
-# of size 1. Each number $m$ pays $\frac12 m^2$ nats for the information that gets
-# through the noise.
+# Now the same with real training. An *autoencoder* is an encoder and a decoder that are
+# trained together to give back what goes in. Ours is small: it squeezes a frame into 64
+# numbers. Then it adds noise of size 1 to each, so that a number near 0 is lost in the
+# noise. The further a number $m$ is from 0, the more information gets through, and the
+# more it pays for that: $\frac12 m^2$ nats.
 
 # %%
 screen = gym.spaces.Dict(screen=spaces["screen"])
@@ -1223,9 +1243,9 @@ claim(
 
 
 # %% [markdown]
-# So this is how averaged pixels betray themselves: the price on information rests on its
-# floor, and every drawing is the mean picture. The image loss tells you only by its size:
-# it begins near 0.1 instead of a thousand.
+# So this is how averaged pixels betray themselves. The code pays for almost no
+# information, and every drawing is the mean picture. The image loss tells you only by
+# its size: it begins near 0.1 instead of a thousand.
 #
 # ## The real experiment: a picture and a number
 #
@@ -1293,8 +1313,9 @@ print("numbers in: 12,289 | in the code: 256")
 # <details><summary>Answer</summary>
 #
 # Both losses fall, and the screen's gets well below that of the best constant picture.
-# Sky, ground, pipes and hills are there. Mario is missing: he is worth about 7 of some
-# 250, and what costs most is learnt first.
+# Sky, ground, pipes and hills are there. Mario is missing. What costs most is learnt
+# first, and he costs little: of that constant picture's error of some 250, drawing him
+# saves about 7.
 #
 # </details>
 
@@ -1342,9 +1363,9 @@ print(f"drawing Mario saves {in_colour:.0f} of {round(constant, -1):.0f}")
 
 
 # %% [markdown]
-# Sky, ground, pipes and hills are there after 300 updates. So is the position, which
-# spans two orders of magnitude. Mario is not there yet, because the large things come
-# first. Notebook 06 trains a whole world model, and measures how much of him it keeps.
+# So 256 numbers are enough for the scenery and for the position, which spans two orders
+# of magnitude. Mario has to wait, because the large things come first. Notebook 06
+# trains a whole world model, and measures how much of him it keeps.
 
 # %% [markdown]
 # ## Exercises
@@ -1356,7 +1377,7 @@ print(f"drawing Mario saves {in_colour:.0f} of {round(constant, -1):.0f}")
 # Say which fan-in the initialisation of this notebook counts for its four kinds of
 # layers. For three of them it is the number of inputs that one output sees. For the
 # block layer, see the paragraph below its picture. The two kinds of convolution have
-# stride 2. Read the sides of their kernel from the layer, for they need not be 4.
+# stride 2. Read the sides of their kernel from the layer: they need not be 4.
 
 # %% tags=["exercise-4.1"]
 def fan_in(layer):

@@ -1,18 +1,21 @@
 # %% [markdown]
 # # 05 The RSSM: a memory that knows, a latent that guesses
 #
-# **How can a model have a memory and be unsure at the same time?**
+# **The question.** How can a model have a memory and be unsure at the same time?
 #
 # Notebook 04 turned one frame into one embedding. But one frame does not say where Mario is
 # going, whether the jump button is still held, or what waits beyond the right edge. So the
 # world model needs a state that remembers, and that can also say "I do not know yet".
 #
-# The **recurrent state-space model**, RSSM for short, has a part for each: a memory $h$,
-# which is computed, and a latent $z$, which is drawn at random from a distribution. At the
-# end we let a trained model watch Mario play, and read off how surprised it was.
+# The **recurrent state-space model**, RSSM for short, has a part for each. The memory $h$ is
+# computed, so it can keep what is certain. The *latent* $z$ says what is in the present
+# frame. It is drawn at random from a distribution, and a distribution can be undecided.
 #
-# *You need:* notebooks 03 (rows, resets) and 04 (`MLP`, `BlockLinear`); a rough idea of
-# what a recurrent network is.
+# **At the end** you have built both, a trained model has watched Mario play, and you have
+# read off how surprised it was.
+#
+# **You need** notebooks 03 (rows, resets) and 04 (`MLP`, `BlockLinear`), and a rough idea
+# of what a recurrent network is.
 #
 # *Measured: 0.5 minutes on two CPU cores, 0.7 GB memory, no GPU.*
 
@@ -120,10 +123,13 @@ show(
 )
 
 # %% [markdown]
-# In one future Mario is still beside the pipe, in the other he is in the air. Here the
-# past holds the reason: in the first the player had never let go of the jump button, and
-# a memory could know that. But no memory knows everything, so some futures stay open. The
-# last column is the mean of both: two half-transparent Marios, a frame that the game
+# Look at the third and the fourth picture. In one future Mario is still beside the pipe, in
+# the other he is in the air. Here the past holds the reason. A jump starts only if the
+# button has been released since the last one, and in the first case the player had never
+# let go of it. A memory could know that. But no memory knows everything, so some futures
+# stay open.
+#
+# The last picture is the mean of both: two half-transparent Marios, a frame that the game
 # never shows.
 #
 # A model that must name *one* picture, and pays for squared errors, will draw exactly this
@@ -138,9 +144,13 @@ ratio = (later - ghost).square().sum() / 2 / apart
 compare("ghost's error / squared distance", ratio, 0.25)
 
 # %% [markdown]
-# The ghost costs half as much as an honest guess: squared error rewards it. So we let
-# the model *draw* from a distribution instead. It says "one of the two", and commits to
-# it.
+# Call the squared distance of the two futures $d$. The ghost lies half-way between them.
+# Half of a distance, squared, is a quarter, so the ghost always pays $d / 4$. An honest
+# guess pays nothing in one half of the cases and $d$ in the other, which makes $d / 2$ on
+# average. So the ghost costs half as much, and squared error rewards it.
+#
+# That is not what we want. So we let the model *draw* from a distribution instead. It says
+# "one of the two", and commits to it.
 #
 # That is only half of the story. What has already happened is not random: if Mario has
 # passed the pipe, he has passed it. A model that re-sampled that fact at every step would
@@ -194,15 +204,21 @@ class State(NamedTuple):
 # ## The memory: a GRU
 #
 # We begin with the part that knows. In each step the memory must decide what to keep
-# and what to write. A gated recurrent unit does that with two gates: an *update* gate
-# says how much new content enters, and a *reset* gate how strong that content is.
-# Despite its name, it has nothing to do with the resets of episodes.
+# and what to write. A gated recurrent unit does that with two gates. The *update* gate says
+# how much new content enters, and the *reset* gate says how strong that content is. In spite
+# of its name, the reset gate has nothing to do with the resets of episodes.
 #
-# A network returns three raw numbers $r, c, u$ for each number of the memory. With the
-# sigmoid $\sigma$, they are mixed like this:
+# A network returns three raw numbers for each number of the memory: $r$ for the reset gate,
+# $c$ for the new content and $u$ for the update gate. With the sigmoid $\sigma$, they are
+# mixed like this:
 #
 # $$\tilde h = \tanh(\sigma(r) \cdot c), \qquad g = \sigma(u - 1), \qquad
 # h_t = g \cdot \tilde h + (1 - g) \cdot h_{t-1}$$
+#
+# In words: the *candidate* $\tilde h$ is the new content, made weaker or stronger by the
+# reset gate $\sigma(r)$. The update gate is $g$. At $g = 1$ the candidate replaces the old
+# memory, and at $g = 0$ the old memory stays as it is. The $-1$ in $g$ has a purpose, too,
+# and the next question asks you for it.
 
 # %%
 def gru_mix(h, r, c, u, lean=1.0):
@@ -242,8 +258,14 @@ show(fig, alt="A new memory fades; with the -1 in its gate it fades more slowly.
 # %% [markdown]
 # Where do the raw numbers come from? Follow the picture below from left to right. Memory,
 # latent and action each go through a small layer, so that all three have the same width.
-# Two larger layers then mix them, and the second one returns the raw numbers. The sizes are
-# those of the agent that plays Mario.
+# Two larger layers then mix them, and the second one returns the raw numbers. The line along
+# the top carries the old memory to two places: into the first of these layers, and to the
+# gates, where it is mixed with the candidate as in the formula above. On the right you see
+# what the new memory $h_t$ is for: the prior is computed from it alone, the posterior from it
+# and the embedding.
+#
+# The sizes are those of the agent that plays Mario. What "8 blocks" means comes right after
+# the picture.
 
 # %% tags=["hide-input"]
 show(*rssm_cell(embed_size=2048))
@@ -323,7 +345,7 @@ class SequenceModel(nn.Module):
 #
 # PyTorch's own `nn.GRUCell` has no norm, no input layers and no $-1$, and its update
 # gate says how much is *kept*. One more difference matters: its reset gate scales only
-# what the candidate takes from the old memory. Dreamer's scales all of it.
+# what the candidate takes from the old memory. Dreamer's scales the whole candidate.
 
 # %%
 class PlainGRU(nn.Module):
@@ -402,8 +424,10 @@ def categorical_logits(raw: Tensor, unimix: float = 0.01) -> Tensor:
 # > straight-through gradients.
 #
 # The idea is simple, if a little brazen. Forwards we use the one-hot $o$. Backwards we
-# pretend that it was the probabilities $p$, and hand them the gradient. With $\mathrm{sg}$ for
-# "stop the gradient", $o + p - \mathrm{sg}(p)$ does both.
+# pretend that it was the probabilities $p$, and hand them the gradient. One expression does
+# both: $o + p - \mathrm{sg}(p)$, where $\mathrm{sg}$ means "stop the gradient". Forwards,
+# $p$ and $\mathrm{sg}(p)$ are the same numbers and cancel, so that $o$ is left. Backwards,
+# $o$ and $\mathrm{sg}(p)$ count as constants, so the gradient goes to $p$ alone.
 
 # %% tags=["hide-input"]
 raw = torch.tensor([2.0, 1.0, 0.0])
@@ -413,9 +437,13 @@ show(*straight_through(raw.tolist(), probs.tolist(), thrown=1))
 
 # %% [markdown]
 # We write the throw itself as a race. Every face draws a waiting time from an exponential
-# distribution and divides it by its probability; the face that arrives first wins. The
-# winner has exactly the right distribution. And it is fast: the waiting times of all steps
-# are drawn in one call, before the loop over time begins.
+# distribution and divides it by its probability, so that likely faces tend to arrive
+# sooner. The face that arrives first wins. Exponential waiting times have a special
+# property: each face wins with exactly its own probability. The code compares logarithms,
+# which gives the same winner.
+#
+# The race is also fast: the waiting times of all steps are drawn in one call, before the
+# loop over time begins.
 
 # %%
 #| export
@@ -462,6 +490,11 @@ compare("straight-through", raw.grad, 0.99 * p * (worth - (p * worth).sum()), 1e
 # says, in nats, the unit of natural logarithms:
 #
 # $$\mathrm{KL}[q \,\|\, p] = \sum_{\text{dice}} \sum_{\text{faces } i} q_i \ln \frac{q_i}{p_i}$$
+#
+# Read it for one die. The logarithm compares the two probabilities of a face: it is 0 where
+# they are equal, and large where the prior gave little to a face that is now likely. The
+# factor $q_i$ weighs each face by how likely it is after looking. Then we add up, over the
+# faces and over the dice. Where prior and posterior agree, the KL is 0.
 
 # %%
 #| export
@@ -539,8 +572,9 @@ print(f"32 dice of 8 faces cost at most {worst:.0f} nats")
 #
 # Be careful where an episode begins. A window of the replay can contain the end of one
 # episode and the start of the next. On a first row three things are therefore set to
-# zero *before* the step: the memory, the latent, and the previous action, before it is
-# embedded. Zero means zeros, not "button 0".
+# zero *before* the step: the memory, the latent, and the previous action. The action is set
+# to zero before it is embedded. For buttons that means a vector of zeros, "nothing was
+# chosen", and not the one-hot of action 0. (In Mario that one is a choice, too: to wait.)
 #
 # Why carry both $h$ and $z$? Once yours runs, we switch off one at a time in a tiny world,
 # and see what each of them is good for.
@@ -563,7 +597,7 @@ print(f"32 dice of 8 faces cost at most {worst:.0f} nats")
 # | `posterior_of(model, h, embed)` | logits after looking; given below, ready to use |
 # | `sample_one_hot(logits, noise)` | a throw of all dice |
 #
-# Stop no gradients: `sample_one_hot` already lets them pass. The check tells you how
+# You need no `detach`: `sample_one_hot` already lets gradients pass. The check tells you how
 # far you have come. If you are stuck, `hint("5.0", 1)` helps. If you would rather read
 # on: nothing below depends on your answer.
 
@@ -808,8 +842,12 @@ compare("without the reset", never, observed(alone, first), expect="different")
 #
 # It has one lamp and one coin. The lamp is left or right, and stays there for the whole
 # episode, but it is visible only in the first row and in rows in which the button is pressed.
-# That is something to *remember*. The coin is thrown anew in every row. That is something
-# nobody can *know*.
+# That is something to *remember*. The coin shows left or right as well, but it is thrown
+# anew in every row. That is something nobody can *know*.
+#
+# What a model sees is four numbers. In the figure below we draw them as a small square: the
+# lamp is the upper half and the coin the lower half, and the bright field says left or
+# right. While the lamp is not visible, its half is dark.
 
 # %%
 ROWS = 8
@@ -933,15 +971,17 @@ claim("no dice: the coin has less than a third of the contrast", blur)
 
 # %% [markdown]
 # Look at the last column, where the button is pressed. We picked an episode in which the
-# model without memory gets the lamp wrong. It can keep the lamp only by throwing it anew in
-# every step. It must first learn to do that, and then one wrong throw loses the lamp for
-# good. Then look at the lower halves. Without dice the coin is
-# grey in every dreamed row: a ghost again.
+# model without memory gets the lamp wrong. This model can keep the lamp only in $z$, so it
+# has to throw the lamp anew in every step. It must first learn to do that, and even then
+# one wrong throw loses the lamp for good.
+#
+# Now look at the lower halves. Without dice the coin is grey in every dreamed row: a ghost
+# again.
 #
 # So each half does what the other does badly. The memory keeps what is certain, and the
-# dice commit to one of several futures. As the dice are thrown independently, they
-# sometimes contradict each other, and then the whole model's coin is a little grey,
-# too.
+# dice commit to one of several futures. In the whole model, too, the coin is sometimes a
+# little grey. Each die is thrown without looking at the others, so one may say "left" while
+# another says "right".
 #
 # ## One number, two gradients
 #
@@ -1045,12 +1085,13 @@ claim("swapped: the teacher ends below 0.65", descend(0.0, 0.1, 1.0)[-1, 0] < 0.
 
 
 # %% [markdown]
-# On the left the teacher keeps what it knows. On the right it has been dragged down to
-# the student. Move one slider at a time: more free nats help the teacher, and so does
-# more `dyn`, but only `rep` = 0 leaves it exactly where it was.
+# On the left the teacher keeps what it knows. On the right, with swapped weights and no
+# free nats, it has been dragged down to the student. Move one slider at a time: more free
+# nats help the teacher, and so does more `dyn`, but only `rep` = 0 leaves it exactly where
+# it was.
 #
 # One detail is easy to get wrong: the clip at 1 nat belongs around the *sum* over the
-# 32 dice.
+# 32 dice. So one nat is free for the whole row, not one for every die.
 #
 # ## The real experiment: what surprises the model?
 #
@@ -1104,10 +1145,11 @@ show(
 # kind. What surprises a model need not be visible to us.
 #
 # The entropy of the prior tells another story. It is highest where the memory is empty: in
-# row 0, where the window begins, and in the two rows that begin a new episode. But the KL of
-# row 0 is twice as high as that of the other two. What follows in row 0 is a frame from the
-# middle of a level; in the others it is the start of the level, the most common frame after a
-# reset. To be unsure and to be surprised are two different things.
+# row 0, where the window begins, and in the two rows that begin a new episode. The prior is
+# the same in all three, because each time the memory is computed from zeros. But the KL of
+# row 0 is twice as high as that of the other two. Row 0 shows a frame from the middle of a
+# level. The other two show the start of the level, the most common frame after a reset. So
+# to be unsure and to be surprised are two different things.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** Now we surprise the model on purpose. We cut a film: forty rows of one
@@ -1239,7 +1281,7 @@ check("5.3", most_surprised)
 #
 # * **The previous action is not reset.** [TorchRL had
 #   this](https://github.com/pytorch/rl/pull/4128). Training does not show it: the replay
-#   stores zeros as the action of a last row, so they are zeros anyway. But an acting agent
+#   stores zeros as the action of a last row, so there is nothing to reset. But an acting agent
 #   carries over the real last action of the old episode, and its first steps suffer.
 # * **Resets are missing** inside windows. The memory then carries the old episode into the
 #   new one, as at our cut. Compare the KL on first rows with that of a healthy model, which

@@ -73,8 +73,8 @@ from dreamer_lite.two_hot import TwoHot
 #
 # Below, a trained model looks at five frames of such a held-out run. Then it closes its eyes.
 # It is told which buttons the player pressed, but it never sees another frame. The model is
-# called `longer`: it is the code of this notebook with more units, trained for 20 minutes of
-# one core (`python -m course.train_world_model`).
+# called `longer`: it is the code of this notebook with more units, trained for about 15
+# minutes of one core (`python -m course.train_world_model`).
 
 # %%
 replay = Replay.load(data_path("mario_episodes.npz"))
@@ -118,8 +118,8 @@ show_gif(
 # <details><summary>Answer</summary>
 #
 # For the first steps the frozen frame is as good as the dream, because little has happened
-# yet. Then the screen scrolls, and its error grows to several times that of the dream. So a
-# small error one step ahead says little about a model. An agent must look further.
+# yet. Then the screen scrolls, and the error of the frozen frame grows to several times that of
+# the dream. So a small error one step ahead says little about a model. An agent must look further.
 #
 # </details>
 
@@ -156,12 +156,12 @@ show(*alignment())
 
 # %% [markdown]
 # Follow one arrow from "action stored" to "action read". The action that led to the first row
-# of a window is not in the window, so this row gets zeros, just as the model starts from a
-# state of zeros. That is not the same as "button 0".
+# of a window is not in the window. So this row gets a vector of zeros, just as the model starts
+# from a state of zeros. The one-hot of button 0 would be wrong: it says that button 0 was pressed.
 #
 # Every window that the model looks at is shifted once, by the function below. So the replay
-# must not shift as well. (A dream begins after the rows that were seen and picks the actions of
-# its further steps itself; exercise 6.1 asks how.)
+# must not shift as well. Only the dreamed steps of `dream` are different: there the method picks
+# the stored actions itself, and exercise 6.1 asks you which ones.
 #
 # Do not write the shift in place: the columns overlap in memory, and
 # [one published port](https://github.com/NM512/r2dreamer/issues/9) destroyed about 1.6 % of its
@@ -216,8 +216,9 @@ show(*world_model_phase(states.h.shape, states.z.shape))
 # ### The frame and the reward
 #
 # The **frame** loss is the squared error of the decoder's picture, summed over all pixels. The
-# sum matters. With a mean it would read 0.08 instead of 1,000, and then the cheapest way to a
-# small loss is to put nothing into $z$. Such a model is blind; notebook 04 trained one.
+# sum matters. With a mean it would read 0.08 instead of 1,000. Then no detail of the frame would
+# save as much loss as it costs in KL, and the cheapest way to a small loss is to put nothing into
+# $z$. Such a model is blind; notebook 04 trained one.
 #
 # The **reward** of a row is the one that arrived with its frame. Mario's is his progress to
 # the right in blocks of 16 pixels, minus 0.02 per step for the time. The flag is worth 5 more,
@@ -231,13 +232,16 @@ show(*world_model_phase(states.h.shape, states.z.shape))
 # expect 1.
 #
 # But Dreamer values a reward less the later it comes: each further step multiplies its worth
-# by the *discount* $\gamma = 1 - 1/333$. So we take $\gamma$ as the target instead of 1. What
-# the head predicts then already contains the discount, and later notebooks need no extra
-# factor. The paper's equations still keep the two apart; this form is that of the authors'
+# by the *discount* $\gamma = 1 - 1/333$. So we take $\gamma$ as the target instead of 1. The
+# loss is the binary cross entropy, `F.binary_cross_entropy_with_logits`. It is smallest when the
+# predicted probability equals the target, also for a target between 0 and 1. So what the head
+# predicts already contains the discount, and later notebooks need no extra factor. The paper's
+# equations still keep the two apart; this form is that of the authors'
 # [final code](https://github.com/danijar/dreamerv3).
 #
-# The discount is one field of `Config`, the dataclass that holds all sizes and weights of the
-# agent. `Config(depth=8)` changes one number and keeps the defaults of the rest.
+# The discount is one field of `Config`, the dataclass that holds every number a run depends on:
+# sizes, learning rates, and how much each loss counts. `Config(depth=8)` changes one number and
+# keeps the defaults of the rest.
 #
 # ### The KL, twice
 #
@@ -313,8 +317,8 @@ claim("an all-grey frame costs between 500 and 1500", 500 < grey_loss < 1500)
 # | `batch["reward"]`, `batch["is_terminal"]` | the targets of reward and continue [B, T] |
 # | `kl_divergence(q, p)` | $\mathrm{KL}[q \,\Vert\, p]$ of each row [B, T], imported above |
 #
-# The check first looks at the first losses, then at what happens at ends. Finally it compares
-# values and gradients with our version.
+# The check looks at four things in turn: the form of what you return, the first losses, what
+# happens at ends, and finally the values and gradients, beside those of our version.
 
 # %% tags=["exercise-6.0"]
 def my_world_model_loss(model, batch):
@@ -527,8 +531,11 @@ claim("KL: within 30 % of two random heads", abs(first["dyn"] / heads - 1) < 0.3
 #
 # The frame makes up nearly all of the loss. Does it also do nearly all of the teaching? A loss
 # teaches through its gradient, not through its value. So we measure both: the value of each
-# term, and the length (the norm) of its gradient in the weights of the encoder. All five terms
-# can reach those, `dyn` through the memory, by way of earlier rows.
+# term, and the length (the norm) of its gradient in the weights of the encoder.
+#
+# All five terms can reach the encoder. For `dyn` this may surprise you, because its gradient stops
+# at the posterior of its own row. But the prior is computed from the memory, the memory holds the
+# latents of earlier rows, and those came from the encoder.
 #
 # The bars below show shares. Values add up to the loss, so their shares are parts of a whole.
 # Lengths of gradients do not add up, because gradients may point in different directions. Their
@@ -582,8 +589,8 @@ claim("but at least 15 % of the gradient", kl[1] > 0.15)
 # it has after its first update.
 #
 # `dyn` reaches the prior and the memory; `rep` the posterior, the encoder and the memory. On
-# longer windows `dyn` also reaches the encoder, by way of the memory: a past that makes the
-# future easy to predict is a good past.
+# longer windows `dyn` also reaches the encoder, by way of the memory. In other words, the encoder
+# also learns to describe a frame so that the rows after it become easier to predict.
 
 # %%
 PARTS = {
@@ -653,6 +660,10 @@ for g in ([6.0, 8.0], [0.6, 0.8]):
 # m &\leftarrow \beta_1 m + (1 - \beta_1) g', & \theta &\leftarrow \theta - \eta\, \hat m
 # \end{aligned}$$
 #
+# Here $g$ is the clipped gradient, $\theta$ the weights and $\eta$ the learning rate. The
+# average $v$ follows the squares of the gradient, and $\sqrt{\hat v}$ is its usual size.
+# Divided by it, the gradient becomes $g'$, and $m$ is the average of $g'$, the momentum.
+#
 # Both averages start at 0, so at first they are too small. The hats correct that: after $t$
 # updates $\hat v = v / (1 - \beta_2^t)$ and $\hat m = m / (1 - \beta_1^t)$.
 #
@@ -660,7 +671,7 @@ for g in ([6.0, 8.0], [0.6, 0.8]):
 # first and divides at the end. For $\beta_2$ we use 0.999, as the authors'
 # [code](https://github.com/danijar/dreamerv3) does.
 #
-# With a `warmup` the learning rate $\eta$ begins at 0 and rises linearly over so many updates,
+# With a `warmup` the learning rate $\eta$ begins at 0 and rises linearly over that many updates,
 # because the first averages rest on very few gradients.
 
 # %%
@@ -916,8 +927,9 @@ claim("the frames are learnt: a fifth of the first loss", curves["obs"][-1] < fi
 claim("the reward too: below 1.1", curves["reward"][-1] < 1.1)
 
 # %% [markdown]
-# All three predictions are learnt, so the decoder and both heads work. Whether the prior
-# learns, only the KL can tell: it rose while the frames became better, and then it fell.
+# All three predictions are learnt, so the decoder and both heads work. What about the prior? Only
+# the KL can tell whether it learns. The KL rose while the frames became better, and then it fell.
+# Why it does that is part of the next question.
 #
 # ## A short training on Mario
 #
@@ -964,8 +976,9 @@ claim(
 # those windows are ten times as long, and the KL is largest right after a window begins.
 #
 # Remember the shape of the KL. If it *stays* at exactly 1 while the frames stay blurred, the
-# model does not look. The pages [metrics](reference/metrics.md) and
-# [troubleshooting](reference/troubleshooting.md) show this sickness, and others, as curves.
+# model does not look. The page [metrics](reference/metrics.md) shows this sickness, and others,
+# as curves. The page [troubleshooting](reference/troubleshooting.md) leads from a symptom to its
+# cause.
 #
 # ## Eyes closed
 #
@@ -1058,8 +1071,8 @@ show(
 #
 # For this we borrow the world model of the shipped agent, the one that plays in notebook 10. It
 # has trained for hours. Near the ground, where Mario is most of the time, it does draw him. It
-# looks at eight real frames. In the last of them Mario has just jumped, and the player still
-# presses "run + jump". Then we take over and hold down one of three buttons.
+# looks at eight real frames. In the last of them Mario has just jumped, because the player
+# pressed "run + jump". Now we take over and hold down one of three buttons.
 
 # %%
 ACTIONS = ["wait", "right", "right + jump", "right + run", "run + jump"]
@@ -1105,7 +1118,7 @@ show(
 
 # %% [markdown]
 # The first column is the same for all three. From there on the buttons decide. How well does the
-# model hear them? The reward is mostly progress to the right, so we ask its reward head, in 16
+# model obey them? The reward is mostly progress to the right, so we ask its reward head, in 16
 # dreams for each button.
 
 # %%
@@ -1122,11 +1135,11 @@ claim('those of "wait" promise less', waiting.sum() < 0.9 * running.sum())
 claim('but even the last step of "wait" promises more than 0.2', waiting[-1] > 0.2)
 
 # %% [markdown]
-# It hears them, but not well enough. We let the emulator of notebook 10 play the same 15 steps
+# It obeys, but not well enough. We let the emulator of notebook 10 play the same 15 steps
 # for real. Running brings 11, just as the dream promises. Waiting brings 6.5: Mario flies on,
 # lands, slows down, and stands still after 13 steps. In the dream he is still moving at the end.
 # An agent that plays well hardly ever lets go for so long, and so its model has seen few such
-# rows. A model knows what its agent has tried.
+# rows. A model only knows what its agent has tried.
 #
 # Now it is your turn. Every press is one step of the prior. Without a running kernel you see
 # seven steps that we pressed.
@@ -1168,8 +1181,9 @@ pad = action_pad(
 # world model learns nothing that its loss does not pay for. In 64 x 64 pixels he is about four
 # pixels wide and five high. Let us compute what it costs to leave him out.
 #
-# The frame below shows him in mid-air. On the left is a grey picture of the whole screen, as many
-# agents use it; on the right a picture in colour, without the score board.
+# The frame below shows him in mid-air. The first picture is the whole screen in grey, as many
+# agents use it. The third is in colour, without the score board. Beside each of them you see Mario
+# close up.
 
 # %% tags=["hide-input"]
 with np.load(data_path("mario_screens.npz")) as file:
@@ -1334,9 +1348,9 @@ check("6.2", my_adam)
 #
 # *medium, about 10 minutes, one planted bug*
 #
-# A world model was trained with this reward loss. Its dreams look right, but the -2 for a death
-# arrives one step before Mario falls. In real play the loss stays high in all rows where the
-# next button decides. Find the bug.
+# A world model was trained with this reward loss. Its dreams look right, but they give out the -2
+# for a death one step before Mario falls. On recorded rows the loss stays high wherever the reward
+# depends on the button that is pressed next. Find the bug.
 
 # %% tags=["exercise-6.3"]
 def reward_loss(logits, reward):
@@ -1355,7 +1369,7 @@ check("6.3", reward_loss)
 # %% [markdown]
 # ## What breaks
 #
-# * **The actions are shifted not at all, or twice.** Frames are so similar from row to row that
+# * **The actions are not shifted, or shifted twice.** Frames are so similar from row to row that
 #   nobody notices, until the agent jumps too late at every pit. The aside below shows how to
 #   tell.
 # * **The mean of the pixels instead of their sum.** The frame loss reads 0.08 at the start, the KL
@@ -1372,15 +1386,19 @@ check("6.3", reward_loss)
 # %% [markdown] tags=["aside"]
 # ### Aside: shifted not at all, once, or twice
 #
-# The most expensive bug of this notebook hardly shows in the losses. Take the smallest world that
-# can tell: four buttons at random, and the observation *is* the last button. We train a tiny model
-# with the action column as stored, shifted once, and shifted twice, as happens when the replay has
-# already shifted it.
+# The most expensive bug of this notebook hardly shows in the losses. To see it we need only a
+# tiny world: four buttons are pressed at random, and the observation *is* the last button. We
+# train a tiny model three times: with the action column as stored, shifted once, and shifted
+# twice, as happens when the replay has already shifted it.
 #
-# Without the shift the model reads each button one row too *early*, remembers it, and is right
-# about every frame. Only in a dream does each frame show the button one step late. With two
-# shifts the button comes one row *after* the frame that shows it; no prior can predict that
-# frame, and the KL stays high.
+# Without the shift, row $t$ brings the button that was pressed *after* its frame. The model learns
+# to keep this button in memory until the next row, where it shows, and so it is right about every
+# frame. In a dream, however, each button comes with the row that it leads to. The model still
+# waits for one row, so each frame shows its button one step late.
+#
+# With two shifts the button comes one row *after* the frame that shows it. No prior can predict
+# that frame, and the KL stays high. The line at $\ln 4$ in the figure is what it costs to guess
+# one of four buttons.
 
 # %%
 world = gym.spaces.Dict(x=gym.spaces.Box(-np.inf, np.inf, (4,), np.float32))

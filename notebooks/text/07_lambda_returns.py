@@ -2,7 +2,9 @@
 # # 07 Lambda-returns: how far ahead should the agent look?
 #
 # **The question.** Mario dreams for 15 steps and earns some reward. Then the dream stops.
-# How good was what he did? And is a return of 3 a lot or a little?
+# How good was what he did? We measure it by the *return*, the sum of all rewards from here
+# to the end, including those that come after the dream. And is a return of 3 a lot or a
+# little?
 #
 # In notebook 08 two networks learn from the answer. The *actor* chooses the actions. The
 # *critic* guesses how much reward is still to come. For now it is enough to know that both
@@ -57,12 +59,14 @@ from torch import Tensor, nn
 # %% [markdown]
 # ## The goal
 #
-# By the end you can draw this picture yourself and explain every line in it. The knob is
-# $\lambda$ (lambda). At 0 we follow the dream for one step and then ask the critic. At 1
-# we follow the dream to its end.
+# By the end you can draw this picture yourself and explain every line in it. From left to
+# right we turn a knob, $\lambda$ (lambda). At 0 we follow the dream for one step and then ask
+# the critic. At 1 we follow the dream to its end.
 #
-# The height says how wrong the answer is. If we look too short, we rely on a critic that is
-# wrong. If we look too far, we collect chance. The best answer lies in between.
+# The height says how wrong the answer is, and there are two reasons for it. One curve falls:
+# the further we look, the less we rely on a critic that is wrong. The other rises, because
+# every further step of the dream adds chance. The third is the sum of the two. Its lowest
+# point, the dot, lies in between.
 
 # %% tags=["hide-input"]
 lam, k = np.linspace(0, 1, 101)[:, None], np.arange(15)
@@ -257,11 +261,13 @@ show(*lambda_recursion(toy_reward[0], toy_value[0], toy_cont[0], lam=0.5))
 #
 # This is the heart of the notebook, and you have everything you need. Write it before you
 # look at ours. The check has four stages: shapes, numbers by hand, ends inside a dream, and
-# the authors' own numbers. It tells you how far you got. At last it compares random dreams
+# the authors' own numbers. It tells you how far you got. Finally it compares random dreams
 # and their gradients.
 #
-# One thing is new: $\lambda$ may also be a tensor, with one number for each state. We will
-# need that below, in "The same function on real rows".
+# One thing is new: $\lambda$ may also be a tensor, with one number for each state. Then the
+# step from $s_t$ takes $\lambda_{t+1}$, the number of the state in which it arrives, as it
+# does with reward, continuation and value. We will need that below, in "The same function
+# on real rows".
 #
 # If you are stuck, `hint("7.0", 1)` nudges and `hint("7.0", 3)` outlines. The solution is
 # there when you want to compare. You can also just read on: the notebook continues with our
@@ -393,8 +399,14 @@ show(
 #
 # $$G_n = r_1 + c_1 r_2 + c_1 c_2 r_3 + \dots + c_1 \cdots c_{n-1} r_n + c_1 \cdots c_n v_n$$
 #
-# The lambda-return is a weighted mean of all of them. Each further step has $\lambda$ times
-# the weight of the one before, and the last one takes what remains:
+# The lambda-return is a weighted mean of all of them. To see why, we split the equation for
+# $R_0$ into two parts:
+#
+# $$R_0 = (1-\lambda)\,(r_1 + c_1 v_1) + \lambda\,(r_1 + c_1 R_1)$$
+#
+# The first bracket is $G_1$: it asks the critic after one step. In the second, $R_1$ can be
+# split in the same way, and so on to the end of the dream. So each further step has
+# $\lambda$ times the weight of the one before, and the last one takes what remains:
 #
 # $$R_0 = (1-\lambda) \sum_{n=1}^{H-1} \lambda^{n-1} G_n + \lambda^{H-1} G_H$$
 
@@ -509,7 +521,8 @@ print("with:   ", lambda_return(tempting, toy_value, ended, 0.5)[0].tolist())
 # %% [markdown]
 # In a real dream the end is a matter of degree. The world model predicts the *probability*
 # that the game continues, and we multiply by it. A dream that ends with probability 0.3
-# keeps 70 % of its future.
+# keeps 70 % of its future. The continue head of notebook 06 predicts this probability with
+# the discount already inside, so this one number does both jobs.
 #
 # ## The same function on real rows
 #
@@ -521,19 +534,20 @@ print("with:   ", lambda_return(tempting, toy_value, ended, 0.5)[0].tolist())
 # > that state's value, and lambda-returns are computed over the real rewards ("Critic
 # > learning").
 #
-# **So it is the same function.** Only what we pass in is different. The rewards are real
-# ones, and `value` is the $R_0$ of a dream that began at the row.
+# **So it is the same function.** Only what we pass in is different. `reward` holds the real
+# rewards, and `value` holds, for each row, the $R_0$ of a dream that began at that row.
 #
 # There is one complication: a window of rows may hold the end of one episode and the
-# beginning of the next. The look along the rows must stop there. Two flags from notebook 03
-# take care of it:
+# beginning of the next. The rewards of the next episode must not count for this one. Two
+# flags from notebook 03 take care of it:
 #
-# * `is_terminal`: nothing comes after this row, so `cont` is 0;
-# * `is_last`: the next row belongs to another episode, so `lam` is 0. If the row is not
-#   terminal, as with a time limit, its value still counts.
+# * `is_terminal`: the game ended in this row and nothing comes after it, so `cont` is 0;
+# * `is_last`: the next row belongs to another episode, so `lam` is 0. The return then takes
+#   the value of this row and looks no further. If the row is terminal, its `cont` of 0
+#   removes that value. If it is not, as with a time limit, the value counts.
 #
-# The return *of* a last row would reach into the next episode and means nothing. Notebook
-# 08 leaves such rows out of the loss.
+# What is the return *of* a last row? Its step would lead into the next episode, so it means
+# nothing. Notebook 08 leaves such rows out of the loss.
 
 # %%
 # Row 2 is the flag: terminal. Row 5 is cut off by a time limit: last, not terminal.
@@ -543,9 +557,10 @@ is_last = torch.tensor([[0.0, 0, 1, 0, 0, 1, 0, 0]])
 imagined = torch.full((1, 8), 4.0)  # R_0 of a dream from each row
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Rows 1 and 4 are each one step before an end. From every row a return of 4 was
-# imagined, and the discount is 0.5. What are the returns of these two rows? And which of the
-# two contains an imagined value?
+# **Predict.** The cell above holds eight rows. Row 2 is the flag, where the first episode
+# ends. At row 5 a time limit cuts the second episode off. So rows 1 and 4 are each one step
+# before an end. From every row a return of 4 was imagined, and the discount is 0.5. What
+# are the returns of these two rows? And which of the two contains an imagined value?
 #
 # <details><summary>Answer</summary>
 #
@@ -581,16 +596,16 @@ compare("second episode alone", returns[:, 3:5], second, tolerance=0)
 #
 # To measure this we make a world in which the truth is known. Every step pays 1 on average,
 # with noise of standard deviation 0.7. With a discount of 0.95 every state is worth
-# $1 / (1 - 0.95) = 20$.
+# $1 + 0.95 + 0.95^2 + \dots = 1 / (1 - 0.95) = 20$.
 #
 # The critic is too optimistic and says 22. We compute 100,000 returns from dreams of 15
 # steps and ask two questions. By how much is their mean wrong? This is the *bias*. How much
 # do they scatter? This is the *variance*. The mean squared error is bias² + variance.
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Sketch bias² and variance over $\lambda$ from 0 to 1. Which curve falls, and
-# which one rises? If the critic becomes better, does the best $\lambda$ move to the left or
-# to the right?
+# **Predict.** You have seen bias² and variance over $\lambda$ in the first picture. Why does
+# the bias fall, and why does the variance rise? If the critic becomes better, does the best
+# $\lambda$ move to the left or to the right?
 #
 # <details><summary>Answer</summary>
 #
@@ -653,19 +668,26 @@ claim("a better critic wants a smaller lambda", best_grown < best)
 
 
 # %% [markdown]
-# So no lambda is best for the whole of training. A young critic wants a long look, and a
-# grown one a short look. The paper uses 0.95 throughout.
+# So no lambda is best for the whole of training. Early on the critic is poor, and a long
+# look is better. Later the critic is good, and a short look is enough. The paper uses 0.95
+# throughout.
 #
 # No real game has the same noise in every state, and no real critic is wrong by the same
-# amount everywhere. The two directions are still the usual ones: looking further brings
-# more chance, and asking the critic earlier brings more of its error.
+# amount everywhere. But there, too, looking further usually brings more chance, and asking
+# the critic earlier brings more of its error.
 
 # %% [markdown] tags=["aside"]
 # ### Aside: the two curves as formulas
 #
 # For such a simple noise, bias and variance can be written down. This is how the picture at
-# the top was drawn. The critic's error $e$ enters wherever a value is used, and the noise
-# $\sigma$ wherever a reward is used:
+# the top was drawn. Put $R_1$ into the equation for $R_0$, then $R_2$, and so on. You find
+# that the reward $r_{k+1}$ counts with the factor $(\gamma\lambda)^k$, and the value of the
+# same state with $\gamma (1-\lambda) (\gamma\lambda)^k$. Only the last value has no
+# $1-\lambda$, because nothing follows it.
+#
+# Each value is wrong by the critic's error $e$, and these errors add up to the bias. Each
+# reward has its own noise of size $\sigma$, so the *squares* of its factors add up to the
+# variance:
 #
 # $$\text{bias} = e\,\Big(\gamma (1-\lambda) \sum_{k=0}^{H-2} (\gamma\lambda)^k
 # + \gamma (\gamma\lambda)^{H-1}\Big) \qquad
@@ -709,9 +731,9 @@ for size in (0.01, 1.0, 100.0):
 # The same weight counts a little in the first game and nothing at all in the last one. So
 # we bring the returns to one size before the actor sees them.
 #
-# > **The paper says** (equations 6 and 7, section "Actor learning"). Divide by the range of
-# > the returns, from the 5th to the 95th percentile, smoothed over time, and never by less
-# > than 1. Subtracting an offset would change nothing for the actor:
+# > **The paper says** (equations 6 and 7, section "Actor learning"). Subtracting an offset
+# > would change nothing for the actor. So only divide: by the range of the returns, from the
+# > 5th to the 95th percentile, smoothed over time, and never by less than 1:
 # >
 # > $$\frac{R^\lambda_t - v_t}{\max(1, S)} \qquad
 # > S = \text{EMA}\big(\text{Per}(R^\lambda_t, 95) - \text{Per}(R^\lambda_t, 5),\ 0.99\big)$$
@@ -797,7 +819,7 @@ show(fig, alt="The divisor stays at 1 for ten updates, then climbs slowly toward
 
 
 # %% [markdown]
-# This slowness is wanted. Each batch moves the divisor by only a hundredth of the way, so
+# The slowness is on purpose. Each batch moves the divisor by only a hundredth of the way, so
 # the actor's task changes gently. In a run you can watch the divisor under the name
 # `return/scale`; the page [metrics](reference/metrics.md) shows how it should look.
 #
@@ -938,8 +960,8 @@ check("7.3", update_range, normalized_advantage)
 # |---|---|---|
 # | the reward of $s_{t+1}$ with the value of $s_{t+2}$ | the agent [never succeeds](https://github.com/epignatelli/navix/pull/152), all losses look healthy | compare with the weighted mean of n-step returns |
 # | the value of the state that is left, as the formula is printed | with lambda 0 the critic learns from itself | the walk to the flag: only one field ever knows |
-# | the continuation one step late | the agent hopes for rewards after its death | a 0 in the middle of a dream |
-# | no bootstrap at the end, or 0 | rewards beyond the horizon count too little, with lambda 1 not at all (`add_up` above); late states of a dream lose near rewards too | lambda 1, by hand |
+# | the continuation one step late | the agent expects rewards after its death | put a continuation of 0 into the middle of a dream, and a large reward after it |
+# | no bootstrap at the end, or 0 | rewards beyond the horizon count too little, with lambda 1 not at all (`add_up` above); states near the end of a dream lose even rewards that are close | compute the returns for lambda 1 by hand |
 # | normaliser built but [not applied](https://github.com/pytorch/rl/pull/4125) | works for rewards near 1, fails for scores | returns of 100 and of 10,000 must give the same advantages |
 # | advantages divided by their own spread | exploration stops before the first reward | returns of 0.01 must stay 0.01 |
 #

@@ -15,9 +15,9 @@
 # **You need** notebook 06 for the world model, which predicts rewards and continues, and 07
 # for the lambda-return and its scale $S$. Policy gradients are explained here.
 #
-# **Exercises.** There are four, and the numbers do not follow the page. 8.0 is the heart of
-# the notebook, and 8.1 warms you up for it. 8.2 is a bug to find, near the end. 8.3 is a
-# short one, folded away in the aside about joysticks.
+# **Exercises.** There are four, and they do not come in the order of their numbers. 8.0 is
+# the heart of the notebook, and 8.1 warms you up for it. 8.2 is a bug to find, near the end.
+# 8.3 is a short one, folded away in the aside about joysticks.
 #
 # *Measured: 0.9 minutes on two CPU cores, 0.6 GB memory, no GPU.*
 
@@ -110,9 +110,10 @@ show_gif(
 # frozen. A dream begins in a state that the model has really seen. Then actor and model
 # take turns for 15 steps.
 #
-# The arrows show what is computed from what. Gradients do not follow them all the way: the
-# actor's stay inside the actor and the critic's inside the critic. In this notebook's
-# training, none of them enters the model. 256 dreams run side by side.
+# The arrows show what is computed from what. Gradients do not follow them all the way, and
+# two short bars across an arrow show where they stop. The actor's gradients stay inside the
+# actor and the critic's inside the critic. In this notebook's training, none of them enters
+# the model. 256 dreams run side by side.
 
 # %% tags=["hide-input"]
 cart = gym.make("CartPole-v1")
@@ -134,8 +135,9 @@ show(*behaviour_phase(dream.feature.shape))
 # logits, $(1, 0)$, so at first it prefers the left button. Like every agent in this course,
 # it also gets a small reward for its *entropy*, so that it stays curious.
 #
-# The cell prints the gradient of the *loss* for the left logit. An optimizer steps against
-# it, so a plus sign means that the left button becomes less likely.
+# The cell prints the gradient of the *loss* for the left logit, and beside it the number that
+# it should be; how to compute that comes below. An optimizer steps against the gradient, so a
+# plus sign means that the left button becomes less likely.
 
 # %%
 def plain_gradient(pay):
@@ -157,11 +159,13 @@ for pay in ([0.0, 1.0], [0.0, 1000.0], [1.0, 0.0]):
 
 
 # %% [markdown]
-# Three different games, and one and the same gradient. Not a digit of it comes from the pay.
+# Three different games, and the gradient is the same in all of them. The pay plays no part
+# in it.
 #
 # The reason is that drawing a sample cuts the graph. A button is a whole number, and whole
-# numbers have no gradient. All that is left is the entropy's part. So the loss moves,
-# training seems to run, and the policy only becomes more random. This has happened in
+# numbers have no gradient. In notebook 05 the straight-through trick carried a gradient past
+# a draw; nothing in this cell does that. All that is left is the entropy's part. So the loss
+# moves, training seems to run, and the policy only becomes more random. This has happened in
 # [published code](https://github.com/epignatelli/navix/pull/152).
 #
 # ### The way around it
@@ -188,10 +192,27 @@ for pay in ([0.0, 1.0], [0.0, 1000.0], [1.0, 0.0]):
 # * $\mathrm{sg}$ stops the gradient, so the advantage is a plain number here.
 # * $\mathrm{H}$, upright, is the entropy, and $\eta$ its weight.
 
+# %% [markdown]
+# ### Where the logarithm comes from
+#
+# Take one decision, with probabilities $p_a$ and pays $r_a$. We want to raise the expected
+# pay, $\sum_a p_a r_a$. Its gradient is $\sum_a r_a \nabla p_a$, a sum over all buttons. But
+# we try only one of them, the one that was drawn. So we rewrite the sum as a mean over draws.
+# The derivative of a logarithm is $\nabla \ln p_a = \nabla p_a / p_a$, and therefore
+#
+# $$\sum_a r_a \nabla p_a = \sum_a p_a \, (r_a \nabla \ln p_a).$$
+#
+# On the right, each button counts with the probability that it is drawn. In other words,
+# $r_a \nabla \ln p_a$ of the drawn button is right on average.
+#
+# For a softmax this gradient is short. Per unit of a button's own logit, $\ln p_a$ rises by
+# $1 - p_a$, and per unit of another logit $b$ it falls by $p_b$.
+
 # %% [markdown] tags=["predict"]
 # Is this estimate any good? For two buttons we can check it against the truth. With
 # probabilities $p$ and pays $r$, the expected pay is $\sum_a p_a r_a$, and its true gradient
-# for logit $a$ is $p_a (r_a - \sum_b p_b r_b)$.
+# for logit $a$ is $p_a (r_a - \sum_b p_b r_b)$. (Put the rule for the softmax into the sum
+# above, and this is what comes out.)
 #
 # This is a gradient of the *pay*, which should rise. From here on we look at the pay, because
 # plus then means "more likely". The loss is minus the pay, so its gradient is minus this one.
@@ -263,7 +284,10 @@ claim(
 )
 
 # %% [markdown]
-# We may subtract anything that does not depend on the action: on average it changes nothing.
+# We may subtract any number $b$ that does not depend on the action: on average it changes
+# nothing. In the mean it adds only $-b \sum_a p_a \nabla \ln p_a = -b \sum_a \nabla p_a$. The
+# probabilities always sum to 1, so their gradients sum to 0.
+#
 # The expected return is a good choice, because then only the surprise is left. And it is
 # exactly what a critic can learn to predict.
 
@@ -274,7 +298,9 @@ claim(
 # buttons. Take probabilities of 0.9 and 0.1 instead, and let the buttons pay 0 and 1.
 #
 # Subtracting the expected pay, 0.1, removes only a part of the noise. Another number, 0.9,
-# would remove all of it. But that best number is different in every state and hard to know.
+# would remove all of it: the estimate for the right logit is then $(0 - 0.9)(0 - 0.1) = 0.09$
+# after the left button and $(1 - 0.9)(1 - 0.1) = 0.09$ after the right one. But that best
+# number is different in every state and hard to know.
 
 # %%
 prob, pay = np.array([0.9, 0.1]), np.array([0.0, 1.0])
@@ -555,9 +581,10 @@ def critic_loss_slow(logits, returns):
 #
 # The first becomes more likely, because it did better than expected, and the second less
 # likely. What pushes $\ln \pi$ is the advantage: $(5 - 1) / 4 = 1$ against $(0 - 1) / 4 =
-# -\tfrac14$. So the praise pulls four times as hard on $\ln \pi$ as the blame. On the logit
-# of the button itself it is less than that: $\ln \pi$ changes by $1 - \pi$ per unit of the
-# logit, so the two pushes are $1 \cdot \tfrac12 = 0.5$ and $\tfrac14 \cdot \tfrac34 = 0.19$.
+# -\tfrac14$. So the praise pulls four times as hard on $\ln \pi$ as the blame. On the logits
+# of the two buttons the pushes differ less, because $\ln \pi$ changes by $1 - \pi$ per unit
+# of the button's own logit: they are $1 \cdot \tfrac12 = 0.5$ and $\tfrac14 \cdot \tfrac34 =
+# 0.19$.
 #
 # The printed loss does not show this. It is $-(1 \cdot \ln\tfrac12 - \tfrac14
 # \ln\tfrac14) = 0.3466$, and the entropy changes only its fourth digit.
@@ -693,11 +720,14 @@ class Critics(nn.ModuleList):
 
 
 # %% [markdown]
-# Does it help? We trained 30 agents to steer the little sled of the page on
-# [ablations](beyond/ablations.ipynb), with a discount of 0.95 and three seeds each. At ten
-# points of a run we asked for the value of 64 starts. Then the same agent played on from
-# these starts, and we added up its discounted rewards. The difference is the error of the
-# value: above 0 it is too high. Every line in the picture is one run.
+# Does it help? We trained 30 agents, three seeds of each kind, in a small world from the page
+# on [ablations](beyond/ablations.ipynb): a sled on an icy track, to be held near the middle.
+# The discount is 0.95. At ten points of a run we asked the critic for the value of 64 starts.
+# Then the same agent played on from these starts, and we added up its discounted rewards.
+#
+# The picture shows value minus return, which is the error of the value: above 0 the value is
+# too high, below 0 too low. Every line is one run, and its colour says how many critics it
+# has and how they are reduced.
 #
 # There are three tasks. In the first, all rewards are noise with a deviation of 3, so every
 # value is truly 0. In the second the sled has its usual rewards, and in the third it has
@@ -760,7 +790,7 @@ claim("longer: the two critics deviate by 0.05 to 0.15", 0.05 < apart < 0.15)
 #   are too few to call that an effect.
 # * **Where values are too low, it makes them lower.** After 250 updates of the sled, every
 #   run with the smallest value is further below the truth than every run with one critic.
-# * **In the long run, nothing is left that three seeds can show.**
+# * **In the longer task we see no difference that three seeds could show.**
 #
 # Why so little? At the end of the long runs the two critics deviate by about 0.1 from
 # their mean, on values of 15. They learn from the same returns and are pulled towards the
@@ -780,8 +810,9 @@ claim("longer: the two critics deviate by 0.05 to 0.15", 0.05 < apart < 0.15)
 # the pole has already fallen. Their $c_0$ is near 0, which takes the whole dream out of the
 # loss.
 #
-# **Predict.** Three dreams of four states have $c$ = (1, 1, 1, 1), (1, 0, 1, 1) and
-# (0, 1, 1, 1). Which of their first three states count?
+# **Predict.** To keep the numbers simple, leave out the discount: 1 means that life
+# continues, 0 that it ends. Three dreams of four states have $c$ = (1, 1, 1, 1),
+# (1, 0, 1, 1) and (0, 1, 1, 1). Which of their first three states count?
 #
 # <details><summary>Answer</summary>
 #
@@ -804,7 +835,7 @@ print(torch.cumprod(cont, 1)[:, :-1].int().tolist())
 # Here is a warm-up for what comes next. Write the actor's loss for $N$ dreams at once, as in
 # equation 6 and in `actor_loss_slow`, but without a loop. Give every step its weight, and
 # take the plain mean over all $N \times H$ steps instead of the sum. Here `scale` is the bare
-# $S$, which may be below 1, so taking $\max(1, S)$ is up to you.
+# $S$, which may be below 1, so your code has to take $\max(1, S)$ itself.
 #
 # Nothing after it depends on your answer, and `solution("8.1")` prints one way to do it.
 
@@ -886,7 +917,8 @@ check("8.0", my_losses)
 #
 # One term is new: the loss on replayed rows, with the weight 0.3 from the paper's box. This
 # *replay critic* learns from real rows, which have real rewards and real ends. As in notebook
-# 07, each row's imagined return takes the place of the value.
+# 07, we compute lambda-returns along these rows, and wherever they need the value of a row,
+# they take the return that was imagined from it.
 #
 # Here, and only here, a gradient can enter the world model. That is on purpose: states that
 # help to predict the return are good states. This notebook trains without that term, and
@@ -1151,16 +1183,16 @@ claim(
 #
 # **Predict.** The world model already predicts a reward of 1 per step. Which of these are 0
 # before the first update: the critic's values, the returns, the advantages? What does a
-# step with weight 1 cost the critic? And which rows of a real episode can cost it nothing,
-# because no return follows them?
+# step with weight 1 cost the critic? And which rows of a real episode cost it nothing?
 #
 # <details><summary>Answer</summary>
 #
 # Only the values are 0. The returns hold the model's rewards, and so the advantages are not
 # 0 either. The critic pays two cross entropies over 255 equal bins, $2 \ln 255 = 11.08$.
-# In the dreams this is multiplied by the weight of each step. Real rows have no such weight,
-# but the last row of an episode costs nothing, because no return follows it. So the code
-# divides the first loss by the mean weight and the second by the share of the other rows.
+# In the dreams this is multiplied by the weight of each step, so the code divides that loss
+# by the mean weight. Real rows have no such weight, but the last row of an episode costs
+# nothing, because no return follows it. So the code divides the loss on real rows by the
+# share of the other rows.
 #
 # </details>
 
@@ -1231,9 +1263,10 @@ print("critic's loss ->", touched(critic_loss))
 # <details><summary>Answer</summary>
 #
 # Only the entropy falls, because the actor begins to prefer buttons. The pole falls more
-# rarely, so the continue rises. The critic begins at 0, far below the returns, so its value
-# rises. The scale stays at 1 for about ten updates, because smaller ones are not used, and
-# then it rises, mostly because its moving average begins at 0 (notebook 07).
+# rarely, so the probability that life continues rises. The critic begins at 0, far below the
+# returns, so its value rises. The curve of the scale shows $\max(1, S)$. It stays at 1 for
+# about ten updates, while $S$ is still below 1. Then it rises, mostly because the moving
+# average begins at 0 (notebook 07).
 #
 # </details>
 
@@ -1409,7 +1442,7 @@ claim("the real cart gets further than the dreamed one", far[1] > far[0])
 #
 # We suspect that the model has hardly learnt to follow the place of the cart. In the
 # recording this number has a standard deviation of only 0.1, so the loss hardly pays for it.
-# The films alone do not prove it, because the buttons differ, too. What is certain is that
+# The films alone do not prove it, because different buttons are pressed in them, too. What is certain is that
 # the model has never seen the edge of the track: the recorded cart gets no further than 1.1 from the
 # middle, and the track ends at 2.4. In the model's dreams there is nothing to fear.
 #
@@ -1512,12 +1545,12 @@ claim("the returns are at least 2 higher on average", gap.mean() > 2)
 # %% [markdown] tags=["aside"]
 # ### Aside: two decisions, trained in three ways
 #
-# What if the scale is missing? Take two small decisions, each with two buttons. In the first
-# a lot is at stake, 0 against 1,000. In the second next to nothing is, 500 against 500.1.
+# What if the scale is missing? Imagine a game with two small decisions, each with two
+# buttons. In the first a lot is at stake, 0 against 1,000. In the second next to nothing is,
+# 500 against 500.1. Over all returns of this game the scale is $S = 1000$.
 #
-# A good actor is decided in the first. In the second it stays curious, because trying costs
-# nothing there. Over all returns of this game the scale is $S = 1000$. We train an actor for
-# each decision in three ways:
+# A good actor commits itself in the first decision. In the second it stays curious, because
+# trying costs nothing there. We train an actor for each decision in three ways:
 #
 # * **ours**: advantages are divided by $S$;
 # * **not normalised**: the advantage is used as it is. In more than one
@@ -1617,7 +1650,7 @@ check("8.2", dream_weights)
 # %% [markdown]
 # ## What breaks
 #
-# None of these raises an error, and the losses hardly betray them. Look at the entropy, the
+# None of these raises an error, and you hardly see them in the losses. Look at the entropy, the
 # returns and the values.
 #
 # * **No log-probability.** Only the entropy trains, and the policy stays random.

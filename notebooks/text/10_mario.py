@@ -57,7 +57,8 @@ use_style()
 #
 # In the middle is what its world model dreams. Every two seconds the dream begins again
 # from a state that has watched the game so far. From then on the model is told only
-# which buttons are pressed. On the right is what the dream got wrong.
+# which buttons are pressed. On the right is what the dream got wrong: where the
+# picture is white, it was right.
 
 # %%
 from dreamer_lite.dreamer import Dreamer
@@ -179,7 +180,8 @@ show(fig, alt="The critic's value falls from the start to the flag, close to the
 # ### What does it want?
 #
 # The actor answers with five probabilities, one for each combination of buttons. Here
-# they are for the steps around one jump. Look for the steps at which it is certain, and
+# they are for the steps around one jump. Each bar is one step, and its colours show how
+# the five share the probability. Look for the steps at which the actor is certain, and
 # for those at which it is not.
 
 # %% tags=["hide-input"]
@@ -220,7 +222,7 @@ show(fig, alt="Stacked bars of the five action probabilities around a jump: near
 # where nothing depends on the choice.
 
 # %% [markdown] tags=["aside"]
-# ### Aside: Is Mario in the dream?
+# ### Aside: is Mario in the dream?
 #
 # Mario covers a few pixels, so the dream's total error would hardly notice if he were
 # missing. We therefore compare three numbers at every step: the error of the dream
@@ -367,10 +369,10 @@ for name, found in live.items():
 # it holds three players that have learnt nothing: random buttons, always right and jump,
 # and a fixed list of actions that reaches the flag.
 #
-# The list knows this one level by heart, and the idle frames at the start decide whether
-# it still fits. It either runs to the flag or dies at one known place. An agent that
-# looks at the game can fail anywhere. To beat the list therefore says more than to beat
-# random play.
+# The list knows this one level by heart, but it cannot look. The idle frames at the start
+# decide whether it still fits: it either runs to the flag or dies at one known place. An
+# agent that looks at the game can fail anywhere. So beating the list says more than
+# beating random play: one has to do better than a player that knows a way to the flag.
 #
 # There is also a harsher protocol, *sticky actions*: with probability 0.25 the game
 # repeats the previous action, whatever the player asks for.
@@ -433,7 +435,7 @@ else:
 # list never does.
 
 # %% [markdown] tags=["aside"]
-# ### Aside: Why does it still die?
+# ### Aside: why does it still die?
 #
 # To make an agent better, look at its worst moments. `tools/deaths.py` let ours play 160
 # more episodes. Of each that ended without a flag it kept the last 40 steps: how likely
@@ -481,9 +483,10 @@ claim("most deaths follow an action that the actor did not want",
 
 # %% [markdown]
 # In ten of the eleven deaths, one of the last 20 actions had probability 0.002. In other
-# words, the actor did not want it; the one percent drew it. If such draws had nothing to
-# do with dying, they would appear in at most $1 - 0.992^{20}$, or 15 %, of all stretches
-# of 20 steps.
+# words, the actor did not want it; the one percent drew it. In any one step this happens
+# with a probability of at most $0.01 \cdot \frac45 = 0.008$. If such draws had nothing to
+# do with dying, they would therefore appear in at most $1 - 0.992^{20}$, or 15 %, of all
+# stretches of 20 steps.
 #
 # In seven of these ten, the value falls by a third or more within five steps (the
 # coloured lines): the critic sees what is coming. In the others it hardly moves, and
@@ -562,7 +565,7 @@ show(fig, alt="The whole screen of the console, with a line below the score boar
 # 64 x 64.
 
 # %% [markdown] tags=["aside"]
-# ### Aside: Averaging areas
+# ### Aside: averaging areas
 #
 # Each new pixel is the mean over the area that it covers. Along the columns that is
 # easy: 256 / 64 = 4. Along the rows 208 / 64 = 3.25, so a new row covers three old rows
@@ -681,7 +684,7 @@ show(fig, alt="In colour one sees Mario in the air; in grey he is nearly gone.")
 
 
 # %% [markdown]
-# Now ask as the reconstruction loss asks. A model draws the scenery perfectly and
+# Now take the view of the reconstruction loss. A model draws the scenery perfectly and
 # *forgets Mario*, with sky in his place. What does it pay?
 #
 # The loss is the sum of squared differences of values between 0 and 1 (notebook 04). To
@@ -723,7 +726,7 @@ claim("forgetting Mario costs 30 times as much in colour", in_colour > 30 * in_g
 # reconstruction.
 
 # %% [markdown] tags=["aside"]
-# ### Aside: Where is Mario?
+# ### Aside: where is Mario?
 #
 # To look for Mario in a reconstruction we must know where he is. The console's memory
 # tells us:
@@ -757,7 +760,7 @@ claim("around it some pixel is more red than blue", (patch[:, 0] > patch[:, 2]).
 # was hurt, so here this is an option that is off. Exercise 10.2 shows its classic bug.
 
 # %% [markdown] tags=["aside"]
-# ### Aside: The options
+# ### Aside: the options
 #
 # All that you can ask of our environment is listed in one dataclass, and a value out of
 # range is refused in one sentence.
@@ -809,6 +812,11 @@ class MarioOptions:
                     f"make_mario expects {name} in {values}, but got "
                     f"{getattr(self, name)!r}; correct it."
                 )
+        if not (0 <= self.sticky < 1 and 0 <= self.sticky_share <= 1):
+            raise ValueError(
+                "make_mario expects sticky in 0 to below 1 and sticky_share in 0 to 1, "
+                f"but got {self.sticky!r} and {self.sticky_share!r}; correct them."
+            )
 
 
 # %%
@@ -824,7 +832,7 @@ for wrong in ({"world": 9}, {"size": 60}, {"reward": "score"}):
 #
 # The emulator has a reward of its own: pixels moved, minus clock ticks, minus 15 at
 # death. But its form depends on the version of the package, it ignores the flag, and it
-# is large. We define ours from three things that matter:
+# is large. We define ours from the few things that matter:
 #
 # $$r_t = \frac{x_t - x_{t-1}}{16} - 0.02 + 5\,[\text{flag}] - 2\,[\text{dead or stuck}]$$
 #
@@ -848,8 +856,10 @@ for wrong in ({"world": 9}, {"size": 60}, {"reward": "score"}):
 # replaying the title screen. `step` holds the buttons, measures the progress and decides
 # whether the episode is over.
 #
-# There is no time limit of ours: the game's own clock kills Mario after 400 ticks, and
-# that *is* the game. Exercise 10.3 is about the difference.
+# We set no time limit of our own. The game's clock kills Mario after 400 ticks, and since
+# that is a rule of the game, the episode has *terminated*, as after any other death. A
+# limit of ours would only *truncate* it: we would stop looking, while the game goes on.
+# Exercise 10.3 is about this difference.
 
 # %%
 #| export
@@ -980,10 +990,11 @@ class SometimesSticky(gym.wrappers.StickyAction):
 def make_mario(world: int = 1, stage: int = 1, **options: object) -> gym.Env:
     """One stage of Super Mario Bros. as a Gymnasium environment.
 
-    Observations are uint8 [size, size, 3]: the screen without the 32 rows of the score
-    board. An episode terminates at the flag, at death and when Mario is stuck. `info`
-    has x_pos, y_pos, time, flag_get, dead, stuck, sticky, emulator_reward and
-    mario_pixel, the [row, column] of Mario's middle in the observation.
+    Observations are uint8 [size, size, 3], or 1 if grayscale: the screen without the 32
+    rows of the score board. An episode terminates at the flag, at death and when Mario
+    is stuck. `info` has x_pos, y_pos, time, flag_get, dead, stuck, sticky,
+    emulator_reward and mario_pixel, the [row, column] of Mario's middle in the
+    observation.
 
     Args: world, 1 to 8; stage, 1 to 4; options, the other fields of `MarioOptions`.
     Raises: ValueError for an option out of range; ModuleNotFoundError without the
@@ -1001,8 +1012,8 @@ def make_mario(world: int = 1, stage: int = 1, **options: object) -> gym.Env:
 # %% [markdown]
 # ### The check
 #
-# Gymnasium can check what an environment must do: its spaces fit, its seeds decide, its
-# types are right. We count warnings as failures, except for two: one asks for an
+# Gymnasium can check what an environment must do: its spaces fit, the same seed
+# gives the same game, and its types are right. We count warnings as failures, except for two: one asks for an
 # environment without wrappers, the other for one that is registered under a name.
 
 # %%
@@ -1068,7 +1079,7 @@ print("steps:", len(rewards) - 1, "x:", info["x_pos"], "flag:", info["flag_get"]
 print("return:", round(sum(rewards), 4))
 
 # %% [markdown] tags=["aside"]
-# ### Aside: Which action goes with which frame?
+# ### Aside: which action goes with which frame?
 #
 # Notebook 03 made a rule of it: a row holds the frame, the reward that arrived *with* it
 # and the action chosen *after* seeing it. The episode that opened this notebook was
@@ -1140,14 +1151,15 @@ GAMES = {"evening": dict(noops=30, sticky=0.25, sticky_share=0.5)}
 #
 # * *Rates twice as high after half the warm-up, ten times the entropy* (both profiles): the
 #   first hour needs them. See *The first hour* below.
-# * *Entropy falls*, by the same factor in every step, from 3e-3 to 1e-4. What helps a
-#   beginner to try things makes an expert press the wrong button.
+# * *The weight of the entropy falls*, by the same factor in every step, from 3e-3 to
+#   1e-4. What helps a beginner to try things makes an expert press the wrong button.
 # * *Rates fall* to a twentieth, in the last 30 % of the steps.
 # * *No uniform share* in the actor. Above, most deaths began with a button that only this
 #   share would press. (The authors' own code has none there either.)
 # * *Games begin after 0 to 30 idle frames*, and *half of them have sticky actions*: train
 #   as you evaluate.
-# * *A smaller memory*: only the newest 50,000 rows are kept, and the beginner's go.
+# * *A smaller memory*: only the newest 50,000 rows are kept; those of the beginner are
+#   dropped.
 #
 # One run of `evening` is finished; see *The evening* below. It shows what these five bring
 # together, for one seed. What each of them is worth alone we have not measured.
@@ -1166,7 +1178,7 @@ budgets = [config.minutes or "all" for config in PROFILES.values()]
 print(f"{'minutes':10}" + "".join(f"{minutes:>10}" for minutes in budgets))
 
 # %% [markdown] tags=["aside"]
-# ### Aside: The same in a terminal
+# ### Aside: the same in a terminal
 #
 # The commands and this notebook use the same dictionary. In a terminal, with the course's
 # environment active:
@@ -1178,8 +1190,8 @@ print(f"{'minutes':10}" + "".join(f"{minutes:>10}" for minutes in budgets))
 # ```
 #
 # Without `runs/mario` the last two take the shipped agent. `--help` lists the rest. The
-# game needs no commands of its own: these are those of `python -m dreamer_lite`, which
-# trains in any environment, with the game filled in.
+# commands are those of `python -m dreamer_lite`, which trains in any environment, with the
+# game already filled in.
 
 # %%
 #| export
@@ -1298,7 +1310,7 @@ if START is None and PROFILE != "debug":  # an agent that has learnt begins else
 # [troubleshooting](reference/troubleshooting.md).
 
 # %% [markdown] tags=["aside"]
-# ### Aside: What is in the run folder?
+# ### Aside: what is in the run folder?
 #
 # The folder has what a run needs to continue (weights, optimizer, memory, counters,
 # random states), and what we want to read: settings, two tables, one page with curves,
@@ -1342,7 +1354,7 @@ show(fig, alt=alt, dpi=65)
 # `data/mario_agent.json`. Here is its curve, together with three other seeds that we
 # stopped early. Each line is a mean over the last 50 episodes.
 #
-# The panel in the middle is a zoom into the first 30,000 steps, in which all four began.
+# The panel in the middle zooms in on the first 30,000 steps, where you can compare all four.
 
 # %% tags=["hide-input"]
 def last(values, count=50):
@@ -1395,23 +1407,24 @@ claim("at best, more than nine of ten training episodes reached the flag", best 
 # **Train as you evaluate.** The first agent that seemed finished reached the flag in 48
 # of its last 50 training episodes. But all of those began at the same frame. In the
 # evaluation, a random number of idle frames comes first, and the Goombas are somewhere
-# else when Mario arrives: 86 flags in 100 episodes. And when its training began that way
-# too, it became *worse* at first.
+# else when Mario arrives. There it reached 86 flags in 100 episodes. And when its training
+# began that way too, it became *worse* at first.
 #
 # **Look before you turn a knob.** We looked at the last frames before its deaths, real,
 # reconstructed and dreamed. The model saw every Goomba and dreamed it correctly. But
 # where Mario died, by a pixel, the dream let him run on, and the value did not fall. Our
 # explanation: it did not know the *risk*, because seven of ten rows in its replay came
-# from before the change. We kept only the newest rows, trained longer on each, and let
-# the learning rates fall at the end. That took it from 76 to 94. Since three things
-# changed at once, we cannot say which of them did it.
+# from before the change to idle frames. We kept only the newest rows, trained longer on
+# each, and let the learning rates fall at the end. That took it from 76 flags in 100
+# episodes to 94. Since three things changed at once, we cannot say which of them did it.
 #
 # **Do not judge by what you chose by.** By then we had compared many agents by the same
-# 100 episodes and kept the best, which may simply have been the luckiest. In *new*
-# episodes the agent with 95 flags reached 87. That is why the evaluation above has its own
-# 100 episodes, which no training run has seen and by which we never chose among the many
-# agents on the way. They are not quite untouched: the shipped agent is the third that they
-# judged, after 87 and 88 flags.
+# 100 episodes and kept the best, which may simply have been the luckiest. The agent that
+# had 95 flags in those episodes reached 87 in *new* ones. That is why the evaluation
+# above has its own 100 episodes. No training run has seen them, and we never used them to
+# choose among the many agents on the way. They are not quite untouched, because the
+# shipped agent is the third that we judged by them, after two earlier ones with 87 and 88
+# flags.
 #
 # ### The first hour
 #
@@ -1419,10 +1432,11 @@ claim("at best, more than nine of ten training episodes reached the flag", best 
 # and ten times the weight of the entropy bonus. With compiled losses (`--speed compile`), each of
 # three seeds reached the flag within an hour.
 #
-# We think that the entropy is what matters. Below are all runs with twice the rates: thick
-# lines with the larger bonus, thin green ones without. The thin grey lines are the first
-# runs, at lower rates. Look at the right panel first. (One thick line saves dreams; more of
-# that below.)
+# We think that the entropy is what matters. Below are all runs with twice the rates. The
+# thick lines are those with the larger bonus, the thin green ones those without. The thin
+# grey lines are the first runs, at lower rates. In one of the thick lines, dreams begin
+# in only a quarter of the sequences, which saves time; we come back to it below. Look at
+# the right panel first.
 
 # %% tags=["hide-input"]
 BEGINNING = 6_500  # updates
@@ -1481,27 +1495,31 @@ wider = ends["hour"].std() > 2 * ends["rates"].std()
 claim("with more entropy x varies at least twice as much", wider)
 
 # %% [markdown]
-# With an entropy of 0.2 the actor is sure of itself. It knows one way to each obstacle
-# and seldom tries another, so it learns slowly what comes after it. With the larger bonus
-# the entropy stays near 1. The mean grows no faster, because trying things costs lives.
-# But some tries get further, and what they find there is dreamed of, and learnt.
+# The longest run without the larger bonus ends with an entropy of about 0.2: its actor is
+# sure of itself. It knows one way to each obstacle and seldom tries another, so it learns
+# slowly what comes behind the obstacle. With the larger bonus the entropy stays near 1. The
+# mean grows no faster, because trying things costs lives. But some tries get further, and
+# what they find there is dreamed of, and learnt.
 #
-# The numbers of each run are in [data](../data/README.md). Most of the thin
-# green lines are single runs, and only one of them goes beyond 2,500 updates: they are an
-# indication, not a proof. Four of these eight reached the flag once, too.
+# The numbers of each run are in [data](../data/README.md). There are eight thin green
+# lines. Most of them are single runs, and only one goes beyond 2,500 updates: they are an
+# indication, not a proof. Four of the eight reached the flag once, too.
 #
-# **On a processor without bfloat16** an hour is too short. We kept ours from using its newer
-# instructions: an update of `hour` then took 1.33 seconds, where it took 0.6 on the same day
-# with them. That makes 2,700 updates an hour, and the three seeds needed 3,700 to 5,250 for
-# their first flag. The setting that saves most is the share of sequences in which dreams
-# begin. With `--dream-share 0.25` these times were 0.94 and 0.48 seconds. But it is no gift.
-# The run in the picture, a single one, was at a mean x of 1,513 after 4,000 updates, where
-# the three seeds were at 1,736 to 1,939, and it met its first flag after 5,290. In minutes
-# that is about the same, so `hour` dreams from everywhere.
+# **On a processor without bfloat16** an hour is too short. To measure that, we kept ours
+# from using its newer instructions. An update of `hour` then took 1.33 seconds, where it
+# took 0.6 on the same day with them. That makes 2,700 updates an hour, and the three
+# seeds needed 3,700 to 5,250 for their first flag.
+#
+# The setting that saves most is the share of sequences in which dreams begin. With
+# `--dream-share 0.25` an update took 0.94 seconds without these instructions and 0.48
+# with them. But this has a price. The run in the picture, a single one, was at a mean x
+# of 1,513 after 4,000 updates, where the three seeds were at 1,736 to 1,939, and it
+# reached its first flag after 5,290. In minutes that is about the same, so in `hour`
+# dreams begin in all sequences.
 #
 # ### The evening
 #
-# `hour` ends when the flags have begun. What does a whole run make of it? `evening` plays
+# `hour` ends when the flags have begun. How far does a whole run get? `evening` plays
 # 90,000 steps, with all the departures that are listed under *Train*, and with no hand on
 # it. Here is the one run that is finished, seed 0. It took 133 minutes on two cores with
 # bfloat16.
@@ -1513,7 +1531,7 @@ claim("with more entropy x varies at least twice as much", wider)
 # reached the flag.
 
 # %% tags=["hide-input"]
-fig, (ax, share) = plt.subplots(1, 2, figsize=(8.5, 3))
+fig, (ax, right) = plt.subplots(1, 2, figsize=(8.5, 3))
 ends = {}
 for path in sorted(Path(data_path("curves")).glob("mario_evening_seed*_episodes.csv")):
     run = read_columns(path)
@@ -1527,35 +1545,38 @@ for path in sorted(Path(data_path("curves")).glob("mario_evening_seed*_episodes.
         flags, at = last(run["flag_get"][rows], 25), made[rows][24:]
         label = None if ends.get(kind) else kind
         ax.plot(at, last(run["x_pos"][rows], 25), **line(role), label=label)
-        share.plot(at, flags, **line(role))
+        right.plot(at, flags, **line(role))
         for level in (0.5, 0.9):
             if (flags >= level).any():
                 when = at[np.argmax(flags >= level)]
-                share.plot(when, level, marker="o", color=COLORS["ink"])
+                right.plot(when, level, marker="o", color=COLORS["ink"])
                 said.append(f"{kind} {level:.0%} after {when:,.0f}")
         ends.setdefault(kind, []).append(flags[-1])
     print(*textwrap.wrap(", ".join(said), 76), sep="\n")
 ax.axhline(3161, **line("threshold"), label="the flag")
 ax.set(xlabel="update [1]", ylabel="x reached [pixels]", ylim=(0, 3400))
-share.set(xlabel="update [1]", ylabel="share of flags [1]", ylim=(-0.03, 1.03))
+right.set(xlabel="update [1]", ylabel="share of flags [1]", ylim=(-0.03, 1.03))
 ax.legend(loc="lower right")
 alt = "How far Mario gets in the evening, and the share of flags, plain and sticky."
 show(fig, alt=alt)
 
 # %%
-for name in ("evening0", "evening0_sticky"):
+for name in ("evening0", "evening0_sticky", "evening1", "evening1_sticky"):
     report = json.loads(Path(data_path(f"mario_evaluation_{name}.json")).read_text())
     found = report["players"]["agent"]
     low, high = found["interval_95"]
-    share = f"{found['flags']:3} of {found['episodes']} (95 %: {low:.2f} to {high:.2f})"
-    print(f"{name:16} {share}, mean x {found['x_mean']:,.0f}")
+    print(f"{name:16} {found['flags']:3} of {found['episodes']} flags", end=" ")
+    print(f"(95 %: {low:.2f} to {high:.2f}), mean x {found['x_mean']:,.0f}")
+    often = sorted(found["deaths_by_x"].items(), key=lambda place: -place[1])[:4]
+    places = ", ".join(f"{count} from x = {x} on" for x, count in often)
+    print(f"{'':16} deaths: {places}")
 last_games = min(ends["plain"])
 claim("at the end four of five plain training games reach the flag", last_games > 0.8)
 
 
 # %% [markdown]
 # The first flag comes about when it came in `hour`, although these games are harder: they
-# begin after idle frames, and in every other one the game repeats buttons. From then on
+# begin after idle frames, and in half of them the game repeats buttons. From then on
 # the plain games rise steadily.
 #
 # In the evaluation above, whose episodes no training run has seen, the agent of this run
@@ -1692,7 +1713,7 @@ check("10.3", how_it_ends)
 # * **Grey pictures.** `loss/obs` looks excellent, and the dream shows clouds, bushes and
 #   no Mario. No number tells you. You must look.
 # * **Frames and steps.** A step is four frames, so a run of 100,000 steps is 400,000
-#   frames. Papers count either.
+#   frames. Some papers count steps, others frames.
 # * **Judging by the best episode.** Every agent gets lucky. The protocol above counts all
 #   episodes, with sampled actions and random starts.
 #

@@ -4,8 +4,8 @@
 # **The question.** DreamerV3 is a list of tricks: symlog, two-hot, free nats, a slow critic and
 # a dozen more. Would it work without them?
 #
-# We take them out, one at a time, and train again. Five tiny worlds were built so that each
-# trick has something to do there, and small enough that a run takes half a minute. Beside
+# We take them out, one at a time, and train again. We built five tiny worlds for this. They are
+# made so that each trick can matter in them, and so small that a run takes half a minute. Beside
 # every changed agent you see the untouched one, trained with the same seeds.
 #
 # **At the end** you know which tricks these worlds need, which ones they do not, and how little
@@ -45,10 +45,12 @@ loss = {(c.variant, c.task): c.loss for c in found}  # shares of what there is t
 # %% [markdown]
 # ## The goal
 #
-# Each dot below is one run. Its place says how much of the reward was lost without the trick: at
-# 0 the changed agent is as good as the untouched one, and at 100 % it is as bad as random
-# actions. Dots left of 0 did better than the untouched agent. Come back to this
-# picture at the end and see if you can explain each line.
+# Each dot below is one run without a trick. Its colour and shape say in which of five worlds it was
+# trained; you will meet them in a moment. The tall tick among the dots is their mean. The place of a
+# dot says how much of the reward was lost: at 0 the changed agent is as good as the untouched one, and
+# at 100 % it has lost as much as a perfect player is ahead of random actions. Dots left of 0 did
+# better than the untouched agent. Come back to this picture at the end and see if you can explain
+# each line.
 
 # %% tags=["hide-input"]
 LOOK = dict(zip(TASKS, ("real", "error", "dreamed", "posterior", "kl")))
@@ -88,15 +90,17 @@ show(fig, "One line for each trick, one dot for each run: what was lost without 
 # * **units**: the same sled in millimetres. Positions and rewards are 1,000 times larger.
 # * **corridor**: fetch a key at the left end, then leave by the door at the right end. The only
 #   reward is a 1 at the very end.
-# * **lever**: a light in the first row says if a lever pays or costs. It must be remembered
-#   for six steps.
+# * **lever**: in each of six steps the agent may pull a lever. Each pull pays 1 in some episodes and
+#   costs 1 in the others. A light in the first row says which, and then it is gone. So it must be
+#   remembered for six steps.
 # * **follow**: keep a bat under a drifting ball, seen as a picture of 16 x 16 pixels.
 #
 # Their code is short, in `notebooks/course/tasks.py`.
 #
-# A return means little without knowing what is possible. For the sled we can compute it: there
-# are 11 places, 5 speeds and 30 steps, so that we can work backwards from the last step and
-# find the best action everywhere. All other players we simply watch.
+# A return means little without knowing what is possible. For the sled we can compute it. It has only
+# 11 places, 5 speeds and 30 steps, so we can work backwards from the last step and find the best
+# action everywhere. Other players we simply let play: a random one in all five worlds, and in
+# *follow* one that runs after the ball.
 #
 # **Predict.** A perfect player cannot get 30, one for each step. What costs it the rest?
 #
@@ -214,11 +218,15 @@ claim(
 # %% [markdown]
 # ## How we judge
 #
-# A run's **score** is its mean return in the last fifth of its updates: how good the agent is when
-# its time is up. An agent is *worse* if every one of its runs scored below every untouched
-# run with the same seeds, and if more than a tenth of what there is to gain was lost on
-# average. Everything else is "no difference that these seeds can show". With five seeds a side, two
-# equally good agents line up like this in one case of 252; with three, in one of 20.
+# A run's **score** is its mean return in the last fifth of its updates. In other words, it says how
+# good the agent is when its time is up. We compare it with the untouched runs of the same seeds. An
+# agent is *worse* if two things are true: every one of its runs scored below every untouched run,
+# and on average it lost more than a tenth of what there is to gain. The same the other way round is
+# *better*. Everything else is "no difference that these seeds can show".
+#
+# How often would chance alone do that? Suppose that two agents are equally good and have five seeds
+# each. Then all five scores of the first are below all five of the second in one case of 252. With
+# three seeds each, it is one case of 20.
 #
 # We set these rules after the first seed had been seen.
 
@@ -245,8 +253,9 @@ def trick(*names):
 # ## 1. Is the decoder needed?
 #
 # The world model learns from two sources: from reconstructing what it sees (notebook 06), and
-# from predicting reward and end. *No reconstruction* lets the decoder learn, but none of its
-# gradient reaches the model. *Only reconstruction* does the opposite.
+# from predicting reward and end. *No reconstruction* lets the decoder learn, but none of its gradient
+# reaches the model. *Only reconstruction* does the opposite: reward head, continue head and critic
+# learn, but none of their gradient reaches the model.
 #
 # **Predict.** In the lever's world the light is visible in the first row, and never again. Which of
 # the two agents forgets it?
@@ -272,13 +281,13 @@ claim(
 # Each categorical is mixed with one percent of the uniform distribution, so that no probability
 # becomes 0 (notebook 05). The actor has it as well, which makes it explore a little forever.
 #
-# **Predict.** It protects from what happens rarely: a probability so small that its logarithm
-# explodes. Will a few hundred updates meet that?
+# **Predict.** The mix protects against a rare event: a probability becomes so small that its logarithm
+# explodes. Will that happen within a few hundred updates?
 #
 # <details><summary>Answer</summary>
 #
-# Hardly. Small probabilities need long training or large steps. If there is a difference here, then
-# for another reason: one percent of the actions are not the actor's own.
+# Hardly. It takes long training or large steps to make probabilities that small. If there is a
+# difference here, it has another reason: one percent of the actions are not the actor's own.
 #
 # </details>
 
@@ -328,18 +337,20 @@ claim("in millimetres much is lost", loss["squared error", "units"] > 0.25)
 # %% [markdown]
 # ## 5. Is the continue head needed?
 #
-# It says how likely the episode is to go on (notebook 06). Without it every dream goes on forever.
+# It says how likely the episode is to continue (notebook 06). Without it no dream ever ends.
 #
 # **Predict.** In which world does that hurt: the sled that may fall off the track, or the corridor
 # that ends with the reward?
 #
 # <details><summary>Answer</summary>
 #
-# We expected the corridor. Nothing was ever seen after its end, so that a dream behind the door is
-# free to invent: perhaps the reward of 1 comes again and again. But four of its five runs are as
-# good as the untouched agent. The fifth opened the door in up to half of its episodes at first, and
-# not once in the second half of its training. So these seeds do not show that the corridor needs the
-# head, and we have not looked at what this run dreams behind the door. Nor do they show it of the sled.
+# We expected the corridor. Nothing was ever seen after its end, so the model may invent what is behind
+# the door. Perhaps it dreams that the reward of 1 comes again and again.
+#
+# But four of its five runs are as good as the untouched agent. The fifth opened the door in up to half
+# of its episodes at first, and not once in the second half of its training. That is too little to show
+# that the corridor needs the head, and we have not looked at what this run dreams behind the door. For
+# the sled these seeds do not show a need either.
 #
 # </details>
 
@@ -360,9 +371,9 @@ claim("corridor: one run of five fails", failed == 0 and min(others) > 0.9)
 #
 # <details><summary>Answer</summary>
 #
-# Nothing: it is a thousandth of what it was, beside advantages in the thousands. The actor
-# settles on its first success. On the other hand LaProp (below) divides by the size of the
-# gradient, so that the steps are no larger.
+# Almost nothing. In millimetres the advantages are in the thousands, and the entropy is as small as
+# before. Beside them it counts a thousandth of what it did. So the actor settles on its first
+# success. At least its steps do not grow, because LaProp (below) divides by the size of the gradient.
 #
 # </details>
 
@@ -372,17 +383,18 @@ trick("no return scale")
 # %% [markdown]
 # ## 7. What do free nats do?
 #
-# A KL below one nat costs nothing (notebook 05), so that the model may keep a little information
-# without asking what it is for. Above that, the prior gets the full gradient and the posterior a
-# tenth of it. *One KL gradient* gives both the full one.
+# A KL below one nat costs nothing (notebook 05), so the model may keep a little information free of
+# charge. Above that, the KL costs, and its gradient is shared out: the prior gets all of it, and the
+# posterior a tenth. *No free nats* removes the first rule. *One KL gradient* removes the second: the
+# posterior gets the full gradient as well.
 #
-# **Predict.** Both agents push the posterior towards the prior, hard and from the first update. What
-# is lost in the latent?
+# **Predict.** Both changes push the posterior harder towards the prior, from the first update on.
+# What is lost in the latent?
 #
 # <details><summary>Answer</summary>
 #
-# What cannot be predicted and does not pay at once: the place of the ball in *follow*, the light
-# in *lever*. At the beginning nothing in the model uses them yet, and encoding them costs nats. With
+# Information that cannot be predicted and does not pay at once: the place of the ball in *follow*, the
+# light in *lever*. At the beginning nothing in the model uses it yet, but encoding it costs nats. With
 # one KL gradient two of the five lever runs never learn the task. By our rule that is still no
 # difference that these seeds can show.
 #
@@ -394,14 +406,13 @@ trick("no free nats", "one KL gradient")
 # %% [markdown]
 # ## The other tricks
 #
-# **Symlog** (notebook 01) squashes what is seen. Without it the millimetres enter as they are. But
-# every layer is followed by a norm, which takes a common factor out again, and the optimizer
-# does the same with the gradient of the decoder. What is left for symlog are observations
-# in which large and small numbers live side by side; these worlds have none.
+# **Symlog** (notebook 01) squashes what is seen. Without it the millimetres enter as they are. That
+# sounds dangerous, but two other parts of the agent remove a common factor as well: the norm after
+# every layer, and the optimizer, which does the same with the gradient of the decoder. Symlog is left
+# with observations in which large and small numbers are side by side, and these worlds have none.
 #
-#
-# **LaProp with clipping** (notebook 06) makes steps of one size, whatever the size of the gradient.
-# Here plain Adam with the same rates replaces it.
+# **LaProp with clipping** (notebook 06) makes steps of one size, however large the gradient is. Here
+# we replace it by plain Adam with the same rates.
 
 # %%
 trick("no symlog", "Adam")
@@ -422,10 +433,12 @@ trick("no slow critic", "no replay critic")
 #
 # <details><summary>Answer</summary>
 #
-# What it sees right now: it acts one step late. That alone would be enough for the lever. But
-# "all heads" includes the decoder. If it reads $h$ alone, then nothing asks $z$ to hold what is
-# seen, and the light may never get into the model. The agent that reads $z$ alone
-# sees what is there now: enough for the ball, but not for the lever.
+# It does not know what it sees right now, so it acts one step late. For the lever $h$ alone would
+# still be enough. But "all heads" includes the decoder. If the decoder reads $h$ alone, then nothing
+# asks $z$ to hold what is seen, and the light may never get into the model.
+#
+# The agent that reads $z$ alone has the opposite problem. It sees what is there now, but nothing else.
+# That is enough for the ball, but not for the lever.
 #
 # </details>
 
@@ -451,6 +464,7 @@ print("A dash: no difference that these seeds can show.")
 #
 # We rank the tricks by what was lost without them, on average over the two worlds in which each was
 # tried. A trick that one world needs and the other does not is in the middle.
+# "No memory" was tried in one world only, so it is not ranked.
 
 # %%
 pairs = {

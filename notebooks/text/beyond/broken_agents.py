@@ -1,5 +1,5 @@
 # %% [markdown]
-# # Broken agents
+# # Beyond: broken agents
 #
 # **The question.** An agent does not learn, and nothing crashes. Where is the mistake?
 #
@@ -7,6 +7,9 @@
 # In each of them one mistake was planted, of a kind that people really make. You get what
 # you would have on your own machine: the numbers in `metrics.csv`, and the dream. Try to
 # find each mistake before you open the answer.
+#
+# **At the end** you have made three diagnoses, and you know which number gave each mistake
+# away.
 #
 # **You need** the page [metrics](../reference/metrics.md), which says what each column
 # means and how it looks when it is healthy. Keep it open beside this one. All runs are
@@ -76,7 +79,8 @@ def dream_of(name, seed=0, episode=0):
 # ## First, a healthy run
 #
 # You can only see that something is wrong if you know how it looks when it is right. So
-# here are the first 450 updates of a healthy agent.
+# here are the first 450 updates of a healthy agent, one run of it. (In Case 3 there are two
+# sick runs: there the dashed line is the second seed.)
 
 # %% tags=["hide-input"]
 show(numbers(), alt="Six columns of a healthy run of Catch over the first 450 updates.")
@@ -84,8 +88,8 @@ show(numbers(), alt="Six columns of a healthy run of Catch over the first 450 up
 # %% [markdown]
 # Go through them in the order of the page *metrics*. The loss of the picture falls, and
 # the KL (`loss/dyn`) rises above its floor of 1 when the latent begins to carry the
-# picture. The losses of reward and continue fall with it. The value stays between -1 and
-# 1, because Catch pays no more and no less.
+# picture. The losses of reward and continue fall too. The value stays between -1 and 1,
+# because Catch pays no more and no less.
 #
 # After 450 updates even this agent has hardly begun to win. So the returns cannot tell
 # you yet whether something is wrong. These numbers can.
@@ -109,13 +113,15 @@ show(
 # <details><summary>Answer</summary>
 #
 # `value/mean` falls far below -1, and it keeps falling. `loss/continue` drops to 0.0204
-# almost at once. That is the floor it has when *nothing ever ends*: the entropy of the
-# target $1 - 1/333$.
+# almost at once. That is the floor it has when *nothing ever ends*. Remember that the
+# target of the continue head contains the discount (notebook 06): on a row that does not
+# end, it is $1 - 1/333$. If every row has this target, the best possible loss is its
+# entropy, 0.0204.
 #
-# So the model believes that life goes on after the ball has landed, and the critic adds up
-# the losses of all the games to come. The friend's `step` says `truncated`, a time limit,
-# where it should say `terminated`: it returns `..., False, landed, {}` instead of
-# `..., landed, False, {}`.
+# So the model believes that the game continues after the ball has landed, and the critic
+# adds up what it expects to lose in all the games to come. The friend's `step` says
+# `truncated`, a time limit, where it should say `terminated`: it returns
+# `..., False, landed, {}` instead of `..., landed, False, {}`.
 #
 # </details>
 
@@ -154,12 +160,14 @@ show(
 #
 # <details><summary>Answer</summary>
 #
-# The KL is at 1.00, its floor, from the first lines on: the latent says nothing. The loss of the
-# reward is stuck, because from nothing one cannot tell whether the paddle will be below
-# the ball. A picture that can be drawn without knowing anything is an *empty* one.
+# The KL is at 1.00, its floor, from the first lines on: the latent says nothing. The loss
+# of the reward is stuck, because a model that knows nothing about the picture cannot tell
+# whether the paddle will be below the ball. A picture that can be drawn without knowing
+# anything is an *empty* one.
 #
-# The friend scaled the picture to 0..1 "for the network" and stored it as bytes, which go
-# from 0 to 255. Of 255 that leaves 1, and of all smaller numbers 0: practically black.
+# The friend scaled the picture to 0..1 "for the network" and then stored it as bytes. But
+# a byte is a whole number from 0 to 255. So 255 became 1, everything smaller became 0, and
+# the agent sees a picture that is practically black.
 #
 # </details>
 
@@ -183,19 +191,21 @@ show(dream_of("black"), alt="An episode and its dream: all pictures are black.")
 # ## Case 3
 #
 # The third friend fills the replay with code of their own. The picture loss falls as it
-# should, episodes end, values are possible. And yet the agent will never learn to catch.
+# should, the episodes end, and the values are possible ones. And yet the agent will never
+# learn to catch.
 
 # %% tags=["hide-input"]
 show(numbers("shifted"), alt="Six columns of a healthy and a sick run; the KL differs.")
 
 # %% [markdown]
-# This time the dream helps more than the numbers. In this one, of the second seed, the ball
-# is right. Now look at the paddle, which should move as in the real episode above it.
+# This time the dream helps more than the numbers. The dream below is from the second seed.
+# Its ball is right. Now look at the paddle, which should move as in the real episode above
+# it.
 
 # %% tags=["hide-input"]
 show(
     dream_of("shifted", seed=1, episode=2),
-    alt="An episode and its dream: the ball is right, the paddle moves one step late.",
+    alt="An episode and its dream: the ball is right, the paddle is first a step late.",
 )
 
 # %% [markdown] tags=["predict"]
@@ -204,10 +214,12 @@ show(
 #
 # <details><summary>Answer</summary>
 #
-# The KL is higher by a nat or more. That is what one of three equally likely moves costs,
-# $\ln 3 = 1.10$: in every step the model is surprised by where the paddle went. The entropy
-# stays near $\ln 3$, because in these dreams no button is better than another. And the
-# paddle of the dream does what the button *before* said.
+# The KL is higher by a nat or more. If three moves are equally likely, being told which one
+# happened costs $\ln 3 = 1.10$ nats. So in every step the model is surprised by where the
+# paddle went. The entropy stays near $\ln 3$, because in these dreams no button is better
+# than another. And the dreamed paddle is late: in the second picture it has not moved yet,
+# and in the third it makes the move of the second. (In the last, blurred one it jumps two
+# cells, which no button can do.)
 #
 # So the model does not know which button belongs to which picture. The friend stored in
 # each row the action that had *led to* its picture. The rule of notebook 03 is: a row has
@@ -232,10 +244,10 @@ for log in metrics("shifted"):
 # | `loss/obs` near 0, `loss/dyn` exactly 1.00, `loss/reward` stuck | the picture is empty | 2 |
 # | `loss/dyn` about $\ln A$ too high, the dream follows the buttons one step late | actions are in the wrong rows | 3 |
 #
-# None of the three is in the agent. Two are in the environment and one is in the rows
-# that it was given, and that is where most mistakes are. None of them crashes. And none of
-# them needs a long run: each was visible within a few hundred updates, long before the
-# returns could have told you anything.
+# None of the three mistakes is in the agent. Two are in the environment, and one is in the
+# rows that the agent was given. Most mistakes are in these two places. None of them
+# crashes, and none of them needs a long run to be found: each was visible within a few
+# hundred updates.
 #
 # **Plant one yourself.** `tools/lessons.py` shows how these were planted; each takes three
 # lines. Plant another one, for example a reward that arrives one row late, or a paddle

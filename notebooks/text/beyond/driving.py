@@ -1,13 +1,14 @@
 # %% [markdown]
 # # Beyond: driving
 #
-# **The question.** Mario has five buttons. A car has a wheel and two pedals, and each of them can be moved
-# a little. Can the same agent learn to drive from what it sees?
+# **The question.** Mario has five buttons, and each is pressed or not. A car has a wheel and two pedals, and each
+# of them can be moved by any amount. Can the same agent learn to drive from what it sees?
 #
 # **At the end** you have watched it drive, you know what changes when an action is a number, and you
 # have looked at the road that it dreams.
 #
-# **You need** notebooks 08 and 09, and the package `box2d`, which simulates the car.
+# **You need** notebooks 08 and 09, and two packages that simulate and draw the car. If they are missing:
+# `pip install box2d pygame-ce`.
 #
 # *Measured: 0.2 minutes on two CPU cores, 0.3 GB memory, no GPU.*
 
@@ -41,17 +42,21 @@ with np.load(data_path("driving/film.npz")) as file:
 # %% [markdown]
 # ## Watch it drive
 #
-# After training, it drove three roads that were new to it. This is the best of the three. On the left is
-# what it sees: 64 x 64 pixels, 12 times a second. In the middle is the road that its world model dreams.
-# Every 30 decisions the dream begins again from a state that has watched the road so far. From then on
-# the model is told only how the wheel and the pedals are moved.
+# After training, the agent drove three roads that were new to it. This is the best of the three. There are three
+# pictures side by side:
+#
+# * *Left:* what the agent sees, 64 x 64 pixels, 12 times a second.
+# * *Middle:* the road that its world model dreams. It is told only how the wheel and the pedals are moved. So that
+#   the dream does not drift away for good, it begins again every 30 decisions, from a state that has watched the
+#   road so far.
+# * *Right:* the error. It is white where the dream agrees with the road, and wine red where it does not.
 
 # %%
 clip = slice(10, 110, 2)
 real, dreamed = film["best"][clip], film["dreamed"][clip]
 show_gif(
     side_by_side(real, dreamed, error_frames(real, dreamed)),
-    alt="A red car follows a grey road through bends; beside it the dreamed road.",
+    alt="A red car follows a grey road through bends; beside it dream and error.",
     caption="real | dreamed | error, eight seconds of an episode",
     fps=6,
 )
@@ -59,10 +64,11 @@ show_gif(
 # %% [markdown]
 # ## The game
 #
-# `CarRacing-v3` belongs to Gymnasium. Every episode has a new road. Each tile of it that the car reaches
-# for the first time earns 1,000 divided by the number of tiles, so a whole lap is worth 1,000. Every
-# frame costs 0.1, and an episode lasts 1,000 frames, which is 20 seconds. So the best that one can hope
-# for is a little more than 900. Who leaves the field loses 100, and the episode ends.
+# `CarRacing-v3` comes with Gymnasium. Every episode has a new road, made of tiles. Each tile that the car reaches
+# for the first time earns 1,000 divided by the number of tiles, so a whole lap is worth 1,000. Every frame costs
+# 0.1, and an episode ends with the lap, or after 1,000 frames, which is 20 seconds. A lap that takes all the time
+# brings 1,000 - 100 = 900, and a faster lap a little more. That is the best that one can hope for. A car that
+# leaves the field loses 100, and the episode ends.
 #
 # We put one wrapper around it:
 
@@ -72,11 +78,12 @@ print(inspect.getsource(Road.step))
 # %% [markdown]
 # * *A decision holds for four frames.* The rewards of the four are added. In a single frame almost nothing
 #   changes, and 1,000 decisions for 20 seconds would be slow to learn from.
-# * *Frames between two decisions are not drawn.* Drawing takes longer than driving here.
-# * *The bar below the picture is cut off*, with its speed, its wheels and its score. The model would have
-#   to predict the digits of the score. The speed can be seen from how the road moves, by whoever has a memory.
+# * *Frames between two decisions are not drawn*, because drawing a frame takes longer than simulating it.
+# * *The bar below the picture is cut off.* It shows the speed, the wheels and the score, and the model would have to
+#   predict the digits of the score. The agent does not need the bar for the speed: with its memory, it can see the
+#   speed from how the road moves.
 #
-# What does the agent act with?
+# And what can the agent do? An action is three numbers, each between two bounds:
 
 # %%
 env = make_car()
@@ -88,12 +95,13 @@ for name, *bounds in zip(("wheel", "gas", "brake"), low, high):
 # %% [markdown]
 # ## Three numbers instead of a button
 #
-# The actor of notebook 08 does not know these bounds. For actions that are numbers it always draws from a
-# normal with a mean between -1 and 1, and `build_env` maps the range from -1 to 1 onto the bounds of the
-# environment.
+# The actor of notebook 08 does not know these bounds. When an action is a number, the actor always draws it from a
+# normal distribution with a mean between -1 and 1. `build_env` then maps the range from -1 to 1 onto the bounds of
+# the environment.
 #
-# **Build** that map: a function `to_bounds(unit, low, high)` for arrays. A sample of a normal can lie beyond
-# -1 and 1; what do you do with it? Write it in a cell of your own before you open ours.
+# **Build** that map: a function `to_bounds(unit, low, high)` for arrays. One thing to decide: a number drawn from a
+# normal can lie beyond -1 and 1. What do you do with it? Write it in a cell of your own before you open ours. The
+# cell after it records what arrives at the wheel and the pedals when `build_env` does the mapping.
 
 # %% tags=["hide-input"]
 def to_bounds(unit, low, high):
@@ -151,8 +159,8 @@ claim(
 # ## A driver of four lines
 #
 # Before we praise an agent, let us see what a person can write down in a minute. This driver looks at
-# one row of the picture, some way ahead of the car. Grass is green, so where red, green and blue are much the
-# same there is road. It steers towards the middle of that.
+# one row of the picture, some way ahead of the car. Grass is green and the road is grey, so it takes every pixel
+# whose red, green and blue are nearly equal for road. It steers towards the middle of these pixels.
 
 # %%
 print(inspect.getsource(look_ahead))
@@ -161,23 +169,25 @@ claim("it is far better than chance: more than 300 on average", np.mean(by_hand)
 
 # %% [markdown]
 # **Break it:** drive again with `lambda picture: look_ahead(picture, gas=0.2)`. The car is faster, and it slides
-# off in a bend. This driver knows where the road is, but not how fast it is going, for one picture does not
-# say it. To be fast, one has to slow down *before* the bend. That needs a memory, and a notion of what
+# off in a bend. This driver knows where the road is. It does not know how fast it is going, because a single picture
+# cannot show that. To be fast, a driver has to slow down *before* the bend. That needs a memory, and an idea of what
 # comes next.
 
 # %% [markdown]
 # ## Learning
 #
-# One command, which continues if it is called again:
+# One command trains the agent. If you call it again, it continues:
 #
 #     python tools/driving.py
 #
-# Its settings are almost those of Mario's first hour. Dreams begin in half of the states only, which saves
-# time. And the weight of the entropy is a tenth of Mario's; we come back to it. In training, an episode is
-# cut off after 50 decisions without a new tile. The evaluation below knows no such mercy.
+# Its settings are almost those of Mario's first hour. Dreams begin in only half of the states (`dream_share`,
+# notebook 09), which saves time. And the weight of the entropy is a tenth of Mario's; we come back to that.
 #
-# This was the only run. It had one core of a Xeon to itself. Four hours were planned; we stopped it long
-# before, and the command goes on from there.
+# In training, an episode is cut off after 50 decisions without a new tile. This setting is called `patience`. The
+# evaluation below does not use it: there, every episode has its full length.
+#
+# There is only this one run. It had one core of a Xeon to itself. We had planned four hours and stopped it long
+# before that. The command continues from there.
 
 # %%
 config = result["config"]
@@ -196,8 +206,8 @@ print(f"\n{result['decisions']:,} decisions, {result['updates']:,} updates, "
       f"{result['minutes']:.0f} minutes")  # fmt: skip
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Draw the return over the minutes of computing, from -50 to 900. When does it leave the
-# neighbourhood of zero?
+# **Predict.** Draw the return over the minutes of computing, from -50 to 900. When does it first rise clearly above
+# zero?
 
 # %% tags=["hide-input"]
 curve = np.array(result["curve"])
@@ -209,13 +219,14 @@ ax.legend()
 show(fig, alt="The return over the minutes: flat at first, then it climbs steeply.")
 
 # %% [markdown]
-# Every point is the mean of 20 episodes of training, of which many are cut off early. The evaluation is one of
-# the agent as it was at the end.
+# Every point is the mean of 20 training episodes, many of which were cut off early. The horizontal line is the
+# evaluation. It belongs to a single agent, the one at the end of training.
 #
 # ## How good is it?
 #
-# Twenty whole episodes on roads that no training has seen, of the game's own length. Actions are drawn from the
-# policy, as in training. Below it is the driver of four lines, on the same roads:
+# We let the agent drive twenty whole episodes, as long as the game's own, on roads that no training has seen. As in
+# training, its actions are drawn from the policy. Below its returns are those of the driver of four lines, on the
+# same roads:
 
 # %%
 for name, key in (("agent", "returns"), ("by hand", "by_hand")):
@@ -224,9 +235,9 @@ for name, key in (("agent", "returns"), ("by hand", "by_hand")):
     print(f"{'':8} mean {found.mean():.0f}, {(found > 800).sum()} of 20 above 800\n")
 
 # %% [markdown]
-# The agent has learnt in less than an hour, from pixels alone, what our four lines say, and a little more: on most
-# roads it is faster than they are. But the means are close, since each loses some roads in a bend. With 20
-# roads and one run this is no proof that it is the better driver.
+# In less than an hour, and from pixels alone, the agent has learnt to drive as well as our four lines, and a little
+# better: on 13 of the 20 roads its return is higher. But the means are close, since each of the two drivers fails in
+# a bend on some roads. With 20 roads and one run this does not prove that the agent is the better driver.
 #
 # ## What its hands do
 #
@@ -248,18 +259,18 @@ axes[-1].set(xlabel="decision")
 show(fig, alt="Wheel, gas and brake along an episode, with the width of the normal.")
 
 # %% [markdown] tags=["predict"]
-# Look at the wheel: the agent has not found out how to hold it still. It swings from side to side and drives a
-# straight line on average. Nothing in the reward speaks against that. The pedals are wiser: the gas goes down and the
-# brake comes in short pulses, mostly where a bend is near.
+# Look at the wheel: the agent has not found out how to hold it still. It swings from side to side, and only on
+# average does the car drive a straight line. Nothing in the reward speaks against that. The pedals make more sense:
+# the gas goes down and the brake comes in short pulses, mostly where a bend is near.
 #
-# DreamerV3 keeps the deviation of this normal between 0.1 and 1. **Predict:** what is the entropy of three such
-# numbers, in nats, at the two ends? Can it be negative?
+# DreamerV3 keeps the deviation of this normal between 0.1 and 1. **Predict:** what is the entropy of all three
+# numbers together, in nats, if each deviation is 1? And if each is 0.1? Can it be negative?
 #
 # <details><summary>Answer</summary>
 #
-# The entropy of a normal is the logarithm of its deviation plus 1.42. Three of them: 4.26 at a deviation of 1, and
-# -2.65 at 0.1. An entropy of numbers can be negative. A choice among buttons cannot do that: there 0 is a policy
-# without any doubt.
+# The entropy of a normal is the logarithm of its deviation plus 1.42. Three of them have 4.26 nats at a deviation of
+# 1, and -2.65 at 0.1. So the entropy of numbers can be negative (notebook 08). For a choice among buttons it cannot:
+# its smallest value is 0, for a policy that is sure of one button.
 #
 # </details>
 
@@ -271,22 +282,25 @@ print(f"in the episode: {entropy.mean():.1f} on average")
 print(f"worth at most: {config['entropy'] * (high_end - low_end):.4f}")
 
 # %% [markdown]
-# The last line is the whole difference that the entropy can make to the actor's loss, with a weight of 3e-4. In this
-# episode the policy is far from the lower end: -0.7 nats are a deviation of about 0.19 for each number, twice the
-# bound. And even at the bound the driver's hands would tremble a little and try what is beside its line. A choice among
-# buttons has no such bound except its uniform percent. That is why we kept DreamerV3's own weight here, while Mario's
-# first hour needed ten times as much. We have no run with another one.
+# The last line says how much the entropy can change the actor's loss at all, with a weight of 3e-4: this is the
+# whole difference between the widest policy and the narrowest one. In this episode the policy is far from the
+# narrow end. Its -0.7 nats correspond to a deviation of about 0.19 for each number, which is twice the bound of 0.1.
+#
+# And even at that bound the driver's hands would tremble a little. In other words, it would still try actions next
+# to the one that it prefers. A choice among buttons has no such bound, except for the one percent of uniform draws
+# (`unimix`). That is why we kept DreamerV3's own weight here, while Mario's first hour needed ten times as much.
+# We have no run with another weight.
 
 # %% [markdown] tags=["predict"]
 # ## The dream beside the road
 #
-# Now the model drives blind. It sees five pictures. Then it is told only the actions that were taken. **Predict:**
-# what will be right after two seconds, and what cannot be?
+# Now the model drives blind. It sees five pictures, which are marked as seen. From then on it is told only the
+# actions that were taken. **Predict:** what will still be right after two seconds, and what can the model not know?
 #
 # <details><summary>Answer</summary>
 #
 # The car stays where it is in the picture, and the road turns with the wheel. But the model cannot know a bend
-# that had not come into view when the dream began. It invents one, as it has seen many.
+# that had not come into view when the dream began. So it invents one, because it has seen many bends.
 #
 # </details>
 
@@ -303,8 +317,8 @@ scrub(
 # %% [markdown]
 # ## What it does wrong
 #
-# This is the worst of the three episodes that were filmed. Below each picture stand the decision and what the car had
-# earned by then.
+# This is the worst of the three episodes that were filmed. Below each picture you see the number of the decision,
+# and after the colon what the car had earned by then.
 
 # %% tags=["hide-input"]
 worst, earned = film["worst"], film["worst_reward"].cumsum()
@@ -316,11 +330,11 @@ for ax, t in zip(axes.flat, times):
 show(fig, alt="Twelve pictures along the worst episode, with the return so far.")
 
 # %% [markdown]
-# In the first half it earns tiles steadily. Then it takes a bend too fast and is on the grass. It does find a road
-# again, but hardly earns anything there: so these must be tiles on which it has been before, and it drives on as if
-# they were new. Nothing in the picture says which way it came. A human would remember; the model's memory is trained
-# on sequences of 32 decisions, less than three seconds.
+# In the first half it earns tiles steadily. Then it takes a bend too fast and ends up on the grass. It does find a
+# road again, but there it hardly earns anything. So these must be tiles that it has already visited, and it drives
+# on as if they were new. Nothing in the picture says which way it came. A human would remember. The model's memory
+# is trained on sequences of 32 decisions, which is less than three seconds.
 #
-# In training, patience ends such an episode, so the agent has seldom seen how one finds back. **Try it:** begin a run
-# with `patience=None` in `tools/driving.py`, another `--logdir` and another `--data`, so that the stored run stays.
-# What do you expect, in the first ten minutes and in the end?
+# In training, such an episode is cut off after 50 decisions without a new tile. So the agent has seldom seen how to
+# find the way back. **Try it:** begin a run with `patience=None` in `tools/driving.py`. Use another `--logdir` and
+# another `--data`, so that the stored run is kept. What do you expect, in the first ten minutes and at the end?

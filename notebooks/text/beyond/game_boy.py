@@ -8,7 +8,8 @@
 # kinds of observation together.
 #
 # **You need** notebooks 04 and 09. A copy of the game is not needed: we use a tiny cartridge of our
-# own that behaves like it where it matters here.
+# own that behaves like it where it matters here. The console comes from the package PyBoy. If it is
+# missing: `pip install pyboy`.
 #
 # *Measured: 0.7 minutes on two CPU cores, 0.7 GB memory, no GPU.*
 
@@ -44,8 +45,8 @@ rom = game_boy.free_rom(Path(folder.name) / "free.gb")
 # %% [markdown]
 # ## Four things to look at
 #
-# A Game Boy's screen is 160 pixels wide and 144 high. We keep every detail that matters at half of
-# that size, in grey.
+# A Game Boy's screen is 160 pixels wide and 144 high. We shrink it to half of that size and make it grey.
+# Every detail that matters is still there.
 #
 # Let us switch the console on, walk to the right for a while, and then down.
 
@@ -126,7 +127,7 @@ env.close()
 # goes through convolutions, the text through a small transformer, the numbers through an MLP. The
 # results are laid side by side.
 #
-# We record some play first. Holding a button for a few steps gets further than pressing a new one each time.
+# We record some play first. An arrow is held for a few steps, because that gets further than a new one in each step.
 
 # %%
 make_env = functools.partial(game_boy.make, rom, steps=100)
@@ -154,14 +155,15 @@ print(f"{len(replay)} rows")
 # %% [markdown] tags=["predict"]
 # ## What will be learnt first?
 #
-# The next cell trains for 120 updates. **Predict:** the screen, the map, the text or the numbers:
-# whose loss falls to a small part of its first value soonest, and which one is last?
+# The next cell trains for 120 updates. We compare each loss with its own first value. **Predict:** which
+# one has fallen most after these updates, that of the screen, the map, the text or the numbers? And
+# which one has fallen least?
 #
 # <details><summary>Answer</summary>
 #
-# The numbers come first, since most of them never change here. The text follows, because it is
-# one of two sentences. The two pictures are last: each has thousands of pixels, and every step
-# moves them all.
+# The numbers come first, since most of them never change here. The text follows, because it is either
+# "HELLO 1" or empty. The two pictures are last, and the screen is the very last: each has thousands of
+# pixels, and every step moves them all.
 #
 # </details>
 
@@ -202,8 +204,8 @@ for key, bound in bounds.items():
 # %% [markdown]
 # ## With your own game
 #
-# You need a copy of the game of your own, here `red.gb`. An episode should not begin with the title
-# screen, so play to the moment that you want first:
+# You need your own copy of the game, here `red.gb`. An episode should not begin with the title screen. So
+# first play up to the moment at which you want it to begin:
 #
 #     python -m pyboy red.gb
 #
@@ -212,6 +214,6 @@ for key, bound in bounds.items():
 #     python -m dreamer_lite train --preset 12m --logdir ../runs/red \
 #         --env "course.game_boy:make(rom='red.gb', state='red.gb.state')"
 #
-# We have not done this. No copy of the game was at hand, so the addresses are those that its fans have
-# published, the tests write to them on the real emulator, and how far an agent gets is not
-# known. Count on days rather than hours, on a GPU.
+# We have not done this, because we had no copy of the game. The addresses are those that its fans have
+# published. Our tests only check, on the real emulator, that what is written to these addresses is read
+# correctly. How far an agent gets is not known. Count on days rather than hours, on a GPU.

@@ -50,7 +50,7 @@ runs, table = task.read_runs(folder), read_table(folder / "runs.csv")
 # ## The goal
 #
 # Five ways to learn the same task. Each thin line is one run, and the thick line is the mean of a
-# kind. All were given the same number of steps in the world. Come back to this picture at the end:
+# kind. The dotted line is 500, the most that an episode can bring. All were given the same number of steps in the world. Come back to this picture at the end:
 # you will then know why each line is where it is.
 
 # %% tags=["hide-input"]
@@ -124,10 +124,11 @@ print("features:", agent.world_model.rssm.feature_size, "numbers")
 # PPO wants a Gymnasium environment. So we write a wrapper whose observation is the model's
 # feature: $h$ and $z$ side by side. PPO will not notice that there is a model in between.
 #
-# `Dreamer.observe` does the work. You give it the observation, the action that came *before* it, and
-# the model state that it returned last time. It returns the new state. In the first step of an
-# episode there is no action and no state. Its batches have a first axis, so that one
-# observation is `obs[None]`.
+# `Dreamer.observe` does the work. You give it the observation, the action that came *before* it, and the
+# model state that it returned last time. It returns the new state, and `state.feature` is what PPO shall
+# see. In the first step of an episode there is no action and no state yet. `observe` works on batches, so
+# everything has a first axis: a single observation goes in as `obs[None]`, and a single feature comes out
+# as `feature[0]`.
 #
 # **Your turn**, about 15 minutes: fill in `reset` and `step`. Four lines are enough.
 
@@ -151,8 +152,9 @@ class Mine(gym.Wrapper):
 
 
 # %% [markdown]
-# The check plays two episodes beside your wrapper, one call of `observe` at a time. The latent $z$ is
-# sampled, so that both get the same random numbers.
+# The check plays two episodes with your wrapper, and the same two with direct calls of `observe`. Then it
+# compares the features. Because the latent $z$ is sampled, the two can only agree if both get the same
+# random numbers. So the check sets the same seed before each.
 
 # %%
 def check_wrapper(kind):
@@ -198,9 +200,10 @@ check_wrapper(FeatureEnv)
 #
 # <details><summary>Answer</summary>
 #
-# Yes: to predict where the pole will be, the model has to know how fast it moves. From the
-# snapshot one gets a part. After some steps of random play, a pole that leans far to the
-# left is usually falling to the left.
+# From the feature, yes: to predict where the pole will be, the model has to know how fast it moves. From
+# the snapshot you can read only a part of the speed. It is not nothing, because place and speed are
+# related: after some steps of random play, a pole that leans far to the left is usually falling to the
+# left.
 #
 # </details>
 
@@ -317,16 +320,16 @@ claim("after eight steps it has fallen by half", bad[8] < 0.5 * bad[0])
 # %% [markdown]
 # ## The runs
 #
-# Each run may take 15,000 steps in the world, and every step counts, also those from which
-# only the model learns:
+# Each run may take 15,000 steps in the world. Every step counts, even those from which only the model
+# learns:
 #
 # * **plain**: PPO on the two numbers that are seen.
 # * **stacked**: PPO on the last four observations. The simplest memory, and the one to beat.
 # * **frozen**: 4,000 steps of random play train the model (625 updates). Then it is frozen, and PPO has
 #   the other 11,000 steps, on its features.
 # * **hybrid**: 1,000 random steps. After that PPO plays 256 steps and learns from them, then the model
-#   makes eight updates from everything so far, and so on in turns. PPO's features
-#   move below its feet.
+#   makes eight updates from everything so far, and so on in turns. So the
+#   features change while PPO is learning from them.
 # * **dreamer**: the agent of notebook 09 with the same model, and about as many updates as the hybrid.
 #
 # PPO has the library's settings, except for shorter rollouts (256 steps) and a higher learning
@@ -334,14 +337,15 @@ claim("after eight steps it has fallen by half", bad[8] < 0.5 * bad[0])
 # Dreamer. Its ratio is 16, half of what notebook 09 used, and its dreams begin
 # in a quarter of the sequences to save time.
 #
-# **Predict.** Why is the frozen model behind in the first 5,000 steps, and PPO that sees four observations
-# ahead? And who of the five is best in the end?
+# **Predict.** In the first 5,000 steps PPO with four observations is ahead, and the frozen model is
+# behind. Why? And which of the five is best in the end?
 #
 # <details><summary>Answer</summary>
 #
-# The frozen model has spent 4,000 of these steps on random play, and Dreamer's model is still young, while PPO with
-# four observations has learnt from the first step on. In the end Dreamer has the highest mean, but
-# its three runs overlap with those of two others, so three seeds do not decide it.
+# PPO with four observations has learnt from the first step on. The frozen model has spent 4,000 of these
+# steps on random play. (Dreamer is not ahead yet either: its model is still young.) In the end Dreamer
+# has the highest mean. But its three runs overlap with those of two others, so three seeds do not
+# decide it.
 #
 # </details>
 #
@@ -402,18 +406,18 @@ claim("in the end, Dreamer is ahead of the hybrid", end["dreamer"] > end["hybrid
 # low ratio begins slowly, but all three of its runs were better in the last fifth of the steps
 # than in the fifth before.
 #
-# **Lost: the dreams.** PPO uses each real step in one rollout and throws it away. Dreamer goes on
-# learning to act from what it has stored.
+# **Lost: the dreams.** PPO uses each real step in one rollout and then throws it away. Dreamer stores it
+# and continues to learn from it how to act.
 #
 # **Lost by freezing: what random play does not show.** The frozen model has seen only falls of some 20
-# steps, and it never learns more. In CartPole that was enough. In a world with a second
-# room it would not be. It also costs more than a quarter of all steps before PPO makes its first.
+# steps, and it never learns more. In CartPole that was enough. In a world with a second room it would
+# not be. The random play is expensive as well: it takes more than a quarter of all steps before PPO
+# makes its first.
 #
-# **Lost in turns: firm ground.** Every run of the hybrid was worse in the last fifth of its
-# steps than in the fifth before. One suspect is that each update of the model moves the features, so that policy and
-# value function of PPO read something else than what they were fitted to. We did not
-# test this. PPO itself may have a share in it: with this learning rate runs of the other kinds
-# fell as well.
+# **Lost in turns: firm ground.** Every run of the hybrid was worse in the last fifth of its steps than in
+# the fifth before. One suspect is the moving features: after each update of the model, PPO's policy and
+# value function get other features than those they were fitted to. We did not test this. PPO itself may
+# have a share in it: with this learning rate runs of the other kinds fell as well.
 #
 # **And the simple memory?** Four stacked observations did about as well as the frozen model, in a
 # seventh of the computing time. Use a model where stacking does not reach: long memories, large
@@ -423,7 +427,7 @@ claim("in the end, Dreamer is ahead of the hybrid", end["dreamer"] > end["hybrid
 #
 # Three seeds are few, and scores of one kind differ by a factor of two. Compare kinds only where
 # they lie far apart. PPO is usually given 100,000 steps for CartPole, and Dreamer a ratio of 32 or
-# more. Which kind wins with more of either is another experiment. This command makes the
-# missing runs; delete the file of a run to make it again:
+# more. Whether another kind wins with more steps or a higher ratio is another experiment. This command
+# makes every run whose file is missing; to make a run again, delete its file first:
 #
 #     python tools/ppo_on_features.py

@@ -7,7 +7,8 @@
 # **At the end** you know how a sentence gets into the model and out of it again, how to prove that an
 # agent reads, and what happens in its dream when the sentence changes.
 #
-# **You need** notebooks 04 and 09. The runs are stored, so this page only plays and looks.
+# **You need** notebooks 04 and 09. The rooms come from the package MiniGrid. If it is missing:
+# `pip install minigrid`. The runs are stored, so this page only plays and looks.
 #
 # *Measured: 0.2 minutes on two CPU cores, 0.4 GB memory, no GPU.*
 
@@ -41,9 +42,9 @@ folder = data_path("reading")
 # ## Four doors and one sentence
 #
 # The world is *GoToDoor* from MiniGrid, a library of small rooms. Each room has four doors of
-# different colours, and a mission. The agent, the red arrow, turns left or right or walks. When
-# it walks against a door, the episode ends: with a reward of 1 at the right door, and with 0 at another.
-# After 30 steps without an answer it ends with 0 as well.
+# different colours, and a mission. The agent, the red arrow, turns left or right, or walks ahead.
+# Walking against a door is its *answer*, and it ends the episode: with a reward of 1 at the right
+# door, and with 0 at another. After 30 steps without an answer the episode ends with 0 as well.
 
 # %% tags=["hide-input"]
 env = make_doors(render_mode="rgb_array")
@@ -68,13 +69,14 @@ for key, space in env.observation_space.items():
 print("mission:", repr(obs["mission"]))
 
 # %% [markdown]
-# The agent sees nine cells: the row that it stands in and the two rows ahead. For each cell it gets
-# two whole numbers: what stands there, one of 11 things, and in which colour, one of 6. These are
-# names, not amounts, so their space is a *MultiDiscrete*, and the model predicts each of them as a
-# class. "go to the" is the same in every room, so we drop it: every character costs computing time.
+# The agent sees nine cells (`view`): the row in which it is and the two rows ahead. For each cell it
+# gets two whole numbers. One says what is there, one of 11 things. The other says its colour, one of 6.
+# These are names, not amounts, so their space is a *MultiDiscrete*, and the model predicts each of them
+# as a class. `direction` says which of four ways the agent looks. `mission` is the sentence. Its
+# beginning "go to the" is the same in every room, so we drop it: every character costs computing time.
 #
-# We changed MiniGrid's rules in one place. There an agent says "done" where it thinks that it has arrived. The
-# section *What did not work* says why we replaced that.
+# We changed MiniGrid's rules in one place: how an agent gives its answer. The section *What did not
+# work* says why.
 
 # %% [markdown] tags=["predict"]
 # ## What is possible without reading?
@@ -119,12 +121,13 @@ claim(
 # %% [markdown]
 # ## How a sentence gets in, and out again
 #
-# A text is a row of bytes, one for each character, filled up with zeros. The encoder (an aside of
-# notebook 04) gives each byte a vector, lets these vectors look at one another in a small transformer, and takes
-# their mean. That is 128 numbers beside those of the view.
+# A text is a row of bytes, one for each character, and the rest of the row is zeros. The encoder (an
+# aside of notebook 04) first gives each byte a vector. Then these vectors look at one another in a
+# small transformer. At last it takes their mean, so that a text of any length becomes 128 numbers.
+# They are put beside those of the view.
 #
-# On the way back the decoder predicts each character: 256 logits for every place. So the
-# model is trained to keep the sentence, as it is trained to keep the view.
+# On the way back, the decoder predicts each character. It has 256 logits for it, one for each possible
+# byte. So the model is trained to keep the sentence, just as it is trained to keep the view.
 #
 # Here is an agent that was trained with the text. We show it one room with six different missions.
 
@@ -148,9 +151,12 @@ claim("the model tells all six missions apart", words(decoded) == NAMES)
 #
 #     python tools/reading.py
 #
-# There are only 360 ways to colour four doors, and an agent meets thousands of episodes. So the 200
-# episodes of the evaluation have other random numbers, but hardly a new room. They measure
-# reading, not how well it carries over to rooms that were never seen.
+# Afterwards each agent plays 200 episodes with random numbers that no training used. That does not
+# make the rooms new: there are only 360 ways to colour four doors, and an agent meets thousands of
+# episodes. So the evaluation says whether an agent reads. It does not say how well it would do in
+# rooms that were never seen.
+#
+# In the figure, each line is one run, and the dotted line is what is possible without reading.
 
 # %% tags=["hide-input"]
 runs = [
@@ -194,19 +200,29 @@ claim("each run with the text is above 55 %", min(share["text"]) > 0.55)
 claim("no run without it is above 35 %", max(share["blank"]) < 0.35)
 
 
+# %% [markdown]
+# Each row of the table is one run. Its first number says in how many of 200 episodes the agent went to
+# the right door. Guessing gives about 50. The three runs with the text are far above that, and the three
+# without it are close to it.
+#
+# The last three columns are losses of the decoder at the end of training. They say how much the model
+# still fails to read back from its state, in nats. At 0 it would know the view, the direction or the
+# mission exactly. We come back to these columns at the end of the page.
+
 # %% [markdown] tags=["predict"]
 # ## Your turn: a liar
 #
-# A high success does not yet prove that the *sentence* is what counts. A lie does. Below stands a
-# wrapper that changes nothing. Make it name **another door of the same room**: `doors` holds the four
-# names, such as "red door", and the true one is in `obs["mission"]`. Our version is in the next cell.
+# The agent must use its mission, or it could not be far above 25 %. A lie is a sharper test: does it go
+# where the *sentence* sends it? Below is a wrapper that changes nothing yet. Make it name **another door
+# of the same room**: `doors` holds the four names, such as "red door", and the true one is in
+# `obs["mission"]`. Our version is in the next cell.
 #
 # **Predict:** how often will the agent that reads find the right door when it is lied to:
 # about as often as before, in 25 %, or almost never?
 #
 # <details><summary>Answer</summary>
 #
-# Almost never. Whoever believes the sentence goes to the named door, and that is wrong each time.
+# Almost never. An agent that believes the sentence goes to the named door, and that is wrong each time.
 # 25 % would mean that it does not listen.
 #
 # </details>
@@ -323,26 +339,37 @@ claim("a door ends it: continue is below 0.1 on average", goes_on.mean() < 0.1)
 
 
 # %% [markdown]
-# Reward and end are two different questions, and the model answers them apart: each door
-# ends the episode, but in each row only one column pays. Told nothing, all six columns have the same
-# input, so each row should be constant. What is left is the latent, which is drawn anew each time. An empty
-# text never occurred in this agent's training. It seems to take it for "purple door".
+# Look at the left table first. Each row is a door, and each column is a mission. In each row the right
+# mission, on the diagonal, promises most. It is not clean: at the purple door a wrong mission promises
+# almost as much.
+#
+# Whether the episode ends is a different question, and the model answers it separately. It has learnt
+# that each door ends the episode, the right one and the wrong ones.
+#
+# Now the right table, where the agent is told nothing. All six columns have the same input, so each row
+# should have a single colour. The differences that you see within a row come from the latent, which is
+# drawn anew each time. An empty text never occurred in this agent's training. It seems to take it for
+# "purple door".
 
 # %% [markdown] tags=["predict"]
 # ## Another mission in the middle of a dream
 #
-# In no real episode does the mission change. Now let it. The agent stands in the middle of a room and
-# looks at a door. In its dream it takes one step and is in front of it. We decode the view that it dreamed
-# there. Then we repeat the step from the same start, but now we show it this view, with the old sentence beside
-# it or with another one. From there it dreams on, against the door.
+# In no real episode does the mission change. Here we change it, in four steps:
 #
-# The old sentence is in the memory *h*, the new one has just been seen. **Predict:** which one does the
-# model say is its mission? And by which one does it expect its reward?
+# 1. The agent is in the middle of a room, looks at a door and is given a first mission.
+# 2. In its dream it takes one step and is in front of the door. We decode the view that it dreamed.
+# 3. We repeat this step from the same start. But now, at its end, we let the agent observe something: the
+#    view that it dreamed, together with a second mission. This is either the old sentence or another one.
+# 4. From there it dreams one more step, against the door.
+#
+# The old sentence is in the memory *h*, and the new one has just been seen. **Predict:** which of the two
+# does the model name as its mission? And which one decides what reward it expects?
 #
 # <details><summary>Answer</summary>
 #
-# It says the new one more often than the old one. Its expectation lies between: less than at a right
-# door, more than at a wrong one, and in both orders about the same.
+# It names the new one more often than the old one. The reward that it expects lies between the cases
+# without a change: less than with the right mission throughout, more than with a wrong one throughout.
+# And it is about the same whether the right mission comes first or second.
 #
 # </details>
 
@@ -420,26 +447,33 @@ claim(
 )
 
 # %% [markdown]
-# What the model says comes more from what was seen last, but the two bars of a changed mission do not
-# add up to 1: many dreams name a third door, which nobody has mentioned. What it expects lies between.
+# The left chart says how often the model names each of the two missions. Where a mission was shown again
+# both are the same, so the two bars are equally long. The right chart says what reward it expects next.
+#
+# After a change the model follows more what it saw last. But the two bars do not add up to 1: many dreams
+# name a third door, which is in neither mission. The expected reward lies between that of the right and
+# that of the wrong mission.
+#
 # One reading is that *h* still holds the old sentence and *z* the new one, and that the heads look
-# at both. We have not tested that. Nothing in its training could tell the model which of them counts, for
+# at both. We have not tested that. Nothing in its training could tell the model which of them counts, because
 # they never disagreed. If missions change in your world, let them change in training.
 #
 # ## What did not work
 #
-# * **MiniGrid's own answer.** There the agent says "done" where it thinks it is at the right door, anywhere in the
-#   room. In a run of 10 minutes it learnt that this hardly ever pays, and said it no more: after 13,000
-#   steps 2 of 100 episodes ended at the right door. Without answers there was nothing to learn from.
-# * **Names as numbers.** At first the view was a vector of one-hots. Its squared error is small: a
-#   wrong colour cost less than the nats that are needed to store the right one (notebook 09). With eight times
-#   the weight on vectors the model learnt the view, but the sentence only after 800 updates, and after 1,650
-#   updates, where we stopped, 49 of 200 answers were right, which is chance. The stored runs were hardly better at
-#   that point, so this does not show that choices made the difference in the end. They made the weight unnecessary.
-# * **The direction waits.** Look at the last columns of the table. With the text, the direction ends where it
-#   began, at 1.39 nats: that is ln 4, pure guessing. Without the text it is being learnt. A model that
-#   learns nothing but the direction has it after 200 updates. So a key can crowd out another one for thousands
-#   of updates. Here it does no harm, for an agent that sees its doors does not need a compass.
+# * **MiniGrid's own answer.** There the agent says "done" where it thinks it is at the right door, anywhere
+#   in the room. In a run of 10 minutes it learnt that this hardly ever pays, and stopped saying it: after
+#   13,000 steps 2 of 100 episodes ended at the right door. Without answers there was nothing to learn from.
+# * **Names as numbers.** At first the view was a vector of one-hots, and a vector is judged by its squared
+#   error. That error is small here: a wrong colour cost less than the nats that are needed to store the
+#   right one (notebook 09). So we gave vectors eight times the weight. Then the model learnt the view, but
+#   the sentence only after 800 updates. We stopped after 1,650 updates, when 49 of 200 answers were right,
+#   which is chance. The stored runs were hardly better at that point. So this does not show that storing
+#   names as choices made the difference in the end. It only made the extra weight unnecessary.
+# * **The direction waits.** Look at the column "direction" of the table above. With the text it ends where
+#   it began, at 1.39 nats. That is ln 4, so the model only guesses among the four directions. Without the
+#   text the direction is being learnt, and a model that learns nothing else has it after 200 updates. So
+#   one key can crowd out another one for thousands of updates. Here it does no harm: an agent that sees its
+#   doors does not need a compass.
 # * **Patience.** For some 20,000 steps, almost half of its training, an agent looks like one that cannot
-#   read. View and sentence must first be remembered. Only then can the reward head compare them, and only
-#   then can the actor learn from dreams. At the end the curves still rise.
+#   read. First the model must learn to remember the view and the sentence. Only then can the reward head
+#   compare them, and only then can the actor learn from dreams. At the end the curves still rise.
