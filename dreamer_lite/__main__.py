@@ -144,7 +144,7 @@ def play(
     """
     from dreamer_lite import dreamer, playing, video
 
-    whole = agent.resolve()
+    whole = agent.expanduser().resolve()
     out = out or Path("runs", f"{whole.name if whole.is_dir() else whole.stem}.gif")
     if not human:
         check_target(out)

@@ -166,8 +166,11 @@ def play_episode(agent, make_env, seed=0, max_steps=3000, show=False, greedy=Fal
     with closing(build_env(shown, seed)) as env, torch.random.fork_rng():
         check_fit(agent, env)
         rendered = env.render_mode == "rgb_array"
-        if show and env.render_mode is None:
-            raise ValueError("This environment has no window; play without --human.")
+        if show and env.render_mode != mode:
+            raise ValueError(
+                "play_episode expects the render mode human to show an episode, but "
+                f"this environment has {env.render_mode!r}; leave out show, or --human."
+            )
         if not (rendered or show):
             picture_keys(agent)  # or there is nothing to film
         fps = env.metadata.get("render_fps", 15)

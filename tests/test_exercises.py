@@ -157,7 +157,7 @@ def test_comparison_describes_what_was_seen():
     said = compared(lambda x: 2 * x.detach(), double, (x,))
     assert said == "a gradient reaches `x` that must not: detach"
     said = compared(double, lambda x: x + x.detach(), (x,))
-    assert said == "the gradient for `x` is 2, 4 is right"
+    assert said == "the gradient for `x` is 1, 2 is right"
     said = compared(double, lambda x: 2 * torch.stack([x[0].detach(), x[1]]), (x,))
     assert said == "the gradient for `x` is 0, 2 is right"
     said = compared(double, lambda x: x.mul_(2), (x.detach(),))
@@ -181,7 +181,7 @@ def test_right_answers_in_another_form_pass():
 
 def test_pictures_may_be_arrays():
     said = exercises.verdict("4.2", lambda screen: screen.float() / 255 - 0.5)
-    assert "the code stopped with AttributeError: 'numpy.ndarray'" in said
+    assert "as a NumPy array" in said and "the code stopped" not in said
 
 
 def test_an_edit_must_be_unambiguous():

@@ -189,9 +189,11 @@ def test_without_rendered_screens_the_pictures_are_filmed(env, registered):
     assert played.screens.shape == (3, 20 + GAP + 16, 32, 3)
 
 
-def test_what_has_no_window_is_not_shown():
+@pytest.mark.parametrize("mode", [None, "rgb_array"])
+def test_what_has_no_window_is_not_shown(mode, monkeypatch):
+    monkeypatch.setattr(TwoCameras, "render_mode", mode)
     agent = Dreamer(TwoCameras.observation_space, Discrete(2), SMALL)
-    with pytest.raises(ValueError, match="no window"):
+    with pytest.raises(ValueError, match=f"render mode human .* has {mode!r};"):
         play_episode(agent, TwoCameras, show=True)
 
 

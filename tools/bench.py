@@ -100,7 +100,7 @@ def measure(name, precision, speed, device, repeat):
         "parameters": sum(p.numel() for p in agent.parameters() if p.requires_grad),
         "step": {f.__name__: f(times) for f in (statistics.median, min, max)},
         "frames_per_second": rows / statistics.median(times),
-        "peak_mb": peak * (1 if sys.platform == "darwin" else 1024) / 1e6,
+        "peak_mb": peak / (1e6 if sys.platform == "darwin" else 1e3),
     }
     if cuda:
         found["peak_gpu_mb"] = torch.cuda.max_memory_allocated() / 1e6
