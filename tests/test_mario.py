@@ -22,6 +22,7 @@ from dreamer_lite.runs import read_checkpoint
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_profile_fits_its_memory(name):
     config = PROFILES[name]
+    assert config.capacity // config.envs >= config.length
     assert config.prefill < config.steps
     screen = gym.spaces.Dict(obs=gym.spaces.Box(0, 255, (64, 64, 3), np.uint8))
     memory = replay_bytes(config.capacity, screen, gym.spaces.Discrete(5))

@@ -187,7 +187,10 @@ def test_readme_python_runs(tmp_path, monkeypatch):
 def test_documented_commands_exist(file):
     text = (ROOT / file).read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"(?:`|^    )make ([a-z]+)", text, re.MULTILINE):
+    command = (
+        r"\bmake ([a-z]+)\b" if file == "README.md" else r"(?:`|^    )make ([a-z]+)"
+    )
+    for target in re.findall(command, text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for tool in re.findall(r"(?<!:)\btools/[\w/]+\.py", text):
         assert (ROOT / tool).is_file(), tool

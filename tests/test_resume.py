@@ -111,5 +111,5 @@ def test_killed_at_any_moment_it_continues_to_the_same_bits(tmp_path):
     )
     print(f"steps after each kill: {reached} in {time.monotonic() - began:.0f} s")
     assert reached == sorted(reached)
-    assert any(0 < step < STEPS for step in reached)
+    assert 0 < reached[-1] < STEPS
     assert_same(tmp_path / "calm", tmp_path / "killed")

@@ -116,18 +116,21 @@ def killed(tmp_path_factory):
     while process.poll() is None and len(read_table(metrics)) < 5:
         time.sleep(0.05)
     os.kill(int((folder / "run.1").read_text()), signal.SIGKILL)
-    return folder, output_of(process, seconds=60)
+    began = time.monotonic()
+    text = output_of(process, seconds=60)
+    return folder, text, time.monotonic() - began
 
 
 def test_a_process_that_dies_ends_all_and_the_checkpoint_stays(killed):
-    folder, text = killed
+    folder, text, seconds = killed
     assert "ended: Another process of this run has ended" in text
+    assert seconds < 60
     state, _ = read_checkpoint(folder / "run")
     assert state["step"] >= 60 and state["processes"] == 2
 
 
 def test_a_run_of_two_continues_with_two_only(killed):
-    folder, _ = killed
+    folder, _, _ = killed
     kept = read_checkpoint(folder / "run")[0]
     end = kept["step"] + 40
     Config(**vars(CONFIG) | {"steps": end}).to_yaml(folder / "longer.yaml")
