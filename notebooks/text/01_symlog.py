@@ -230,9 +230,13 @@ for reward, gradient in zip(rewards.tolist(), prediction.grad.tolist()):
 # %% [markdown]
 # So the shared weights follow the treasure, and nothing else.
 #
-# Adam divides each gradient by its usual size, which tames the explosion. But now a
-# weight moves by about the learning rate per step, no matter how far it has to go. To
-# see what that means, let Adam move a single number towards a target.
+# Adam divides the gradient of each weight by the usual size of that gradient, which tames
+# the explosion. It does not help the small rewards, because the gradient of a weight is a
+# sum over all three, and the treasure still makes up 99.99 % of it.
+#
+# And there is a second problem. What is divided by its usual size is about 1. So a weight
+# now moves by about the learning rate per step, no matter how far it has to go. To see
+# what that means, let Adam move a single number towards a target.
 
 # %%
 def adam_towards(target, steps=4000, lr=0.01):
@@ -276,6 +280,10 @@ claim("after 4,000 steps the number has come to about 40", 39 < path[-1] < 41)
 
 
 # %% [markdown]
+# A network is faster than a single number: its output is a sum of many products of
+# weights, and all of them move at once. But that only moves the limit. Notebook 02 shows
+# the same failure at a million.
+#
 # Could we divide by the largest reward? We do not know it yet. A treasure found after a
 # million steps would change the meaning of everything learnt so far.
 #
@@ -623,9 +631,12 @@ def relative_errors(network, unsquash):
 # *every* game. Ten units are a thousand times a reward of 0.01, but only a small part
 # of 10,000.
 #
-# Up to 100, the Huber curve runs parallel to the raw one and lower. Then Huber climbs
-# again, and at 10,000 it is no better than the raw loss. Symlog stays low for all
-# sizes, and is weakest at 0.01.
+# Up to 100, the Huber curve runs parallel to the raw one and lower. For errors above 1
+# the Huber loss is a straight line, so every game pulls equally hard, and the large
+# games no longer drown out the others. But a game of 10,000 now pulls no harder than a
+# game of 10, although it has a thousand times as far to go. So Huber climbs again, and
+# at 10,000 it is no better than the raw loss. Symlog stays low for all sizes, and is
+# weakest at 0.01.
 #
 # </details>
 
@@ -676,7 +687,9 @@ claim("symlog: even 0.01 is seen, better than saying 0", squashed[0] < 0.9)
 # flaw that no training can mend.
 #
 # A leap over a pit pays 1,000 or 0, half and half, so its fair value is 500. A squared
-# error teaches a network the *mean of its targets*, and here the targets are squashed.
+# error teaches a network the *mean of its targets*: let one prediction $p$ stand for many
+# targets $y$; then the mean of $(p - y)^2$ has the slope $2\,(p - \text{mean of } y)$, and
+# this is 0 where $p$ is the mean. Here the targets are squashed.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** A network learns this leap perfectly, with the squared error after

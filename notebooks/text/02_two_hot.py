@@ -317,6 +317,11 @@ def two_hot_loss_slow(logits, y, bins):
 # $\mathrm{softmax} - \mathrm{target}$, so each entry is between -1 and 1, and their
 # sizes add up to at most 2. It makes no difference which numbers the bins stand for.
 #
+# Where does that come from? With the logits $l_k$ and the weights $w_k$, the loss is
+# $-\sum_k w_k\,(l_k - \ln\sum_j e^{l_j})$. The weights add up to 1, so this is
+# $\ln\sum_j e^{l_j} - \sum_k w_k l_k$. Its derivative with respect to $l_k$ is
+# $e^{l_k} / \sum_j e^{l_j} - w_k$.
+#
 # </details>
 
 # %%
@@ -628,9 +633,22 @@ _ = explore(
 # 0 and 1. The return is the flag's points with probability $x$ and otherwise 0, drawn
 # anew for every sample.
 #
+# Can the two-hot head learn a value from returns that contradict each other? Its target
+# stands only as a factor in front of the logarithms. So the mean loss over many targets is
+# the loss for the *mean of the targets*, and the best prediction is that mean: for $x =
+# 0.3$ it has the weight 0.3 around the flag's points, and 0.7 on 0. Every two-hot vector
+# gives its number back as the mean of the bins, so the mean of the vectors gives back the
+# mean of the numbers. This is what squared errors after symlog could not do.
+#
 # Four heads compete, with everything else equal: squared error, squared error after
 # symlog, a Normal, and two-hot. The flag pays 1, 1,000 or 1,000,000. That makes twelve
 # short trainings.
+#
+# The loss of the Normal in words: the network gives a mean $m$ and a width $s$ (as $\ln s$,
+# so that $s$ is positive). The Normal's density at the return $y$ is
+# $\frac{1}{s\sqrt{2\pi}}\, e^{-(y-m)^2/(2s^2)}$. What really came should have a high
+# density, so the loss is its negative logarithm: $\frac{(y-m)^2}{2s^2} + \ln s$, and a
+# constant that we leave out. Its derivative with respect to $m$ is $(m-y)/s^2$.
 
 # %%
 HEADS = {"squared": 1, "symlog": 1, "Normal": 2, "two-hot": 255}

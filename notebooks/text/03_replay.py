@@ -80,8 +80,10 @@ for key, column in recorded.items():
 
 # %% [markdown]
 # A frame of 64 x 64 pixels in three colours, an action, a reward and three flags. That
-# is all the agent remembers of a moment. Played one after the other, the rows look like
-# this:
+# is all the agent remembers of a moment. From one row to the next, the buttons are held
+# for four frames of the game, of which only the last is stored. The three streams have
+# 2,000 rows each, and an episode has about 140 of them. Played one after the other, the
+# rows look like this:
 
 # %% tags=["hide-input"]
 stream = 2  # the best of the three players
@@ -89,7 +91,7 @@ end = np.flatnonzero(recorded["is_last"][stream])[4]
 show_gif(
     recorded["obs"][stream, end - 39 : end + 1],
     alt="Mario runs to the right, jumps over a pipe and meets a Goomba, which ends it.",
-    caption="The last 40 rows of a recorded episode; a row is four frames of the game.",
+    caption="The last 40 rows of a recorded episode.",
     scale=4,
 )
 
@@ -163,9 +165,12 @@ claim("the other two repeat themselves in more than 80 %", min(agree[1:]) > 0.8)
 
 
 # %% [markdown]
-# The loss would still fall, the pictures would still look good, and the agent would
-# never get far. A bug that hides so well needs a rule that prevents it, and a test that
-# catches it.
+# Why is the bug bad, then, if most rows are right? Because the wrong ones are just those
+# beside a change of the button. While a button is held, the next frame looks the same with
+# or without the shift. What a button *does* shows where it changes, and there the model is
+# told the wrong one. The loss would still fall and the pictures would still look good, but
+# the agent would act on wrong beliefs. A bug that hides so well needs a rule that prevents
+# it, and a test that catches it.
 #
 # ## Six rows by hand
 #
@@ -188,6 +193,13 @@ claim("the other two repeat themselves in more than 80 %", min(agree[1:]) > 0.8)
 # Our small world is Mario on a line. A walk takes him one field to the right, a jump
 # two, and every field pays 1. There is a pit at 3, which costs 4, and a flag at 6,
 # which pays 5. Both end the episode.
+#
+# We write it for Gymnasium (`gym` in the code), the usual Python interface to games. There
+# a *space* says which values are possible: `Box(low, high, shape, dtype)` is an array of
+# numbers between two bounds, where the shape `()` is a single number; `Discrete(n)` is one
+# of $n$ choices, counted from 0; `Dict` gives each part of an observation a name. `step`
+# returns the observation, the reward, whether the game has ended, whether a time limit
+# has cut it off, and a dictionary with extras.
 
 # %%
 class Line(gym.Env):
@@ -531,7 +543,8 @@ def select_spaces(
 #
 # Here is an environment that shows two pictures, a vector, two kinds of choices and a
 # text. Each line says how one of them is stored, and how many numbers a network will
-# read for it.
+# read for it. `MultiBinary(4)` is four switches. A switch is a choice of two, so it becomes
+# a one-hot vector of two numbers, and the four of them stand for 8.
 
 # %%
 room = gym.spaces.Dict(
@@ -1317,8 +1330,9 @@ show(fig, alt="Four sampled windows, eight frames each: Mario at different place
 #
 # <details><summary>Answer</summary>
 #
-# Every line begins with `is_first`. About a third of the lines have a reset inside.
-# Right before it comes `is_last`, and most often `is_terminal` in the same row: an
+# Every line begins with `is_first`. About a third of the lines have a reset inside: with
+# one reset in about 140 rows, and 63 places where it can be, there are fewer than one for
+# every two windows. Right before it comes `is_last`, and most often `is_terminal` in the same row: an
 # episode that ended by itself.
 #
 # </details>

@@ -537,7 +537,8 @@ show(fig, alt="Two blocks fill half of the toy's matrix, eight an eighth of anot
 #
 # A picture goes to the range from 0 to 1, by the bounds of its space. For a frame the
 # highest value is 255, for a mask it is 1. A mask that was divided by 255 would be
-# black for the model.
+# black for the model. The encoder below subtracts 0.5 before its convolutions, so that the
+# numbers lie around 0. The decoder draws from 0 to 1, and its loss compares with that.
 
 # %%
 #| export
@@ -849,10 +850,10 @@ class Encoder(nn.Module):
 
 
 # %% [markdown] tags=["predict"]
-# **Predict.** Our example has a screen of 64 x 64, one vector and one choice. Which
-# part of the embedding is wider, that of the screen or that of the other two? And if
-# the screen had sides of 128, would its part stay as wide, get twice as wide, or four
-# times?
+# **Predict.** Our example has a screen of 64 x 64, one vector and one choice. The first
+# convolution makes 16 channels, and the MLP returns 128 numbers. Which part of the
+# embedding is wider, that of the screen or that of the other two? And if the screen had
+# sides of 128, would its part stay as wide, get twice as wide, or four times?
 #
 # <details><summary>Answer</summary>
 #
@@ -911,8 +912,11 @@ show(fig, alt="A frame shrinks from 64 x 64 x 3 to 4 x 4 x 128 in four convoluti
 # > of what was observed. For images and vectors that is a squared error, in symlog
 # > space for vectors.
 #
-# In our words: the squared error of an image is **summed** over its 12,288 numbers, and
-# then averaged over batch and time. Choices and the characters of a text cost their
+# In our words: the likelihood says how probable the model held what then came, and its
+# negative logarithm is the loss. For numbers we take a Normal of width 1 around the
+# prediction; by the formula in notebook 02, half the squared error is left. The squared
+# error of an image is **summed** over its 12,288 numbers, and then averaged over batch and
+# time. Choices and the characters of a text cost their
 # cross entropy. The factor 1/2 of equation 8 is neither in the [published
 # code](https://github.com/danijar/dreamerv3) nor in ours.
 
@@ -1166,6 +1170,15 @@ claim("averaged it saves less than a thousandth of it", averaged < 4.16 / 1000)
 # numbers. Then it adds noise of size 1 to each, so that a number near 0 is lost in the
 # noise. The further a number $m$ is from 0, the more information gets through, and the
 # more it pays for that: $\frac12 m^2$ nats.
+#
+# Why just that? Without the frame, one would expect a Normal of width 1 around 0. With the
+# frame, the noisy number $y$ comes from a Normal around $m$. The price is how much larger
+# the logarithm of the density at $y$ is for the second: $\frac12 y^2 - \frac12 (y-m)^2 =
+# my - \frac12 m^2$. On average $y$ is $m$, so this is $\frac12 m^2$. Notebook 05 calls such
+# a price the KL.
+#
+# Our decoder asks for a memory $h$ and a latent $z$. Here there is no memory, so it simply
+# gets the two halves of the 64 numbers.
 
 # %%
 screen = gym.spaces.Dict(screen=spaces["screen"])

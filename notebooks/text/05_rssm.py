@@ -14,8 +14,7 @@
 # **At the end** you have built both, a trained model has watched Mario play, and you have
 # read off how surprised it was.
 #
-# **You need** notebooks 03 (rows, resets) and 04 (`MLP`, `BlockLinear`), and a rough idea
-# of what a recurrent network is.
+# **You need** notebooks 03 (rows, resets) and 04 (`MLP`, `BlockLinear`).
 #
 # *Measured: 0.5 minutes on two CPU cores, 0.7 GB memory, no GPU.*
 
@@ -174,6 +173,12 @@ show(*rssm_unrolled())
 # tells how far the prior was off. While it **dreams**, there is no frame. The posterior
 # is gone, and $z$ comes from the prior.
 #
+# Why does the squared error not ask for a ghost again? Because while the model learns, $z$
+# comes from the posterior, which has seen the frame. So $z$ says which of the two futures
+# came, and the decoder can draw just that one. The guess of the prior is trained by another
+# loss, the KL. It compares probabilities, not pictures, and for two equal chances the best
+# answer is "half and half". A dream then draws one of the two.
+#
 # All that Dreamer predicts comes from *heads*, networks that read $h$ and $z$ side by
 # side. In the code, $h$ has $D$ numbers, and $z$ is a list of one-hot vectors. For Mario
 # there are 32 of them with 8 entries each, so the *flat* $z$ has $S = 32 \cdot 8 = 256$
@@ -203,8 +208,10 @@ class State(NamedTuple):
 # %% [markdown]
 # ## The memory: a GRU
 #
-# We begin with the part that knows. In each step the memory must decide what to keep
-# and what to write. A gated recurrent unit does that with two gates. The *update* gate says
+# We begin with the part that knows. It is a *recurrent* network: it is called once for every
+# row, and gets back what it returned for the row before. In each step this memory must
+# decide what to keep and what to write. A gated recurrent unit (GRU) does that with two
+# *gates*, numbers between 0 and 1 that say how much of something passes. The *update* gate says
 # how much new content enters, and the *reset* gate says how strong that content is. In spite
 # of its name, the reset gate has nothing to do with the resets of episodes.
 #
@@ -619,8 +626,8 @@ def my_observe(model, embed, prev_action, is_first, noise):
         noise: what `sample_one_hot` needs, [T, B, latents, classes].
 
     Returns:
-        h [B, T, D] and z [B, T, latents, classes] of every row, then the logits of
-        posterior and prior, both [B, T, latents, classes].
+        Four tensors: h [B, T, D] and z [B, T, latents, classes] of every row, then the
+        logits of posterior and prior, both [B, T, latents, classes].
     """
     raise NotImplementedError("exercise 5.0")
 
@@ -634,8 +641,8 @@ def my_imagine(model, state, policy, noise):
         noise: what `sample_one_hot` needs, [H, B, latents, classes].
 
     Returns:
-        h [B, H+1, D] and z [B, H+1, latents, classes], of which the first is `state`,
-        then the actions [B, H, A].
+        Three tensors: h [B, H+1, D] and z [B, H+1, latents, classes], of which the
+        first is `state`, then the actions [B, H, A].
     """
     raise NotImplementedError("exercise 5.0")
 
@@ -847,7 +854,8 @@ compare("without the reset", never, observed(alone, first), expect="different")
 #
 # What a model sees is four numbers. In the figure below we draw them as a small square: the
 # lamp is the upper half and the coin the lower half, and the bright field says left or
-# right. While the lamp is not visible, its half is dark.
+# right. While the lamp is not visible, its half is dark. Four numbers are so few that we
+# need no encoder. The button in a row is the one that *led to* it, so nothing is shifted.
 
 # %%
 ROWS = 8
@@ -899,7 +907,8 @@ class Toy(RSSM):
 #
 # Less often than the whole model. How much less depends on the seed: with four seeds it was
 # right in 50, 58, 85 and 90 of 100 dreams, and the whole model in 96 to 99. A blind guess is
-# right in 50. In the dream without dice the coin is a ghost, half left and half right.
+# right in 50. In the dream without dice the coin is a ghost, half left and half right. In the
+# other two it lies mostly on one side, which need not be the real one: nobody can know it.
 #
 # </details>
 
@@ -914,7 +923,7 @@ def train_toy(updates=300, **parts):
         states, posterior, prior = model.observe(obs, button, first)
         error = (model.screen(states.feature) - obs).square().sum(-1)
         dyn, rep = model.kl_loss(posterior, prior, free_nats=0.0)
-        optimizer.zero_grad()
+        optimizer.zero_grad()  # 10: the picture counts for more than its price
         (10 * error + dyn + 0.1 * rep).mean().backward()
         optimizer.step()
     return model
@@ -976,7 +985,10 @@ claim("no dice: the coin has less than a third of the contrast", blur)
 # one wrong throw loses the lamp for good.
 #
 # Now look at the lower halves. Without dice the coin is grey in every dreamed row: a ghost
-# again.
+# again. And at the end its lamp is pale as well, although this model has a memory. While it
+# learnt, the posterior had seen each coin, so the probabilities that it handed on were near
+# 0 or 1. In the dream they are one half, and we think that a memory that has never met such
+# numbers makes mistakes with them.
 #
 # So each half does what the other does badly. The memory keeps what is certain, and the
 # dice commit to one of several futures. In the whole model, too, the coin is sometimes a
@@ -1090,6 +1102,12 @@ claim("swapped: the teacher ends below 0.65", descend(0.0, 0.1, 1.0)[-1, 0] < 0.
 # nats help the teacher, and so does more `dyn`, but only `rep` = 0 leaves it exactly where
 # it was.
 #
+# Then why not `rep` = 0? The teacher would be free to say what no student can ever guess,
+# such as the exact noise of a picture. In a dream only the student is left, and the decoder
+# would get a $z$ unlike any that it has learnt from. With a small `rep` the teacher leaves
+# out what cannot be predicted and saves little error. And why only one free nat? The student
+# stops there, too: each free nat is one that the prior never has to learn.
+#
 # One detail is easy to get wrong: the clip at 1 nat belongs around the *sum* over the
 # 32 dice. So one nat is free for the whole row, not one for every die.
 #
@@ -1101,7 +1119,8 @@ claim("swapped: the teacher ends below 0.65", descend(0.0, 0.1, 1.0)[-1, 0] < 0.
 #
 # Beside the KL we now draw two entropies. The entropy says how undecided a guess is: high
 # means "it could be anything". Notice how the posterior, which has seen the frame, is less
-# undecided than the prior.
+# undecided than the prior. It need not fall to 0: a die that says nothing about this frame
+# stays undecided before and after looking, and costs no KL.
 
 # %% tags=["hide-input"]
 def entropy(logits):
@@ -1268,7 +1287,11 @@ check("5.2", kl_loss)
 
 # %% tags=["exercise-5.3"]
 def most_surprised(posterior, prior):
-    """The most surprising die [latents, classes]: (its number, its KL in nats)."""
+    """The die with the largest KL[posterior || prior], in one row.
+
+    Both are log-probabilities [latents, classes], as everywhere in this notebook.
+    Returns the number of the die, counted from 0, and its KL in nats.
+    """
     raise NotImplementedError("exercise 5.3")
 
 

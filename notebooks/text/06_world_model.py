@@ -206,7 +206,10 @@ def previous_actions(action: Tensor) -> Tensor:
 #
 # So there are five numbers per row: one each for the frame $x_t$, the reward $r_t$ and the
 # continue flag $c_t$, and the KL twice. We take the mean over all rows where the paper writes
-# a sum. The picture shows where each of them is computed.
+# a sum. For reward and continue flag, $-\ln p$ is a cross entropy (notebook 02). For the frame
+# it is a squared error, because we take a Normal of width 1 around each predicted number; as
+# in notebook 04 we leave out the factor $\tfrac12$. The picture shows where each of them is
+# computed.
 
 # %% tags=["hide-input"]
 states, _, _ = longer.observe(held)
@@ -235,7 +238,9 @@ show(*world_model_phase(states.h.shape, states.z.shape))
 # by the *discount* $\gamma = 1 - 1/333$. So we take $\gamma$ as the target instead of 1. The
 # loss is the binary cross entropy, `F.binary_cross_entropy_with_logits`. It is smallest when the
 # predicted probability equals the target, also for a target between 0 and 1. So what the head
-# predicts already contains the discount, and later notebooks need no extra factor. The paper's
+# predicts is a product: the probability that the game goes on, times $\gamma$. That is what we
+# shall need. When notebook 07 adds up the rewards of a dream, it multiplies everything that comes
+# after a step by this number, so later notebooks need no extra factor. The paper's
 # equations still keep the two apart; this form is that of the authors'
 # [final code](https://github.com/danijar/dreamerv3).
 #
@@ -309,7 +314,7 @@ claim("an all-grey frame costs between 500 and 1500", 500 < grey_loss < 1500)
 #
 # | part | what it gives |
 # |---|---|
-# | `model.observe(batch)` | states (with `states.feature`), posterior and prior, for all rows |
+# | `model.observe(batch)` | shifts the actions itself; states (with `states.feature`), posterior and prior, for all rows |
 # | `model.decoder(feature)`, `model.decoder.loss(recon, batch)` | a reconstruction; its losses `{key: [B, T]}` |
 # | `model.reward(feature)`, `model.two_hot.loss(logits, numbers)` | logits of the reward; cross entropy [B, T] |
 # | `model.cont(feature)` | one logit for "it continues" [B, T, 1] |
@@ -548,7 +553,10 @@ claim("KL: within 30 % of two random heads", abs(first["dyn"] / heads - 1) < 0.3
 #
 # <details><summary>Answer</summary>
 #
-# Much larger: look at the bars of `dyn` and `rep`. The reward has none at all, because its last
+# Much larger: look at the bars of `dyn` and `rep`. A gradient asks how much the loss would change
+# if the encoder said something else. The KL compares the dice, and those of the posterior come
+# straight from the encoder. Most of the frame's error, at first, is a wrong grey, whatever the
+# encoder says. The reward has none at all, because its last
 # layer is still zero and passes nothing on. One update later it does.
 #
 # </details>
@@ -578,8 +586,10 @@ claim("new: the KL has 3 % of the value at most", kl[0] < 0.03)
 claim("but at least 15 % of the gradient", kl[1] > 0.15)
 
 # %% [markdown]
-# Compare the bars in pairs. The value of a term tells you little about what it teaches. So when
-# you look at a log, do not worry that the frame drowns the rest: the KL is heard.
+# Compare the bars in pairs. In the new model they differ widely, in the trained one they are
+# close. So a small value does not mean that a term teaches nothing, and when you look at a log,
+# do not worry that the frame drowns the KL. Reward and continue do pull weakly at the encoder,
+# but each of them has a head of its own that learns from nothing else.
 
 # %% [markdown] tags=["aside"]
 # ### Aside: where each gradient goes
@@ -1398,7 +1408,8 @@ check("6.3", reward_loss)
 #
 # With two shifts the button comes one row *after* the frame that shows it. No prior can predict
 # that frame, and the KL stays high. The line at $\ln 4$ in the figure is what it costs to guess
-# one of four buttons.
+# one of four buttons. The curve lies even higher: we think that the model writes the same
+# button on more than one die, and the prior, which guesses each die by itself, pays for each.
 
 # %%
 world = gym.spaces.Dict(x=gym.spaces.Box(-np.inf, np.inf, (4,), np.float32))

@@ -97,8 +97,10 @@ show(fig, alt="The error of a return is smallest for a lambda between 0 and 1.")
 # $s_0 \dots s_H$, where $H = 15$ is the horizon:
 #
 # * the reward $r_t$ that arrives with state $s_t$;
-# * the continuation $c_t$. While the game continues it is the discount $\gamma = 0.997$,
-#   which says what a reward one step later is worth now. At the end of the game it is 0;
+# * the continuation $c_t$. While the game continues it is the discount $\gamma = 0.997$: all
+#   that comes *after* the reward of $s_t$ is multiplied by it. So seen from $s_0$ the next
+#   reward, $r_1$, counts in full, the one after it 0.997 times, the third $0.997^2$ times. At
+#   the end of the game $c_t$ is 0;
 # * the value $v_t$, which is what the critic believes is still to come after $s_t$. A new
 #   critic believes 0.
 
@@ -535,7 +537,9 @@ print("with:   ", lambda_return(tempting, toy_value, ended, 0.5)[0].tolist())
 # > learning").
 #
 # **So it is the same function.** Only what we pass in is different. `reward` holds the real
-# rewards, and `value` holds, for each row, the $R_0$ of a dream that began at that row.
+# rewards, and `value` holds, for each row, the $R_0$ of a dream that began at that row. Why
+# not the critic's own value? Because $R_0$ knows more: it holds the predicted rewards of up to
+# 15 steps, and asks the critic mostly at their end.
 #
 # There is one complication: a window of rows may hold the end of one episode and the
 # beginning of the next. The rewards of the next episode must not count for this one. Two
@@ -571,7 +575,7 @@ imagined = torch.full((1, 8), 4.0)  # R_0 of a dream from each row
 # </details>
 
 # %%
-returns = lambda_return(
+returns = lambda_return(  # lambda is 1 here, and 0 in last rows
     row_reward, imagined, (1 - is_terminal) * 0.5, 1.0 * (1 - is_last)
 )
 print("returns:  ", returns[0].tolist())
@@ -600,7 +604,9 @@ compare("second episode alone", returns[:, 3:5], second, tolerance=0)
 #
 # The critic is too optimistic and says 22. We compute 100,000 returns from dreams of 15
 # steps and ask two questions. By how much is their mean wrong? This is the *bias*. How much
-# do they scatter? This is the *variance*. The mean squared error is bias² + variance.
+# do they scatter? This is the *variance*. The mean squared error is bias² + variance: a return
+# misses the truth by the bias plus its own scatter, and the square of that is bias² + 2 · bias
+# · scatter + scatter². On average the scatter is 0, so the middle term vanishes.
 
 # %% [markdown] tags=["predict"]
 # **Predict.** You have seen bias² and variance over $\lambda$ in the first picture. Why does
@@ -716,15 +722,17 @@ claim("experiment and formula differ by less than 5 %", (gap < 0.05).all())
 # expected. The other is some *entropy*: the actor should stay a little undecided, so that
 # it keeps trying. In the paper the entropy has the weight $3 \cdot 10^{-4}$ in every game.
 #
-# But games pay in different coins. Let us see how large an advantage is compared with that
-# weight.
+# The actor maximises a sum of the two, so it matters which of them is larger. But games pay
+# in different coins. We have no actor yet, so we make advantages up: random numbers with a
+# standard deviation of 0.01, of 1 and of 100, as in three games. How large are they, compared
+# with that weight?
 
 # %%
 generator = torch.Generator().manual_seed(2)
 noise = torch.randn(1024, 15, generator=generator)
 for size in (0.01, 1.0, 100.0):
     ratio = float(f"{(size * noise).std() / 3e-4:.1g}")
-    print(f"returns around {size:<6} advantage : entropy weight = {ratio:9,.0f} : 1")
+    print(f"advantages of {size:<6} advantage : entropy weight = {ratio:9,.0f} : 1")
 
 
 # %% [markdown]
@@ -737,6 +745,10 @@ for size in (0.01, 1.0, 100.0):
 # >
 # > $$\frac{R^\lambda_t - v_t}{\max(1, S)} \qquad
 # > S = \text{EMA}\big(\text{Per}(R^\lambda_t, 95) - \text{Per}(R^\lambda_t, 5),\ 0.99\big)$$
+#
+# An *offset* is one number that is taken from all returns alike; $v_t$ is none, because it is
+# another number in each state. Notebook 08 shows what both do to the actor. And the *5th
+# percentile* is the number that 5 % of the returns lie below.
 #
 # Each part has a reason.
 #
@@ -933,8 +945,10 @@ check("7.2", dream_return)
 #
 # *medium, about 10 minutes*
 #
-# Write the return normaliser as two functions. The first moves the running percentiles, and
-# the second uses them.
+# Write the return normaliser as two functions. The first returns the new running percentiles,
+# the low one first, and leaves the old ones unchanged. The second returns the advantage,
+# divided by the range or by 1, whichever is larger. Here `returns` and `value` have the same
+# shape, because the value of the last state has already been cut off.
 
 # %% tags=["exercise-7.3"]
 def update_range(low_high, returns, rate=0.01):

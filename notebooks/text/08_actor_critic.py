@@ -163,10 +163,14 @@ for pay in ([0.0, 1.0], [0.0, 1000.0], [1.0, 0.0]):
 # in it.
 #
 # The reason is that drawing a sample cuts the graph. A button is a whole number, and whole
-# numbers have no gradient. In notebook 05 the straight-through trick carried a gradient past
-# a draw; nothing in this cell does that. All that is left is the entropy's part. So the loss
-# moves, training seems to run, and the policy only becomes more random. This has happened in
-# [published code](https://github.com/epignatelli/navix/pull/152).
+# numbers have no gradient. All that is left is the entropy's part. So the loss moves, training
+# seems to run, and the policy only becomes more random. This has happened in [published
+# code](https://github.com/epignatelli/navix/pull/152).
+#
+# In notebook 05 the straight-through trick carried a gradient past a draw. In a dream one could
+# use it here too, because the model is a network. But the gradient would have to run back
+# through all fifteen dreamed steps, and every draw on the way adds an error. DreamerV3 takes
+# another way, the same for all kinds of actions.
 #
 # ### The way around it
 #
@@ -206,7 +210,9 @@ for pay in ([0.0, 1.0], [0.0, 1000.0], [1.0, 0.0]):
 # $r_a \nabla \ln p_a$ of the drawn button is right on average.
 #
 # For a softmax this gradient is short. Per unit of a button's own logit, $\ln p_a$ rises by
-# $1 - p_a$, and per unit of another logit $b$ it falls by $p_b$.
+# $1 - p_a$, and per unit of another logit $b$ it falls by $p_b$. (With the logits $l$, $\ln p_a
+# = l_a - \ln \sum_k e^{l_k}$, and the derivative of the second part for any logit $l_b$ is
+# $e^{l_b} / \sum_k e^{l_k} = p_b$.)
 
 # %% [markdown] tags=["predict"]
 # Is this estimate any good? For two buttons we can check it against the truth. With
@@ -290,6 +296,18 @@ claim(
 #
 # The expected return is a good choice, because then only the surprise is left. And it is
 # exactly what a critic can learn to predict.
+#
+# ### From one button to fifteen steps
+#
+# So far there was one decision. A dream has fifteen, one after the other, and equation 6
+# treats each of them as if it were the only one. Its pay is the return: everything that comes
+# from this step on. What came before is left out, because this action cannot change it. What
+# comes after depends on later actions, too. But those are drawn, so over many dreams they
+# average out, and each of them is trained at its own step. That is why there is a sum over $t$.
+#
+# One more thing is needed. Our mean is over draws *of the actor as it is now*. The buttons in
+# the replay were pressed by older actors, or at random, so they are no such draws. In a dream
+# the actor can draw fresh actions, as many as it likes. This is what the dream is for.
 
 # %% [markdown] tags=["aside"]
 # ### Aside: the best number to subtract
@@ -694,6 +712,12 @@ claim("in noise it strays at least 1.3 times less", stray[False] > 1.3 * stray[T
 claim("where steps pay, it is slower", alone[paid, True][-1] < alone[paid, False][-1])
 
 
+# %% [markdown]
+# So the brake has a price: a critic that has far to go arrives later. DreamerV3 pays it. A
+# critic that is late catches up, while one that follows its own mistakes misleads the actor,
+# which goes where the values are too high. Our two tiny worlds show both sides; they do not
+# decide the question.
+
 # %% [markdown] tags=["aside"]
 # ### Aside: several critics
 #
@@ -804,7 +828,9 @@ claim("longer: the two critics deviate by 0.05 to 0.15", 0.05 < apart < 0.15)
 # rolls on to its last step. Everything after the end must count for nothing.
 #
 # The world model says how likely it is that life continues, $c_t$, with the discount inside.
-# So step $t$ gets the weight $w_t = c_0 c_1 \cdots c_t$ in both losses.
+# So step $t$ gets the weight $w_t = c_0 c_1 \cdots c_t$ in both losses. The equations above do
+# not show it; the authors' code has it. The returns stop at an end anyway, but steps that begin
+# there or later have returns as well, which mean nothing.
 #
 # Dreams begin at *replayed* states, and some of these are the last row of an episode, where
 # the pole has already fallen. Their $c_0$ is near 0, which takes the whole dream out of the
@@ -816,9 +842,9 @@ claim("longer: the two critics deviate by 0.05 to 0.15", 0.05 < apart < 0.15)
 #
 # <details><summary>Answer</summary>
 #
-# All three of the first dream, and only the first state of the second: after an end nothing
-# counts, even if the model later says that life continues. None of the third, because it
-# began in an end.
+# All three of the first dream, and only the first state of the second. Its second state is the
+# end itself, where no action matters any more, and after an end nothing counts, even if the
+# model later says that life continues. None of the third, because it began in an end.
 #
 # </details>
 
@@ -881,6 +907,11 @@ check("8.1", actor_loss)
 # | `agent.normalizer.update(returns)`, `.scale` | take in a batch of returns; the divisor, already $\max(1, S)$ (07) |
 # | `agent.actor.evaluate(feature, action)` | log-probability and entropy of every step |
 # | `agent.config.lam`, `agent.config.entropy` | lambda; the weight of the entropy |
+#
+# Both losses are means over all B x H steps, and in both each step is multiplied by its weight
+# $w_t$. The critic has two cross entropies in each step, which count the same: one to the
+# return, and one to the number that the slow critic gives for the same state. The loss on
+# replayed rows comes later.
 #
 # Update the normaliser with the new returns first, and read its scale after that. And think
 # about what must *not* have a gradient.
@@ -1227,7 +1258,9 @@ compare("replay critic / share of rows that are not last", share, two, tolerance
 # ### Aside: where the gradients go
 #
 # The actor's loss must reach the actor alone, and the critic's loss the critic alone. We
-# call `backward` on each and look which parts got a gradient.
+# call `backward` on each and look which parts got a gradient. The actor's line leaves out the
+# advantage: in `loss` it is computed under `torch.no_grad()`, so it is a plain number. The
+# world model cannot get a gradient either, because `_imagine` is under `no_grad` as a whole.
 
 # %%
 def touched(loss):
@@ -1364,8 +1397,8 @@ after, left_track, seen_after = play(agent.policy)
 #
 # The cart leaves the track, with the pole still up. In our run all 20 episodes ended like
 # this. The check below asks for only a quarter of them, because a short training turns out
-# differently from one machine to another. The dreams have taught the actor to balance. They never showed it
-# that the track has an end.
+# differently from one machine to another. The dreams have taught the actor to balance.
+# They never showed it that the track has an end.
 #
 # </details>
 
@@ -1442,9 +1475,10 @@ claim("the real cart gets further than the dreamed one", far[1] > far[0])
 #
 # We suspect that the model has hardly learnt to follow the place of the cart. In the
 # recording this number has a standard deviation of only 0.1, so the loss hardly pays for it.
-# The films alone do not prove it, because different buttons are pressed in them, too. What is certain is that
-# the model has never seen the edge of the track: the recorded cart gets no further than 1.1 from the
-# middle, and the track ends at 2.4. In the model's dreams there is nothing to fear.
+# The films alone do not prove it, because different buttons are pressed in them, too. What
+# is certain is that the model has never seen the edge of the track: the recorded cart gets
+# no further than 1.1 from the middle, and the track ends at 2.4. In the model's dreams there
+# is nothing to fear.
 #
 # ### Why is a minute enough?
 #
@@ -1453,11 +1487,11 @@ claim("the real cart gets further than the dreamed one", far[1] > far[0])
 # as well, and it learns its own model along the way. That takes several minutes.
 #
 # Would more dreams have been better? We once let them continue, at a constant learning rate
-# instead of a falling one. The mean length of an episode was 321 steps after 75 updates, 247 after 150, 474 after 300
-# and 352 after 600. So more practice is sometimes better and sometimes not, even in a model
-# that never changes. And not one pole fell: an episode ended at the edge of the track, or it
-# lasted for 500 steps. We will meet both again in notebook 09: a mean length that goes up and
-# down, and the edge of the track.
+# instead of a falling one. The mean length of an episode was 321 steps after 75 updates, 247
+# after 150, 474 after 300 and 352 after 600. So more practice is sometimes better and
+# sometimes not, even in a model that never changes. And not one pole fell: an episode ended
+# at the edge of the track, or it lasted for 500 steps. We will meet both again in notebook
+# 09: a mean length that goes up and down, and the edge of the track.
 #
 # ## What the scale does
 #

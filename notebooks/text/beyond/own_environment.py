@@ -173,11 +173,13 @@ for wrong in (Thrust, Floats, lambda: None):
         print(textwrap.fill(f"{type(error).__name__}: {error}", 84), end="\n\n")
 
 # %% [markdown]
-# The cure for each is a wrapper of Gymnasium around your class:
+# The cure is usually a wrapper of Gymnasium around your class (the names are in `gym.wrappers`
+# and `gym.spaces`). For `low` and `high` take the smallest and the largest action that make
+# sense in your world. The agent's actions are stretched to this range, and never leave it.
 #
 # | refused | cure |
 # |---|---|
-# | actions without bounds | `TransformAction(env, lambda a: a, Box(-1, 1, (1,)))` |
+# | actions without bounds | `TransformAction(env, lambda a: a, Box(low, high, (1,)))` |
 # | floats where the space promises bytes | let `_look` return bytes from 0 to 255, or change the space |
 # | a space that is not numbers, choices or text | `TransformObservation` to a `Box` or `Discrete` |
 # | a very large picture | `ResizeObservation(env, (64, 64))` |
@@ -200,8 +202,9 @@ for name in ("delayed", "both"):  # of constant, seen, delayed, action, both
 
 # %% [markdown]
 # To test an agent of your own, write a function `mine(obs_space, action_space)` that
-# returns it, and call `probe("delayed", make_agent=mine)`. An agent that fails here will
-# fail everywhere, and here it takes ten seconds to find out.
+# returns it (notebook 09 has an example), and call `probe("delayed", make_agent=mine)`.
+# An agent that fails here will fail everywhere, and here it takes ten seconds to find
+# out.
 #
 # ## Choose a size
 #
@@ -308,7 +311,10 @@ for name, (number, margin) in expected.items():
 # ## Train
 #
 # One call trains, and the same call continues a run that was stopped. Here we give it
-# 700 steps only, which are a hundred updates, to see that everything works.
+# 700 steps only, which are a hundred updates, to see that everything works. Whatever a player
+# presses that does not look, the ball falls into one of four columns at random, so chance earns
+# $\tfrac14 - \tfrac34 = -0.5$. Know this number for your own game, too:
+# `evaluate(random_policy(spaces[1], np.random.default_rng(0)), Catch, 100)` measures it.
 
 # %%
 folder = tempfile.mkdtemp(prefix="catch_")
@@ -393,7 +399,7 @@ show(
 
 
 # %% [markdown]
-# For some 500 updates the agent plays no better than chance, and nothing tells you to wait.
+# For some 500 updates the agent plays hardly better than chance, and nothing tells you to wait.
 # But look at the other two panels. The model was learning all the time, first mostly the
 # pictures, then the reward. When both are good enough, the return rises within a hundred
 # updates.
@@ -468,7 +474,8 @@ show(
 # ## A larger machine
 #
 # **A GPU** needs no change: `device` is `"auto"`, and `--speed auto` records an update as
-# one CUDA graph. **Several GPUs or machines** share one run through torchrun, as in `torchrun
+# one CUDA graph, a list of all that the GPU does in it, which is then started by a single
+# call. **Several GPUs or machines** share one run through torchrun, as in `torchrun
 # --nproc-per-node 2 -m dreamer_lite train --env my_game:Catch --logdir runs/two`.
 
 # %% [markdown]
