@@ -280,8 +280,8 @@ claim("after 4,000 steps the number has come to about 40", 39 < path[-1] < 41)
 
 
 # %% [markdown]
-# A network is faster than a single number: its output is a sum of many products of
-# weights, and all of them move at once. But that only moves the limit. Notebook 02 shows
+# A network is faster than a single number: many weights add to its output, and all of
+# them move at once. But that only moves the limit. Notebook 02 shows
 # the same failure at a million.
 #
 # Could we divide by the largest reward? We do not know it yet. A treasure found after a
@@ -634,8 +634,8 @@ def relative_errors(network, unsquash):
 # Up to 100, the Huber curve runs parallel to the raw one and lower. For errors above 1
 # the Huber loss is a straight line, so every game pulls equally hard, and the large
 # games no longer drown out the others. But a game of 10,000 now pulls no harder than a
-# game of 10, although it has a thousand times as far to go. So Huber climbs again, and
-# at 10,000 it is no better than the raw loss. Symlog stays low for all sizes, and is
+# game of 10, although it has a thousand times as far to go. So, we think, Huber climbs
+# again, and at 10,000 it is no better than the raw loss. Symlog stays low for all sizes, and is
 # weakest at 0.01.
 #
 # </details>

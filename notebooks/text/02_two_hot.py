@@ -644,11 +644,11 @@ _ = explore(
 # symlog, a Normal, and two-hot. The flag pays 1, 1,000 or 1,000,000. That makes twelve
 # short trainings.
 #
-# The loss of the Normal in words: the network gives a mean $m$ and a width $s$ (as $\ln s$,
-# so that $s$ is positive). The Normal's density at the return $y$ is
-# $\frac{1}{s\sqrt{2\pi}}\, e^{-(y-m)^2/(2s^2)}$. What really came should have a high
-# density, so the loss is its negative logarithm: $\frac{(y-m)^2}{2s^2} + \ln s$, and a
-# constant that we leave out. Its derivative with respect to $m$ is $(m-y)/s^2$.
+# The loss of the Normal, which the code below uses: the network gives a mean $m$ and a
+# width $s$ (as $\ln s$, so that $s$ is positive). The Normal's density at the return
+# $y$ is $\frac{1}{s\sqrt{2\pi}}\, e^{-(y-m)^2/(2s^2)}$. What really came should have a
+# high density, so the loss is its negative logarithm: $\frac{(y-m)^2}{2s^2} + \ln s$,
+# and a constant that we leave out. Its derivative with respect to $m$ is $(m-y)/s^2$.
 
 # %%
 HEADS = {"squared": 1, "symlog": 1, "Normal": 2, "two-hot": 255}

@@ -166,9 +166,9 @@ claim("the other two repeat themselves in more than 80 %", min(agree[1:]) > 0.8)
 
 # %% [markdown]
 # Why is the bug bad, then, if most rows are right? Because the wrong ones are just those
-# beside a change of the button. While a button is held, the next frame looks the same with
-# or without the shift. What a button *does* shows where it changes, and there the model is
-# told the wrong one. The loss would still fall and the pictures would still look good, but
+# beside a change of the button. While a button is held, the neighbour's action is the right
+# one as well. What a button *does* shows where it changes, and there the model is told the
+# wrong one. The loss would still fall and the pictures would still look good, but
 # the agent would act on wrong beliefs. A bug that hides so well needs a rule that prevents
 # it, and a test that catches it.
 #
@@ -1331,9 +1331,9 @@ show(fig, alt="Four sampled windows, eight frames each: Mario at different place
 # <details><summary>Answer</summary>
 #
 # Every line begins with `is_first`. About a third of the lines have a reset inside: with
-# one reset in about 140 rows, and 63 places where it can be, there are fewer than one for
-# every two windows. Right before it comes `is_last`, and most often `is_terminal` in the same row: an
-# episode that ended by itself.
+# one in about 140 rows, and 63 places for it, there are fewer than one for every two
+# windows, and some windows have two. Right before a reset comes `is_last`, and most often
+# `is_terminal` in the same row: an episode that ended by itself.
 #
 # </details>
 

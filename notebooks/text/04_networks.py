@@ -538,7 +538,8 @@ show(fig, alt="Two blocks fill half of the toy's matrix, eight an eighth of anot
 # A picture goes to the range from 0 to 1, by the bounds of its space. For a frame the
 # highest value is 255, for a mask it is 1. A mask that was divided by 255 would be
 # black for the model. The encoder below subtracts 0.5 before its convolutions, so that the
-# numbers lie around 0. The decoder draws from 0 to 1, and its loss compares with that.
+# numbers lie around 0. The decoder draws from 0 to 1, so its loss compares with the picture
+# before that subtraction.
 
 # %%
 #| export
@@ -912,12 +913,12 @@ show(fig, alt="A frame shrinks from 64 x 64 x 3 to 4 x 4 x 128 in four convoluti
 # > of what was observed. For images and vectors that is a squared error, in symlog
 # > space for vectors.
 #
-# In our words: the likelihood says how probable the model held what then came, and its
-# negative logarithm is the loss. For numbers we take a Normal of width 1 around the
-# prediction; by the formula in notebook 02, half the squared error is left. The squared
-# error of an image is **summed** over its 12,288 numbers, and then averaged over batch and
-# time. Choices and the characters of a text cost their
-# cross entropy. The factor 1/2 of equation 8 is neither in the [published
+# In our words: the likelihood says how probable the model finds what was observed, and its
+# negative logarithm is the loss. For numbers we take a Normal of width 1 around each
+# predicted number; by the formula in notebook 02, half the squared error is left. The
+# squared error of an image is **summed** over its 12,288 numbers, and then averaged over
+# batch and time. Choices and the characters of a text cost their cross entropy. The factor
+# 1/2 of equation 8 is neither in the [published
 # code](https://github.com/danijar/dreamerv3) nor in ours.
 
 # %%
@@ -1171,8 +1172,8 @@ claim("averaged it saves less than a thousandth of it", averaged < 4.16 / 1000)
 # noise. The further a number $m$ is from 0, the more information gets through, and the
 # more it pays for that: $\frac12 m^2$ nats.
 #
-# Why just that? Without the frame, one would expect a Normal of width 1 around 0. With the
-# frame, the noisy number $y$ comes from a Normal around $m$. The price is how much larger
+# Why just that? As what one expects without the frame, we take a Normal of width 1 around
+# 0. With the frame, the noisy number $y$ comes from a Normal around $m$. The price is how much larger
 # the logarithm of the density at $y$ is for the second: $\frac12 y^2 - \frac12 (y-m)^2 =
 # my - \frac12 m^2$. On average $y$ is $m$, so this is $\frac12 m^2$. Notebook 05 calls such
 # a price the KL.

@@ -908,7 +908,7 @@ class Toy(RSSM):
 # Less often than the whole model. How much less depends on the seed: with four seeds it was
 # right in 50, 58, 85 and 90 of 100 dreams, and the whole model in 96 to 99. A blind guess is
 # right in 50. In the dream without dice the coin is a ghost, half left and half right. In the
-# other two it lies mostly on one side, which need not be the real one: nobody can know it.
+# other two it is mostly clear, left or right, but not always as the real one: nobody can know it.
 #
 # </details>
 
@@ -923,7 +923,8 @@ def train_toy(updates=300, **parts):
         states, posterior, prior = model.observe(obs, button, first)
         error = (model.screen(states.feature) - obs).square().sum(-1)
         dyn, rep = model.kl_loss(posterior, prior, free_nats=0.0)
-        optimizer.zero_grad()  # 10: the picture counts for more than its price
+        optimizer.zero_grad()
+        # Times 10, so that the picture counts for more than its price in nats.
         (10 * error + dyn + 0.1 * rep).mean().backward()
         optimizer.step()
     return model
@@ -985,10 +986,10 @@ claim("no dice: the coin has less than a third of the contrast", blur)
 # one wrong throw loses the lamp for good.
 #
 # Now look at the lower halves. Without dice the coin is grey in every dreamed row: a ghost
-# again. And at the end its lamp is pale as well, although this model has a memory. While it
-# learnt, the posterior had seen each coin, so the probabilities that it handed on were near
-# 0 or 1. In the dream they are one half, and we think that a memory that has never met such
-# numbers makes mistakes with them.
+# again. And at the end the lamp of this model is pale as well, although it has a memory. We
+# think this is why: while it learnt, the posterior had seen each coin, so the probabilities
+# that were handed on were near 0 or 1. In the dream they are one half, and a memory that has
+# never met such numbers makes mistakes with them.
 #
 # So each half does what the other does badly. The memory keeps what is certain, and the
 # dice commit to one of several futures. In the whole model, too, the coin is sometimes a
@@ -997,7 +998,7 @@ claim("no dice: the coin has less than a third of the contrast", blur)
 #
 # ## One number, two gradients
 #
-# The KL is not only a measure of surprise. It is also a loss: it teaches the prior to
+# The KL is not only a measure of surprise. As we said, it is also a loss: it teaches the prior to
 # predict what the posterior will see, so that dreams come true. But the KL can shrink in two
 # ways. The prior can get better, which we want. Or the posterior can say less about the
 # frame, and that makes the model blind.
@@ -1104,7 +1105,7 @@ claim("swapped: the teacher ends below 0.65", descend(0.0, 0.1, 1.0)[-1, 0] < 0.
 #
 # Then why not `rep` = 0? The teacher would be free to say what no student can ever guess,
 # such as the exact noise of a picture. In a dream only the student is left, and the decoder
-# would get a $z$ unlike any that it has learnt from. With a small `rep` the teacher leaves
+# may then get a $z$ unlike any that it has learnt from. With a small `rep` the teacher leaves
 # out what cannot be predicted and saves little error. And why only one free nat? The student
 # stops there, too: each free nat is one that the prior never has to learn.
 #
@@ -1119,7 +1120,7 @@ claim("swapped: the teacher ends below 0.65", descend(0.0, 0.1, 1.0)[-1, 0] < 0.
 #
 # Beside the KL we now draw two entropies. The entropy says how undecided a guess is: high
 # means "it could be anything". Notice how the posterior, which has seen the frame, is less
-# undecided than the prior. It need not fall to 0: a die that says nothing about this frame
+# undecided than the prior. Its entropy need not fall to 0: a die that says nothing about this frame
 # stays undecided before and after looking, and costs no KL.
 
 # %% tags=["hide-input"]

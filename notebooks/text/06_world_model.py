@@ -206,9 +206,8 @@ def previous_actions(action: Tensor) -> Tensor:
 #
 # So there are five numbers per row: one each for the frame $x_t$, the reward $r_t$ and the
 # continue flag $c_t$, and the KL twice. We take the mean over all rows where the paper writes
-# a sum. For reward and continue flag, $-\ln p$ is a cross entropy (notebook 02). For the frame
-# it is a squared error, because we take a Normal of width 1 around each predicted number; as
-# in notebook 04 we leave out the factor $\tfrac12$. The picture shows where each of them is
+# a sum. For the frame, $-\ln p$ is a squared error, because we take a Normal of width 1
+# around each predicted number (notebook 04). The picture shows where each of the five is
 # computed.
 
 # %% tags=["hide-input"]
@@ -241,7 +240,7 @@ show(*world_model_phase(states.h.shape, states.z.shape))
 # predicts is a product: the probability that the game goes on, times $\gamma$. That is what we
 # shall need. When notebook 07 adds up the rewards of a dream, it multiplies everything that comes
 # after a step by this number, so later notebooks need no extra factor. The paper's
-# equations still keep the two apart; this form is that of the authors'
+# equations still keep probability and discount apart; this form is that of the authors'
 # [final code](https://github.com/danijar/dreamerv3).
 #
 # The discount is one field of `Config`, the dataclass that holds every number a run depends on:
@@ -314,7 +313,7 @@ claim("an all-grey frame costs between 500 and 1500", 500 < grey_loss < 1500)
 #
 # | part | what it gives |
 # |---|---|
-# | `model.observe(batch)` | shifts the actions itself; states (with `states.feature`), posterior and prior, for all rows |
+# | `model.observe(batch)` | states (with `states.feature`), posterior and prior, for all rows; it shifts the actions itself |
 # | `model.decoder(feature)`, `model.decoder.loss(recon, batch)` | a reconstruction; its losses `{key: [B, T]}` |
 # | `model.reward(feature)`, `model.two_hot.loss(logits, numbers)` | logits of the reward; cross entropy [B, T] |
 # | `model.cont(feature)` | one logit for "it continues" [B, T, 1] |
@@ -553,11 +552,10 @@ claim("KL: within 30 % of two random heads", abs(first["dyn"] / heads - 1) < 0.3
 #
 # <details><summary>Answer</summary>
 #
-# Much larger: look at the bars of `dyn` and `rep`. A gradient asks how much the loss would change
-# if the encoder said something else. The KL compares the dice, and those of the posterior come
-# straight from the encoder. Most of the frame's error, at first, is a wrong grey, whatever the
-# encoder says. The reward has none at all, because its last
-# layer is still zero and passes nothing on. One update later it does.
+# Much larger: look at the bars of `dyn` and `rep`. We think the reason is this: the KL compares
+# the dice, and those of the posterior come straight from the encoder, while most of the frame's
+# error is at first a wrong grey, whatever the encoder says. The reward has no gradient at all,
+# because its last layer is still zero and passes nothing on. One update later it does.
 #
 # </details>
 

@@ -97,10 +97,10 @@ show(fig, alt="The error of a return is smallest for a lambda between 0 and 1.")
 # $s_0 \dots s_H$, where $H = 15$ is the horizon:
 #
 # * the reward $r_t$ that arrives with state $s_t$;
-# * the continuation $c_t$. While the game continues it is the discount $\gamma = 0.997$: all
-#   that comes *after* the reward of $s_t$ is multiplied by it. So seen from $s_0$ the next
-#   reward, $r_1$, counts in full, the one after it 0.997 times, the third $0.997^2$ times. At
-#   the end of the game $c_t$ is 0;
+# * the continuation $c_t$. While the game continues it is the discount $\gamma = 0.997$, and
+#   all that comes *after* the reward of $s_t$ is multiplied by it. Seen from $s_0$, the next
+#   reward $r_1$ counts in full, $r_2$ counts $c_1 = 0.997$ times, and $r_3$ counts $c_1 c_2 =
+#   0.997^2$ times. At the end of the game $c_t$ is 0;
 # * the value $v_t$, which is what the critic believes is still to come after $s_t$. A new
 #   critic believes 0.
 
@@ -539,7 +539,7 @@ print("with:   ", lambda_return(tempting, toy_value, ended, 0.5)[0].tolist())
 # **So it is the same function.** Only what we pass in is different. `reward` holds the real
 # rewards, and `value` holds, for each row, the $R_0$ of a dream that began at that row. Why
 # not the critic's own value? Because $R_0$ knows more: it holds the predicted rewards of up to
-# 15 steps, and asks the critic mostly at their end.
+# 15 steps, so less of it is the critic's opinion.
 #
 # There is one complication: a window of rows may hold the end of one episode and the
 # beginning of the next. The rewards of the next episode must not count for this one. Two
@@ -746,8 +746,8 @@ for size in (0.01, 1.0, 100.0):
 # > $$\frac{R^\lambda_t - v_t}{\max(1, S)} \qquad
 # > S = \text{EMA}\big(\text{Per}(R^\lambda_t, 95) - \text{Per}(R^\lambda_t, 5),\ 0.99\big)$$
 #
-# An *offset* is one number that is taken from all returns alike; $v_t$ is none, because it is
-# another number in each state. Notebook 08 shows what both do to the actor. And the *5th
+# An *offset* is one number that is taken from all returns alike. $v_t$ is not meant by that,
+# because it differs from state to state; notebook 08 shows why it is subtracted. And the *5th
 # percentile* is the number that 5 % of the returns lie below.
 #
 # Each part has a reason.

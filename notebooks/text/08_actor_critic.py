@@ -168,7 +168,7 @@ for pay in ([0.0, 1.0], [0.0, 1000.0], [1.0, 0.0]):
 # code](https://github.com/epignatelli/navix/pull/152).
 #
 # In notebook 05 the straight-through trick carried a gradient past a draw. In a dream one could
-# use it here too, because the model is a network. But the gradient would have to run back
+# use it for the actions too, because the model is a network. But the gradient would have to run back
 # through all fifteen dreamed steps, and every draw on the way adds an error. DreamerV3 takes
 # another way, the same for all kinds of actions.
 #
@@ -210,9 +210,9 @@ for pay in ([0.0, 1.0], [0.0, 1000.0], [1.0, 0.0]):
 # $r_a \nabla \ln p_a$ of the drawn button is right on average.
 #
 # For a softmax this gradient is short. Per unit of a button's own logit, $\ln p_a$ rises by
-# $1 - p_a$, and per unit of another logit $b$ it falls by $p_b$. (With the logits $l$, $\ln p_a
-# = l_a - \ln \sum_k e^{l_k}$, and the derivative of the second part for any logit $l_b$ is
-# $e^{l_b} / \sum_k e^{l_k} = p_b$.)
+# $1 - p_a$, and per unit of another logit $b$ it falls by $p_b$. (With the logits $l$,
+# $\ln p_a = l_a - \ln \sum_k e^{l_k}$, and the derivative of the second part for any logit
+# $l_b$ is $e^{l_b} / \sum_k e^{l_k} = p_b$.)
 
 # %% [markdown] tags=["predict"]
 # Is this estimate any good? For two buttons we can check it against the truth. With
@@ -307,13 +307,14 @@ claim(
 #
 # One more thing is needed. Our mean is over draws *of the actor as it is now*. The buttons in
 # the replay were pressed by older actors, or at random, so they are no such draws. In a dream
-# the actor can draw fresh actions, as many as it likes. This is what the dream is for.
+# the actor can draw fresh actions, as many as it likes. That is one reason to learn in a dream.
 
 # %% [markdown] tags=["aside"]
 # ### Aside: the best number to subtract
 #
-# Here the expected pay removed *all* of the noise. That is special to two equally likely
-# buttons. Take probabilities of 0.9 and 0.1 instead, and let the buttons pay 0 and 1.
+# With pays of 10 and 11 the expected pay removed *all* of the noise. That is special to
+# two equally likely buttons. Take probabilities of 0.9 and 0.1 instead, and let the
+# buttons pay 0 and 1.
 #
 # Subtracting the expected pay, 0.1, removes only a part of the noise. Another number, 0.9,
 # would remove all of it: the estimate for the right logit is then $(0 - 0.9)(0 - 0.1) = 0.09$
@@ -713,10 +714,9 @@ claim("where steps pay, it is slower", alone[paid, True][-1] < alone[paid, False
 
 
 # %% [markdown]
-# So the brake has a price: a critic that has far to go arrives later. DreamerV3 pays it. A
-# critic that is late catches up, while one that follows its own mistakes misleads the actor,
-# which goes where the values are too high. Our two tiny worlds show both sides; they do not
-# decide the question.
+# So the brake has a price: a critic that has far to go arrives later. DreamerV3 pays it. We
+# think that it is the smaller harm, because a critic that follows its own mistakes can mislead
+# the actor. Our two tiny worlds show both sides; they do not decide the question.
 
 # %% [markdown] tags=["aside"]
 # ### Aside: several critics
@@ -1258,9 +1258,9 @@ compare("replay critic / share of rows that are not last", share, two, tolerance
 # ### Aside: where the gradients go
 #
 # The actor's loss must reach the actor alone, and the critic's loss the critic alone. We
-# call `backward` on each and look which parts got a gradient. The actor's line leaves out the
-# advantage: in `loss` it is computed under `torch.no_grad()`, so it is a plain number. The
-# world model cannot get a gradient either, because `_imagine` is under `no_grad` as a whole.
+# call `backward` on each and look which parts got a gradient. In the cell, the actor's loss
+# leaves out the advantage, which `loss` computes under `torch.no_grad()`: it is a plain number.
+# And `_imagine` is under `no_grad` as a whole, so nothing reaches the world model.
 
 # %%
 def touched(loss):

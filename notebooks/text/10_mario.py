@@ -303,8 +303,10 @@ claim("elsewhere the error stays below 10 levels", far.mean() < 10)
 #
 # <details><summary>Answer</summary>
 #
-# Only at 0.4: the interval begins at 0.51. Four episodes tell us almost nothing. With 97
-# of 100 it begins at 0.92.
+# Only at 0.4. With a true rate of 0.8, four flags of four come with a probability of $0.8^4 =
+# 0.41$. With 0.6 it is 0.13, which still happens now and then, and with 0.4 it is 0.026.
+# Wilson's interval says the same: it begins at 0.51. So four episodes tell us almost nothing.
+# With 97 of 100 it begins at 0.92.
 #
 # </details>
 
@@ -859,7 +861,8 @@ for wrong in ({"world": 9}, {"size": 60}, {"reward": "score"}):
 # We set no time limit of our own. The game's clock kills Mario after 400 ticks, and since
 # that is a rule of the game, the episode has *terminated*, as after any other death. A
 # limit of ours would only *truncate* it: we would stop looking, while the game goes on.
-# Exercise 10.3 is about this difference.
+# Exercise 10.3 is about this difference. The rule about standing still is ours as well, and yet
+# it terminates, because with it we changed the game: to stand still for 120 steps is to lose.
 
 # %%
 #| export
@@ -1012,9 +1015,10 @@ def make_mario(world: int = 1, stage: int = 1, **options: object) -> gym.Env:
 # %% [markdown]
 # ### The check
 #
-# Gymnasium can check what an environment must do: its spaces fit, the same seed
-# gives the same game, and its types are right. We count warnings as failures, except for two: one asks for an
-# environment without wrappers, the other for one that is registered under a name.
+# Gymnasium can check what an environment must do: its spaces fit, the same seed gives
+# the same game, and its types are right. We count warnings as failures, except for two:
+# one asks for an environment without wrappers, the other for one that is registered
+# under a name.
 
 # %%
 from gymnasium.utils.env_checker import check_env
@@ -1149,8 +1153,8 @@ GAMES = {"evening": dict(noops=30, sticky=0.25, sticky_share=0.5)}
 # and `evening` five times more. Each departure answers something that you have seen in
 # this notebook, or will see below:
 #
-# * *Rates twice as high after half the warm-up, ten times the entropy* (both profiles): the
-#   first hour needs them. See *The first hour* below.
+# * *Learning rates twice those of the preset, half the warm-up, ten times the weight of the
+#   entropy* (both profiles): the first hour needs them. See *The first hour* below.
 # * *The weight of the entropy falls*, by the same factor in every step, from 3e-3 to
 #   1e-4. What helps a beginner to try things makes an expert press the wrong button.
 # * *Rates fall* to a twentieth, in the last 30 % of the steps.
@@ -1429,8 +1433,9 @@ claim("at best, more than nine of ten training episodes reached the flag", best 
 # ### The first hour
 #
 # Can it be faster? The profile `hour` has twice the learning rates of the long runs above,
-# and ten times the weight of the entropy bonus. With compiled losses (`--speed compile`), each of
-# three seeds reached the flag within an hour.
+# and ten times the weight of the entropy bonus. With compiled losses, each of three seeds
+# reached the flag within an hour. (`--speed compile` lets PyTorch translate the losses into
+# faster code when the run begins. The algorithm is the same.)
 #
 # We think that the entropy is what matters. Below are all runs with twice the rates. The
 # thick lines are those with the larger bonus, the thin green ones those without. The thin

@@ -25,8 +25,8 @@ def my_observe(model, embed, prev_action, is_first, noise):
         noise: what `sample_one_hot` needs, [T, B, latents, classes].
 
     Returns:
-        h [B, T, D] and z [B, T, latents, classes] of every row, then the logits of
-        posterior and prior, both [B, T, latents, classes].
+        Four tensors: h [B, T, D] and z [B, T, latents, classes] of every row, then the
+        logits of posterior and prior, both [B, T, latents, classes].
     """
     # solution
     state, rows = model.initial(len(embed)), []
@@ -50,8 +50,8 @@ def my_imagine(model, state, policy, noise):
         noise: what `sample_one_hot` needs, [H, B, latents, classes].
 
     Returns:
-        h [B, H+1, D] and z [B, H+1, latents, classes], of which the first is `state`,
-        then the actions [B, H, A].
+        Three tensors: h [B, H+1, D] and z [B, H+1, latents, classes], of which the
+        first is `state`, then the actions [B, H, A].
     """
     # solution
     states, actions = [state], []
@@ -401,7 +401,11 @@ def check_clip(kl_loss, left, right):
 
 
 def most_surprised(posterior, prior):
-    """The most surprising die [latents, classes]: (its number, its KL in nats)."""
+    """The die with the largest KL[posterior || prior], in one row.
+
+    Both are log-probabilities [latents, classes], as everywhere in this notebook.
+    Returns the number of the die, counted from 0, and its KL in nats.
+    """
     # solution
     per_die = (posterior.exp() * (posterior - prior)).sum(-1)
     most = per_die.argmax()

@@ -203,8 +203,8 @@ for name in ("delayed", "both"):  # of constant, seen, delayed, action, both
 # %% [markdown]
 # To test an agent of your own, write a function `mine(obs_space, action_space)` that
 # returns it (notebook 09 has an example), and call `probe("delayed", make_agent=mine)`.
-# An agent that fails here will fail everywhere, and here it takes ten seconds to find
-# out.
+# An agent that fails here will hardly do better elsewhere, and here it takes ten seconds to
+# find out.
 #
 # ## Choose a size
 #
@@ -311,9 +311,9 @@ for name, (number, margin) in expected.items():
 # ## Train
 #
 # One call trains, and the same call continues a run that was stopped. Here we give it
-# 700 steps only, which are a hundred updates, to see that everything works. Whatever a player
-# presses that does not look, the ball falls into one of four columns at random, so chance earns
-# $\tfrac14 - \tfrac34 = -0.5$. Know this number for your own game, too:
+# 700 steps only, which are a hundred updates, to see that everything works. A player
+# who does not look catches one ball in four, whatever is pressed, because the column is
+# random. So chance earns $\tfrac14 - \tfrac34 = -0.5$. Know this number for your own game, too:
 # `evaluate(random_policy(spaces[1], np.random.default_rng(0)), Catch, 100)` measures it.
 
 # %%
