@@ -4,7 +4,7 @@
 # **The question.** Mario gave us one picture at a time. What if a world has a screen, a map, a
 # written text and a handful of numbers, all at once?
 #
-# **At the end** you have Pokemon Red as an environment, and you have seen one model learn all four
+# **At the end** you have an environment for Pokemon Red, and you have seen one model learn all four
 # kinds of observation together.
 #
 # **You need** notebooks 04 and 09. A copy of the game is not needed: we use a tiny cartridge of our
@@ -45,10 +45,13 @@ rom = game_boy.free_rom(Path(folder.name) / "free.gb")
 # %% [markdown]
 # ## Four things to look at
 #
-# A Game Boy's screen is 160 pixels wide and 144 high. We shrink it to half of that size and make it grey.
-# Every detail that matters is still there.
+# A Game Boy's screen is 160 pixels wide and 144 high. We shrink it to half of that size
+# and make it grey. Every detail that matters is still there.
 #
-# Let us switch the console on, walk to the right for a while, and then down.
+# Let us switch the console on, walk to the right for a while, and then down. Our cartridge shows a
+# striped pattern that the arrows move; 16 pixels are one place, and every second place says
+# "HELLO 1". One step is 24 frames of the console, and the button is held for the first eight. A new
+# place pays 0.02. In the real game an event of the story pays 1, and a badge 5.
 
 # %%
 env = game_boy.make(rom)
@@ -82,10 +85,12 @@ show(
 # %% [markdown]
 # Why a map of visits, when the screen already shows the place? The screen cannot say where the player
 # *has been*. The reward pays for new places, so without the map two equal screens would lead to
-# different rewards, and the model could only guess.
+# different rewards, and the model could only guess. The map is drawn around the player,
+# who is always at the same spot of it; the white path is where he has been.
 #
-# The numbers are there for the same reason: how many members the team has, their levels, their health.
-# All of it is in the game's memory, and little of it is on the screen.
+# The numbers are there for the same reason: which part of the game's world it is and
+# the place in it, how many members the team has, their levels, their health. All of it
+# is in the game's memory, and little of it is on the screen.
 
 # %% [markdown]
 # ## Reading the game's mind
@@ -127,7 +132,10 @@ env.close()
 # goes through convolutions, the text through a small transformer, the numbers through an MLP. The
 # results are laid side by side.
 #
-# We record some play first. An arrow is held for a few steps, because that gets further than a new one in each step.
+# We record some play first. An arrow is held for a few steps, because that gets further
+# than a new one in each step. (Without a saved moment each episode begins with the
+# console's greeting, so in its first dozen steps the arrows do nothing. That does no
+# harm here.)
 
 # %%
 make_env = functools.partial(game_boy.make, rom, steps=100)
@@ -155,15 +163,16 @@ print(f"{len(replay)} rows")
 # %% [markdown] tags=["predict"]
 # ## What will be learnt first?
 #
-# The next cell trains for 120 updates. We compare each loss with its own first value. **Predict:** which
-# one has fallen most after these updates, that of the screen, the map, the text or the numbers? And
-# which one has fallen least?
+# The next cell trains for 120 updates. We compare each loss with its own first value. **Predict:**
+# which one has fallen most after these updates, that of the screen, the map, the text or the
+# numbers? And which one has fallen least?
 #
 # <details><summary>Answer</summary>
 #
-# The numbers come first, since most of them never change here. The text follows, because it is either
-# "HELLO 1" or empty. The two pictures are last, and the screen is the very last: each has thousands of
-# pixels, and every step moves them all.
+# The numbers come first, since 16 of the 18 never change here. The text follows: it has room for 200
+# characters, nearly all of which are always empty, and that is learnt long before the letters of
+# "HELLO 1". The two pictures are last, because what they show moves with the player. The screen
+# is the very last, probably because its stripes are finer than the fields of the map.
 #
 # </details>
 
@@ -198,14 +207,14 @@ for key, bound in bounds.items():
     claim(f"{key}: less than {bound} of the first loss is left", left < bound)
 
 # %% [markdown]
-# Every loss falls, and that is all this page shows. A hundred and twenty updates are far too few for a
-# good dream: the text it dreams is still mostly wrong.
+# Every loss falls, and that is all this page shows. A hundred and twenty updates are
+# far too few for a good dream.
 
 # %% [markdown]
 # ## With your own game
 #
-# You need your own copy of the game, here `red.gb`. An episode should not begin with the title screen. So
-# first play up to the moment at which you want it to begin:
+# You need your own copy of the game, here `red.gb`. An episode should not begin with
+# the title screen. So first play up to the moment at which you want it to begin:
 #
 #     python -m pyboy red.gb
 #
@@ -214,6 +223,7 @@ for key, bound in bounds.items():
 #     python -m dreamer_lite train --preset 12m --logdir ../runs/red \
 #         --env "course.game_boy:make(rom='red.gb', state='red.gb.state')"
 #
-# We have not done this, because we had no copy of the game. The addresses are those that its fans have
-# published. Our tests only check, on the real emulator, that what is written to these addresses is read
-# correctly. How far an agent gets is not known. Count on days rather than hours, on a GPU.
+# We have not done this, because we had no copy of the game. The addresses are those that
+# its fans have published. Our tests only check, on the real emulator, that what is written
+# to these addresses is read correctly. How far an agent gets is not known. Count on days
+# rather than hours, on a GPU.
