@@ -499,23 +499,23 @@ claim(
 
 
 # %% [markdown]
-# #### Exercise 8.3: A joystick that stays tame
+# #### Exercise 8.1: A joystick that stays tame
 #
 # *easy, about 5 minutes*
 #
 # Make mean and deviation of the continuous actor from the two halves of `raw`. The answer
 # is in the formula above and in `Actor`, but try it without looking.
 
-# %% tags=["exercise-8.3"]
+# %% tags=["exercise-8.1"]
 def bounded_normal(raw):
     """Mean and deviation of a continuous actor: raw [..., 2 A] -> two [..., A]."""
     mean, deviation = raw.chunk(2, -1)
-    raise NotImplementedError("exercise 8.3")
+    raise NotImplementedError("exercise 8.1")
 
 
 # %%
-check("8.3", bounded_normal)
-# solution("8.3")
+check("8.1", bounded_normal)
+# solution("8.1")
 
 # %% [markdown]
 # ## The critic
@@ -854,7 +854,7 @@ print(torch.cumprod(cont, 1)[:, :-1].int().tolist())
 
 
 # %% [markdown]
-# ### Exercise 8.1: The actor's loss
+# ### Exercise 8.2: The actor's loss
 #
 # *medium, about 15 minutes*
 #
@@ -863,9 +863,9 @@ print(torch.cumprod(cont, 1)[:, :-1].int().tolist())
 # take the plain mean over all $N \times H$ steps instead of the sum. Here `scale` is the bare
 # $S$, which may be below 1, so your code has to take $\max(1, S)$ itself.
 #
-# Nothing after it depends on your answer, and `solution("8.1")` prints one way to do it.
+# Nothing after it depends on your answer, and `solution("8.2")` prints one way to do it.
 
-# %% tags=["exercise-8.1"]
+# %% tags=["exercise-8.2"]
 def actor_loss(log_prob, entropy, returns, value, weight, scale, eta):
     """The actor's loss, one number; log_prob, entropy [N, H] have gradients.
 
@@ -873,12 +873,12 @@ def actor_loss(log_prob, entropy, returns, value, weight, scale, eta):
     still be below 1. eta: weight of the entropy. No gradient may reach returns and
     value.
     """
-    raise NotImplementedError("exercise 8.1")
+    raise NotImplementedError("exercise 8.2")
 
 
 # %%
-check("8.1", actor_loss)
-# solution("8.1")
+check("8.2", actor_loss)
+# solution("8.2")
 
 # %% [markdown]
 # ## Build it yourself
@@ -1661,14 +1661,14 @@ claim(
 # %% [markdown]
 # ## Exercise: find the bug
 #
-# ### Exercise 8.2: Weights that look right
+# ### Exercise 8.3: Weights that look right
 #
 # *easy, about 10 minutes, one planted bug*
 #
 # An agent that trains with these weights looks healthy, but some of its values slowly creep
 # upwards although they should stay at 0. Find the bug.
 
-# %% tags=["exercise-8.2"]
+# %% tags=["exercise-8.3"]
 def dream_weights(cont):
     """Weights of the first H states of dreams: cont [N, H+1] -> [N, H].
 
@@ -1678,8 +1678,8 @@ def dream_weights(cont):
 
 
 # %%
-check("8.2", dream_weights)
-# solution("8.2")
+check("8.3", dream_weights)
+# solution("8.3")
 
 # %% [markdown]
 # ## What breaks

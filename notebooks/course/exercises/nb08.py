@@ -199,6 +199,58 @@ exercise(
 )
 
 
+def bounded_normal(raw):
+    """Mean and deviation of a continuous actor: raw [..., 2 A] -> two [..., A]."""
+    mean, deviation = raw.chunk(2, -1)
+    return torch.tanh(mean), 0.9 * torch.sigmoid(deviation + 2) + 0.1  # solution
+
+
+def draw_raw(rng):
+    """What an actor's last layer gives, of random size."""
+    raw = 3 * torch.randn(int(rng.integers(1, 5)), 2 * int(rng.integers(1, 5)))
+    return ((raw.requires_grad_(),),)
+
+
+@exercise("8.1", "A joystick that stays tame", "easy", 5, [bounded_normal], draw_raw)
+def check_bounded_normal(bounded_normal):
+    """Check start and bounds of both numbers."""
+    mean, deviation = bounded_normal(torch.zeros(3, 4))
+    require(
+        mean.shape == deviation.shape == (3, 2), "two tensors [..., A]: half of raw"
+    )
+    require(
+        not torch.allclose(mean, torch.tensor(0.8927), atol=1e-3),
+        "the first result is 0.893 for zeros, which is the deviation: mean first",
+    )
+    extreme = torch.tensor([[50.0, -50.0, 50.0, -50.0]])
+    mean_far, deviation_far = bounded_normal(extreme)
+    require(mean_far.abs().max() <= 1, "the mean stays in [-1, 1]: tanh")
+    require(
+        mean_far[0, 1] == -1,
+        "the mean reaches from -1 to 1, not from 0: tanh, no sigmoid",
+    )
+    require(
+        deviation_far.max() < 1.01,
+        "the deviation is at most 1: 0.9 times a sigmoid + 0.1",
+    )
+    require(
+        deviation_far.min() > 0.09,
+        "the deviation is at least 0.1, or the actor stops exploring for ever",
+    )
+    require(
+        abs(deviation[0, 0] - 0.893) < 1e-3,
+        "at first the deviation is 0.893: shift the sigmoid by 2",
+    )
+    require(
+        abs(bounded_normal(torch.tensor([0.5, 0.0]))[0] - 0.462) < 1e-3,
+        "the mean is tanh(m): tanh(0.5) = 0.462",
+    )
+    require(
+        abs(bounded_normal(torch.tensor([0.0, 1.0]))[1] - 0.957) < 1e-3,
+        "the deviation comes from the second half: 0.9 sigmoid(1 + 2) + 0.1 = 0.957",
+    )
+
+
 def actor_loss(log_prob, entropy, returns, value, weight, scale, eta):
     """The actor's loss, one number; log_prob, entropy [N, H] have gradients.
 
@@ -225,7 +277,7 @@ def draw_dreams(rng):
     return ((*inputs, torch.rand(shape), scale, eta),)
 
 
-@exercise("8.1", "The actor's loss", "medium", 15, [actor_loss], draw_dreams)
+@exercise("8.2", "The actor's loss", "medium", 15, [actor_loss], draw_dreams)
 def check_actor_loss(actor_loss):
     """Check each factor with numbers that are easy to work out in the head."""
     one = torch.ones(1, 1)
@@ -334,7 +386,7 @@ def draw_continues(rng):
 
 
 @exercise(
-    "8.2",
+    "8.3",
     "Weights that look right",
     "easy",
     10,
@@ -365,55 +417,3 @@ def check_dream_weights(dream_weights):
     )
     half = dream_weights(torch.full((1, 4), 0.5))[0].tolist()
     require(half == [0.5, 0.25, 0.125], "c = 0.5 everywhere gives 0.5, 0.25, 0.125")
-
-
-def bounded_normal(raw):
-    """Mean and deviation of a continuous actor: raw [..., 2 A] -> two [..., A]."""
-    mean, deviation = raw.chunk(2, -1)
-    return torch.tanh(mean), 0.9 * torch.sigmoid(deviation + 2) + 0.1  # solution
-
-
-def draw_raw(rng):
-    """What an actor's last layer gives, of random size."""
-    raw = 3 * torch.randn(int(rng.integers(1, 5)), 2 * int(rng.integers(1, 5)))
-    return ((raw.requires_grad_(),),)
-
-
-@exercise("8.3", "A joystick that stays tame", "easy", 5, [bounded_normal], draw_raw)
-def check_bounded_normal(bounded_normal):
-    """Check start and bounds of both numbers."""
-    mean, deviation = bounded_normal(torch.zeros(3, 4))
-    require(
-        mean.shape == deviation.shape == (3, 2), "two tensors [..., A]: half of raw"
-    )
-    require(
-        not torch.allclose(mean, torch.tensor(0.8927), atol=1e-3),
-        "the first result is 0.893 for zeros, which is the deviation: mean first",
-    )
-    extreme = torch.tensor([[50.0, -50.0, 50.0, -50.0]])
-    mean_far, deviation_far = bounded_normal(extreme)
-    require(mean_far.abs().max() <= 1, "the mean stays in [-1, 1]: tanh")
-    require(
-        mean_far[0, 1] == -1,
-        "the mean reaches from -1 to 1, not from 0: tanh, no sigmoid",
-    )
-    require(
-        deviation_far.max() < 1.01,
-        "the deviation is at most 1: 0.9 times a sigmoid + 0.1",
-    )
-    require(
-        deviation_far.min() > 0.09,
-        "the deviation is at least 0.1, or the actor stops exploring for ever",
-    )
-    require(
-        abs(deviation[0, 0] - 0.893) < 1e-3,
-        "at first the deviation is 0.893: shift the sigmoid by 2",
-    )
-    require(
-        abs(bounded_normal(torch.tensor([0.5, 0.0]))[0] - 0.462) < 1e-3,
-        "the mean is tanh(m): tanh(0.5) = 0.462",
-    )
-    require(
-        abs(bounded_normal(torch.tensor([0.0, 1.0]))[1] - 0.957) < 1e-3,
-        "the deviation comes from the second half: 0.9 sigmoid(1 + 2) + 0.1 = 0.957",
-    )
