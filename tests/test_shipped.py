@@ -61,20 +61,21 @@ def run(tmp_path_factory):
 
 
 def test_a_run_is_shipped_with_all_that_made_it(run, tmp_path):
-    options = ship.parse([str(run), "--commit", "abc", "--note", "more no-ops"])
+    options = ship.parse([str(run), "--agent", "--commit", "abc", "--note", "by hand"])
     about = ship.ship(options, tmp_path)
     assert (about["seed"], about["commit"]) == (5, "abc")
-    assert about["note"] == "more no-ops"
+    assert about["note"] == "by hand"
     assert about["updates"] > 0 and about["steps"] == 60
     assert Dreamer.load(tmp_path / "mario_agent.safetensors").config.seed == 5
     assert json.loads((tmp_path / "mario_agent.json").read_text()) == about
-    assert json.loads((tmp_path / "curves/mario_seed5.json").read_text()) == about
+    stored = tmp_path / "curves/mario_evening_seed5.json"
+    assert json.loads(stored.read_text()) == about
     for table in ("metrics.csv", "episodes.csv", "config.yaml"):
-        stored = tmp_path / f"curves/mario_seed5_{table}"
+        stored = tmp_path / f"curves/mario_evening_seed5_{table}"
         assert stored.read_bytes() == (run / table).read_bytes()
 
 
-def test_a_run_with_a_name_leaves_the_agent_alone(run, tmp_path):
+def test_curves_alone_leave_the_agent_as_it_is(run, tmp_path):
     ship.ship(ship.parse([str(run), "--name", "hour"]), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"curves"}
     names = [path.name for path in (tmp_path / "curves").iterdir()]
@@ -177,19 +178,17 @@ def pushing_right(nats):
     return agent
 
 
-def test_without_the_mixture_the_actor_alone_decides():
+def test_without_a_uniform_share_the_actor_alone_decides():
     agent = pushing_right(50.0)
-    actor = agent.actor_critic.actor
-    actor.unimix = 0.5
     how = 20, 0, lambda: Strict(CartPoleEnv()), False, TRACK
-    assert deaths.watch(agent, *how)["flags"] < 10
-    assert deaths.unmixed(agent, *how) == {"episodes": 20, "flags": 20}
-    assert actor.unimix == 0.5
+    assert deaths.watch(agent, 0.5, *how)["flags"] < 10
+    assert deaths.watch(agent, 0.0, *how)["flags"] == 20
 
 
 def test_every_death_has_its_own_last_steps():
     agent = pushing_right(1.0)  # away from equally likely actions
-    found = deaths.watch(agent, 30, 0, lambda: Counted(CartPoleEnv()), False, TRACK)
+    how = 30, 0, lambda: Counted(CartPoleEnv()), False, TRACK
+    found = deaths.watch(agent, 0.0, *how)
     assert found["episodes"] == 30 and 0 < found["flags"] < 30
     assert len(found["deaths"]) == 30 - found["flags"]
     for death in found["deaths"]:

@@ -1,11 +1,11 @@
 """Play episodes of the shipped agent and keep the last steps before each death.
 
-    python tools/deaths.py [--episodes 160] [--seed 1]
+    python tools/deaths.py [--episodes 100] [--seed 1]
 
 Writes data/mario_deaths.json, which notebook 10 looks at: for every episode without a
 flag the probability of each of the last actions and the critic's value. The episodes
-are like those of the evaluation, but of another seed. The first 100 of them are then
-repeated without the uniform share of the policy; of these only the flags are kept.
+are like those of the evaluation, but of another seed. They are played twice: with a
+uniform share of one percent in the policy, and without.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from machine import machine
 
 AGENT = ROOT / "data" / "mario_agent.safetensors"
 ENVS, LAST = 4, 40  # games side by side; steps that are kept
-UNMIXED = 100  # episodes without the uniform share
+SHARES = {"with": 0.01, "without": 0.0}  # of the uniform distribution in the policy
 
 
 class Watching(dreamer.AgentPolicy):
@@ -53,11 +53,12 @@ class Watching(dreamer.AgentPolicy):
         return action
 
 
-def watch(agent, episodes, seed, make_env=None, parallel=True, track=TRACK):
+def watch(agent, share, episodes, seed, make_env=None, parallel=True, track=TRACK):
     """Play episodes and keep the last `LAST` steps of those without a flag.
 
     Args:
         agent: a Dreamer.
+        share: of the uniform distribution in its policy, from now on.
         episodes, seed, make_env, parallel, track: as for `dreamer.evaluate`.
 
     Returns:
@@ -66,7 +67,7 @@ def watch(agent, episodes, seed, make_env=None, parallel=True, track=TRACK):
     """
     make_env = make_env or functools.partial(make_mario, noops=30)
     envs = min(ENVS, episodes)
-    policy = Watching(agent, envs)
+    policy, agent.actor_critic.actor.unimix = Watching(agent, envs), share
     played = dreamer.evaluate(policy, make_env, episodes, envs, seed, track, parallel)
     seen, deaths = [iter(of_env) for of_env in policy.seen], []
     for episode in played:  # in the order of their ends, so in order for each game
@@ -83,35 +84,20 @@ def watch(agent, episodes, seed, make_env=None, parallel=True, track=TRACK):
     return {"episodes": episodes, "flags": episodes - len(deaths), "deaths": deaths}
 
 
-def unmixed(agent, episodes, seed, *how):
-    """Count the flags without the uniform share; the agent is unchanged afterwards.
-
-    Args:
-        agent, episodes, seed, *how: the arguments of `watch`.
-    """
-    actor = agent.actor_critic.actor
-    before, actor.unimix = actor.unimix, 0.0
-    try:
-        found = watch(agent, episodes, seed, *how)
-    finally:
-        actor.unimix = before
-    return {key: found[key] for key in ("episodes", "flags")}
-
-
 def main():
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--episodes", type=int, default=160)
+    parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1, help="of games and actions")
     options = parser.parse_args()
     agent = dreamer.Dreamer.load(AGENT).eval()
     digest = hashlib.sha256(AGENT.read_bytes()).hexdigest()
     found = {"sha256": digest, "seed": options.seed, "machine": machine()}
-    found |= watch(agent, options.episodes, options.seed)
-    found["without_unimix"] = unmixed(agent, UNMIXED, options.seed)
+    for name, share in SHARES.items():
+        found[name] = watch(agent, share, options.episodes, options.seed)
+        print(f"{name}: {found[name]['flags']} flags in {options.episodes} episodes")
     path = AGENT.with_name("mario_deaths.json")
     path.write_text(json.dumps(found) + "\n", encoding="utf-8")
-    print(f"{found['flags']} flags in {found['episodes']} episodes")
 
 
 if __name__ == "__main__":

@@ -107,9 +107,9 @@ def digest(paths):
 
 
 def in_the_readme():
-    """Return the tables of `learning`: three runs of an hour, the shipped agent's."""
-    hours = sorted(CURVES.glob("mario_hour_seed*_episodes.csv"))
-    return [*hours, CURVES / "mario_seed0_episodes.csv"]
+    """Return the tables of `learning`: the runs of an hour, those of an evening."""
+    names = "mario_hour_seed*_episodes.csv", "mario_evening_seed*_episodes.csv"
+    return [path for name in names for path in sorted(CURVES.glob(name))]
 
 
 def read(path, *names):
@@ -175,21 +175,18 @@ def learning():
 
     from course import line
 
-    fig, (hour, whole) = plt.subplots(1, 2, figsize=(7.2, 2.6), sharey=True)
-    *hours, shipped = in_the_readme()
-    for path, style in zip(hours, ("-", "--", ":")):
+    fig, axes = plt.subplots(1, 2, figsize=(7.2, 2.6), sharey=True)
+    for path in in_the_readme():
+        _, kind, seed, _ = path.stem.split("_")
         minutes, x = read(path, "minutes", "x_pos")
-        label = f"seed {path.stem.split('_')[2].removeprefix('seed')}"
-        look = line("ours") | {"linestyle": style}
-        hour.plot(minutes[49:], smooth(x, 50)[49:], **look, label=label)
-    minutes, x = read(shipped, "minutes", "x_pos")
-    hours = [m / 60 for m in minutes]
-    whole.plot(hours[49:], smooth(x, 50)[49:], **line("ours"))
-    for ax in (hour, whole):
+        look = line("ours") | {"linestyle": ("-", "--", ":")[int(seed[-1])]}
+        ax, label = axes[kind == "evening"], f"seed {seed[-1]}"
+        ax.plot(minutes[49:], smooth(x, 50)[49:], **look, label=label)
+    for ax, kind in zip(axes, ("hour", "evening")):
         ax.axhline(3161, **line("threshold"), label="the flag")
-    hour.set(title="the first hour", xlabel="training [min]", ylabel="x [pixels]")
-    whole.set(title="the shipped agent", xlabel="training [h]", ylim=(0, 3400))
-    hour.legend(ncols=2, loc="lower right")
+        ax.set(title=f"profile {kind}", xlabel="training [min]", ylim=(0, 3400))
+    axes[0].set(ylabel="x [pixels]")
+    axes[0].legend(ncols=2, loc="lower right")
     return fig
 
 

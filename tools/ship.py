@@ -1,7 +1,7 @@
 """Put a Mario run into data/: its agent, its curves, and how they were made.
 
-    python tools/ship.py runs/mario --note "what its settings do not say"
-    python tools/ship.py runs/hour1 --name hour    only curves: data/curves/mario_hour_*
+    python tools/ship.py runs/hour1 --name hour    its curves: data/curves/mario_hour_*
+    python tools/ship.py runs/evening1 --agent     those of evening, and its agent
     python tools/ship.py --film --seed 23          only data/mario.gif
 
 After a new agent the commands that this prints bring everything up to date that shows
@@ -25,12 +25,12 @@ from machine import machine
 
 DATA = ROOT / "data"
 EVERY, FRAMES, FPS = 4, 160, 15  # the film: every fourth frame, so that it loads fast
-AFTERWARDS = """Now run
-    make evaluate
-    python tools/deaths.py
-    python tools/ship.py --film
-    python tools/reference_figures.py draw
-    make times"""
+AFTERWARDS = """make evaluate
+python tools/deaths.py
+python tools/ship.py --film
+make times
+python tools/reference_figures.py draw
+make tables""".splitlines()
 
 
 def describe(state, options):
@@ -57,7 +57,7 @@ def rows_until(path, step):
 
 
 def ship(options, data=DATA):
-    """Copy the curves of a run and, unless it has a name, its agent.
+    """Copy the curves of a run and, if that is asked for, its agent.
 
     Args:
         options: what `parse` returns.
@@ -71,14 +71,13 @@ def ship(options, data=DATA):
     """
     state, weights = read_checkpoint(options.run)
     about = describe(state, options)
-    name = f"{options.name}_" if options.name else ""
-    stem = f"curves/mario_{name}seed{about['seed']}"
+    stem = f"curves/mario_{options.name}_seed{about['seed']}"
     about_it = json.dumps(about, indent=1) + "\n"
     settings = (options.run / "config.yaml").read_text(encoding="utf-8")
     texts = {f"{stem}.json": about_it, f"{stem}_config.yaml": settings}
     for table in ("metrics.csv", "episodes.csv"):
         texts[f"{stem}_{table}"] = rows_until(options.run / table, state["step"])
-    if not options.name:
+    if options.agent:
         texts["mario_agent.json"] = about_it
         (data / "mario_agent.safetensors").write_bytes(weights)
     (data / "curves").mkdir(exist_ok=True)
@@ -105,7 +104,8 @@ def parse(argv=None):
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, nargs="?", help="the folder of the run")
-    parser.add_argument("--name", help="of the curves; the agent in data/ stays")
+    parser.add_argument("--name", default="evening", help="of the curves")
+    parser.add_argument("--agent", action="store_true", help="ship its agent as well")
     parser.add_argument("--note", help="what the settings of the run do not say")
     parser.add_argument("--commit", help="that trained it (default: the one here)")
     parser.add_argument("--hardware", help="that trained it (default: this machine)")
@@ -125,7 +125,7 @@ def main():
             film(options.seed)
         else:
             print(json.dumps(ship(options), indent=1))
-            print("Now run\n    make tables" if options.name else AFTERWARDS)
+            print("Now run", *AFTERWARDS[None if options.agent else -2 :], sep="\n    ")
     except (OSError, ValueError) as error:
         sys.exit(f"ship: {error}")
 

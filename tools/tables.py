@@ -20,7 +20,8 @@ from pathlib import Path
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TABLE = re.compile(r"(<!-- begin:(\w+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
-RUNS = {"mario": "first", "mario_hour": "hour", "mario_rates": "rates"}
+RUNS = {"mario_evening": "evening", "mario_hour": "hour", "mario_rates": "rates"}
+RUNS |= {"mario": "first"}
 
 
 def markdown(head, rows):
