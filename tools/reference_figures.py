@@ -180,7 +180,7 @@ def learning():
         _, kind, seed, _ = path.stem.split("_")
         minutes, x = read(path, "minutes", "x_pos")
         look = line("ours") | {"linestyle": ("-", "--", ":")[int(seed[-1])]}
-        ax, label = axes[kind == "evening"], f"seed {seed[-1]}"
+        ax, label = axes[int(kind == "evening")], f"seed {seed[-1]}"
         ax.plot(minutes[49:], smooth(x, 50)[49:], **look, label=label)
     for ax, kind in zip(axes, ("hour", "evening")):
         ax.axhline(3161, **line("threshold"), label="the flag")

@@ -260,8 +260,8 @@ def adam_towards(target, steps=4000, lr=0.01):
 # <details><summary>Answer</summary>
 #
 # It creeps along a straight line, 0.01 per step, and after 4,000 steps it has come to
-# 40. It would need a million steps to arrive. With 0.0003, the learning rate of our
-# Mario agent's world model, it would need 33 million.
+# 40. It would need a million steps to arrive. With 0.0006, the learning rate with which
+# our Mario agent's world model begins, it would need 17 million.
 #
 # </details>
 

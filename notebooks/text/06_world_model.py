@@ -1078,7 +1078,7 @@ show(
 # something else. So now *you* press the buttons, and no emulator runs.
 #
 # For this we borrow the world model of the shipped agent, the one that plays in notebook 10. It
-# has trained for hours. Near the ground, where Mario is most of the time, it does draw him. It
+# has trained for an evening. Near the ground, where Mario is most of the time, it does draw him. It
 # looks at eight real frames. In the last of them Mario has just jumped, because the player
 # pressed "run + jump". Now we take over and hold down one of three buttons.
 
@@ -1254,16 +1254,16 @@ print(f"leaving Mario out costs {in_colour:.0f} in colour, {in_grey:.2f} in grey
 # So the environment of this course shows colour, and drops the score board (notebook 10). Mario
 # is worth drawing, then, but he is still the last thing to appear. Your model has learnt what is
 # large, and with a loss of some 200 for the whole frame, his ten are next to nothing. The shipped
-# agent has played some 290,000 rows, nearly fifty times as many as this recording holds, and it
-# draws him where he often is.
+# agent has played 90,000 rows, fifteen times as many as this recording holds, and it draws him
+# where he often is.
 
 # %% [markdown] tags=["aside"]
 # ### Aside: does a model see Mario?
 #
 # That can be measured: the error in a patch around him, beside what it costs to leave him out. The
 # clip is a run of its own that no model here was trained on, and in its rows 4 to 10 Mario is in
-# mid-air. Even the shipped agent draws him only at first. Further up, at places that hardly ever
-# come back, it loses him as well.
+# mid-air. Even the shipped agent draws him only in some of them. In the others, at places that
+# hardly ever come back, it loses him as well.
 
 # %%
 @torch.no_grad()

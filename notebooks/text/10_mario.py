@@ -207,8 +207,8 @@ for column, t in enumerate(span[[0, 5, 8, 11, 14]]):
     frame.imshow(real[t])
     frame.set(xticks=[], yticks=[], xlabel=f"step {t}")
     frame.grid(False)
-show(fig, alt="Stacked bars of the five action probabilities around a jump: nearly all "
-     "with A while Mario takes off, and spread at other steps.")  # fmt: skip
+show(fig, alt="Stacked bars of the five action probabilities around a jump: right + B "
+     "before it, nearly all with A while Mario takes off.")  # fmt: skip
 
 
 # %% [markdown]
@@ -217,9 +217,9 @@ show(fig, alt="Stacked bars of the five action probabilities around a jump: near
 # combinations with A, the button that jumps. Whether he also holds B matters little in
 # the air, so the two share it.
 #
-# Shortly before he lands, all five are about equally good, and the actor spreads its
-# probability. The small bonus for entropy (notebook 08) is enough to keep it undecided
-# where nothing depends on the choice.
+# At the end he lets go of A, and again two combinations share the probability. Where little
+# depends on the choice, the small bonus for entropy (notebook 08) is enough to keep the
+# actor undecided.
 
 # %% [markdown] tags=["aside"]
 # ### Aside: is Mario in the dream?
@@ -437,16 +437,20 @@ else:
 # list never does.
 
 # %% [markdown] tags=["aside"]
-# ### Aside: why does it still die?
+# ### Aside: what does one percent cost?
 #
-# To make an agent better, look at its worst moments. `tools/deaths.py` let ours play 160
-# more episodes. Of each that ended without a flag it kept the last 40 steps: how likely
-# each action was that was drawn, and what the critic expected from there on.
+# To make an agent better, look at its worst moments. The paper spreads one percent of the
+# policy evenly over all actions, whatever the actor has learnt (`actor_unimix`, notebook
+# 08). The shipped agent was trained without that share. Here we give it one, to see what
+# it costs.
+#
+# `tools/deaths.py` let it play 100 more episodes with the one percent, and the same 100
+# without. Of each that ended without a flag it kept the last 40 steps: how likely each
+# action was that was drawn, and what the critic expected from there on.
 
 # %% [markdown] tags=["predict"]
-# **Predict.** One percent of the policy is spread evenly over the five actions, whatever
-# the actor has learnt (`unimix`, notebook 08). Suppose the actor is always sure. In an
-# episode of 300 steps, how often does this percent press a button that it did not want?
+# **Predict.** Suppose the actor is always sure. In an episode of 300 steps, how often does
+# the one percent press a button that it did not want?
 #
 # <details><summary>Answer</summary>
 #
@@ -457,59 +461,55 @@ else:
 
 # %%
 watched = json.loads(Path(data_path("mario_deaths.json")).read_text())
-print(watched["flags"], "flags in", watched["episodes"], "episodes\n")
-print("died at    least likely action of the last 20       value then   5 steps on*")
-unwanted = 0
 fig, axes = plt.subplots(1, 2, figsize=(8, 2.8), sharex=True)
-for death in watched["deaths"]:
-    chance, value = np.array(death["probability"]), np.array(death["value"])
-    steps = np.arange(-len(chance), 0)
-    at = chance[-20:].argmin() - 20
-    unwanted += chance[at] < 0.003
+for name in ("with", "without"):
+    flags, episodes = (watched[name][key] for key in ("flags", "episodes"))
+    low, high = wilson(flags, episodes)
+    print(f"{name} the share: {flags} flags in {episodes} ({low:.2f} to {high:.2f})")
     print(
-        f"x = {death['x']:5,}  {-at:2} steps before the end, p = {chance[at]:5.3f}"
-        f"{value[at]:17.1f}{value[min(at + 5, -1)]:13.1f}"
+        "died at    least likely action of the last 20       value then   5 steps on*"
     )
-    fell = value[min(at + 5, -1)] < 2 / 3 * value[at]
-    look = {"color": COLORS["return" if fell else "neutral"]}
-    axes[0].plot(steps, value, "-o", markersize=2, linewidth=1, **look)
-    axes[1].plot(steps, chance, "o", markersize=3, **look)
+    for death in watched[name]["deaths"]:
+        chance, value = np.array(death["probability"]), np.array(death["value"])
+        steps = np.arange(-len(chance), 0)
+        at = chance[-20:].argmin() - 20
+        print(
+            f"x = {death['x']:5,}  {-at:2} steps before the end, p = {chance[at]:5.3f}"
+            f"{value[at]:17.1f}{value[min(at + 5, -1)]:13.1f}"
+        )
+        if name == "with":
+            fell = value[min(at + 5, -1)] < 2 / 3 * value[at]
+            look = {"color": COLORS["return" if fell else "neutral"]}
+            axes[0].plot(steps, value, "-o", markersize=2, linewidth=1, **look)
+            axes[1].plot(steps, chance, "o", markersize=3, **look)
+    print()
+print("* or at the last step, if that comes first")
 axes[0].set(ylabel="value [1]", xlabel="steps before the end [1]")
 axes[1].set(ylabel="probability of the action [1]", xlabel="steps before the end [1]")
 axes[1].set(yscale="log", ylim=(1e-3, 1.5))
-print("* or at the last step, if that comes first")
-show(fig, alt="Values and probabilities of the actions before each death: coloured "
-     "where the value falls by a third after the unlikely action.")  # fmt: skip
-claim("most deaths follow an action that the actor did not want",
-      unwanted > len(watched["deaths"]) / 2)  # fmt: skip
+alt = "Value and probability of each action before a death; coloured: the value falls."
+show(fig, alt=alt)
+chances = [min(death["probability"][-20:]) for death in watched["with"]["deaths"]]
+unwanted = sum(chance < 0.003 for chance in chances)
+claim("with the share most deaths follow an action that the actor did not want",
+      unwanted > len(chances) / 2)  # fmt: skip
 
 # %% [markdown]
-# In ten of the eleven deaths, one of the last 20 actions had probability 0.002. In other
-# words, the actor did not want it; the one percent drew it. In any one step this happens
-# with a probability of at most $0.01 \cdot \frac45 = 0.008$. If such draws had nothing to
-# do with dying, they would therefore appear in at most $1 - 0.992^{20}$, or 15 %, of all
-# stretches of 20 steps.
+# With the one percent 91 of 100 episodes reach the flag, without it 98; the intervals overlap a
+# little. In six of the nine deaths with it, one of the last 20 actions had probability 0.002. In
+# other words, the actor did not want it; the one percent drew it. In any one step this happens
+# with a probability of at most $0.01 \cdot \frac45 = 0.008$. If such draws had nothing to do with
+# dying, they would therefore appear in at most $1 - 0.992^{20}$, or 15 %, of all stretches of 20
+# steps.
 #
-# In seven of these ten, the value falls by a third or more within five steps (the
-# coloured lines): the critic sees what is coming. In the others it hardly moves, and
-# death comes as a surprise. So this agent mostly knows *what* to do. What it lacks is
+# In four of these six, the value falls by a third or more within five steps: the critic sees what
+# is coming. (These lines are coloured, and so are two more.) In the other two it hardly moves,
+# and death comes as a surprise. So this agent mostly knows *what* to do. What it lacks is
 # *distance* from the places where a single wrong button kills.
 #
-# Then why is the one percent there? It keeps every action possible, so that none is
-# given up for ever, and no logarithm of a probability becomes infinite. It belongs to
-# the agent, and therefore to its evaluation. But we can ask what it costs: here are 100
-# of these episodes with `actor.unimix = 0` and nothing else changed.
-
-# %%
-without = watched["without_unimix"]
-for name, found in (("with unimix", watched), ("without", without)):
-    low, high = wilson(found["flags"], found["episodes"])
-    print(f"{name:12} {found['flags']:3} flags in {found['episodes']}: "
-          f"{low:.2f} to {high:.2f}")  # fmt: skip
-
-# %% [markdown]
-# That fits the explanation. It does not prove it, because the intervals overlap a
-# little.
+# Then why does the paper have it? It keeps every action possible, so that none is given up
+# for ever, and no logarithm of a probability becomes infinite. Here the bonus for entropy
+# alone has to keep the other actions possible.
 
 # %% [markdown]
 # ## The game as an environment
@@ -1158,15 +1158,16 @@ GAMES = {"evening": dict(noops=30, sticky=0.25, sticky_share=0.5)}
 # * *The weight of the entropy falls*, by the same factor in every step, from 3e-3 to
 #   1e-4. What helps a beginner to try things makes an expert press the wrong button.
 # * *Rates fall* to a twentieth, in the last 30 % of the steps.
-# * *No uniform share* in the actor. Above, most deaths began with a button that only this
-#   share would press. (The authors' own code has none there either.)
+# * *No uniform share* in the actor. Most deaths of an earlier agent followed a button that
+#   only this share would press; an aside above shows what it costs. (The authors' own
+#   code has none there either.)
 # * *Games begin after 0 to 30 idle frames*, and *half of them have sticky actions*: train
 #   as you evaluate.
 # * *A smaller memory*: only the newest 50,000 rows are kept; those of the beginner are
 #   dropped.
 #
-# Two runs of `evening` are finished; see *The evening* below. They show what these five bring
-# together. What each of them is worth alone we have not measured.
+# What these five bring together is below, under *The evening*. What each of them is worth
+# alone we have not measured.
 
 # %% tags=["hide-input"]
 from course.mario import default_logdir, hours_to_finish
@@ -1354,11 +1355,19 @@ show(fig, alt=alt, dpi=65)
 # %% [markdown]
 # ## The whole way there
 #
-# The shipped agent needed 14 hours on two shared CPU cores. What it went through is in
-# `data/mario_agent.json`. Here is its curve, together with three other seeds that we
-# stopped early. Each line is a mean over the last 50 episodes.
+# Two minutes are not enough. What do an hour and an evening bring? All curves below are of
+# stored runs; x and flags are means over the last 25 or 50 episodes.
 #
-# The panel in the middle zooms in on the first 30,000 steps, where you can compare all four.
+# ### The first hour
+#
+# The profile `hour` has twice the learning rates of the preset `3m`, and ten times the
+# weight of the entropy bonus. With compiled losses, each of three seeds reached the flag
+# within an hour. (`--speed compile` lets PyTorch translate the losses into faster code when
+# the run begins. The algorithm is the same.)
+#
+# We think that the entropy is what matters. The thick lines below are `hour`. The thin ones
+# differ from it in one setting: the entropy has DreamerV3's weight, 3e-4. Look at the right
+# panel first.
 
 # %% tags=["hide-input"]
 def last(values, count=50):
@@ -1366,112 +1375,29 @@ def last(values, count=50):
     return np.convolve(values, np.full(count, 1 / count), "valid")
 
 
-evaluated = json.loads(Path(data_path("mario_evaluation.json")).read_text())["players"]
-curves = sorted(Path(data_path("curves")).glob("mario_seed*_episodes.csv"))
-fig, (whole, zoom, flags) = plt.subplots(1, 3, figsize=(9, 2.9), layout="constrained")
-best = 0.0
-for path, role in zip(curves, ("ours", "dreamed", "posterior", "error")):
-    run, style = read_columns(path), line(role)
-    reached, share = last(run["x_pos"]), last(run["flag_get"])
-    steps = run["step"][49:] / 1000
-    for ax in (whole, zoom):
-        ax.plot(
-            steps, reached, **style, label=path.stem.split("_")[1].replace("d", "d ")
-        )
-    flags.plot(steps, share, **style)
-    best = max(best, share.max())
-for ax in (whole, zoom):
-    ax.axhline(evaluated["random"]["x_mean"], **line("random"), label="random play")
-whole.axhline(3161, **line("threshold"), label="the flag")
-whole.set(ylabel="x reached [pixels]", ylim=(0, 3400))
-zoom.set(xlim=(0, 30), ylim=(450, 1250), title="the first 30,000 steps")
-flags.set(ylabel="share of flags [1]", ylim=(-0.03, 1.03))
-for ax in (whole, zoom, flags):
-    ax.set(xlabel="agent steps [thousands]")
-fig.legend(*whole.get_legend_handles_labels(), loc="outside lower center", ncols=6)
-show(fig, alt="How far Mario gets while the agent learns: the whole run of seed 0, "
-     "a zoom into the first 30,000 steps, and the share of flags.")  # fmt: skip
-claim("at best, more than nine of ten training episodes reached the flag", best > 0.9)
-
-# %% [markdown]
-# Look at the zoom. After 25,000 steps, seeds 1 and 2 are only a few hundred pixels past
-# random play, and seed 0 was no further at that time. These runs had the lower rates of
-# the preset. The three runs of `hour`, below, were near x = 1,300 after as many steps. So if
-# yours is near x = 1,000 there, it is early rather than broken: compare steps, not hours.
-# Seed 3 tried cheaper updates and stayed behind.
-#
-# On the right, the curve of seed 0 falls steeply after step 220,392. There sticky actions
-# entered its training, and with them the game became harder.
-#
-# ### Three lessons
-#
-# What was changed on the way, step by step, is in [data](../data/README.md). Three things
-# are worth remembering.
-#
-# **Train as you evaluate.** The first agent that seemed finished reached the flag in 48
-# of its last 50 training episodes. But all of those began at the same frame. In the
-# evaluation, a random number of idle frames comes first, and the Goombas are somewhere
-# else when Mario arrives. There it reached 86 flags in 100 episodes. And when its training
-# began that way too, it became *worse* at first.
-#
-# **Look before you turn a knob.** We looked at the last frames before its deaths, real,
-# reconstructed and dreamed. The model saw every Goomba and dreamed it correctly. But
-# where Mario died, by a pixel, the dream let him run on, and the value did not fall. Our
-# explanation: it did not know the *risk*, because seven of ten rows in its replay came
-# from before the change to idle frames. We kept only the newest rows, trained longer on
-# each, and let the learning rates fall at the end. That took it from 76 flags in 100
-# episodes to 94. Since three things changed at once, we cannot say which of them did it.
-#
-# **Do not judge by what you chose by.** By then we had compared many agents by the same
-# 100 episodes and kept the best, which may simply have been the luckiest. The agent that
-# had 95 flags in those episodes reached 87 in *new* ones. That is why the evaluation
-# above has its own 100 episodes. No training run has seen them, and we never used them to
-# choose among the many agents on the way. They are not quite untouched, because the
-# shipped agent is the third that we judged by them, after two earlier ones with 87 and 88
-# flags.
-#
-# ### The first hour
-#
-# Can it be faster? The profile `hour` has twice the learning rates of the long runs above,
-# and ten times the weight of the entropy bonus. With compiled losses, each of three seeds
-# reached the flag within an hour. (`--speed compile` lets PyTorch translate the losses into
-# faster code when the run begins. The algorithm is the same.)
-#
-# We think that the entropy is what matters. Below are all runs with twice the rates. The
-# thick lines are those with the larger bonus, the thin green ones those without. The thin
-# grey lines are the first runs, at lower rates. In one of the thick lines, dreams begin
-# in only a quarter of the sequences, which saves time; we come back to it below. Look at
-# the right panel first.
-
-# %% tags=["hide-input"]
 BEGINNING = 6_500  # updates
-LOOKS = {
-    "mario": ("neutral", "first runs"),
-    "mario_hour": ("ours", "hour"),
-    "mario_quarter": ("naive", "hour, a quarter of the dreams"),
-}
+LOOKS = {"hour": ("ours", 2, "hour"), "rates": ("return", 0.8, "a tenth of the bonus")}
 fig, (ax, spread) = plt.subplots(1, 2, figsize=(8.5, 3))
-found = sorted(Path(data_path("curves")).glob("mario_*seed*_episodes.csv"))
-for path in found:
-    kind, seed = path.stem.removesuffix("_episodes").rsplit("_seed", 1)
-    if kind == "mario_evening":  # of harder games; it has a picture of its own
+for path in sorted(Path(data_path("curves")).glob("mario_*_seed*_episodes.csv")):
+    kind = path.stem.split("_")[1]
+    if kind not in LOOKS:
         continue
-    look, label = LOOKS.get(kind, ("return", "twice the rates only"))
+    role, width, label = LOOKS[kind]
     log_path = path.with_name(path.name.replace("episodes", "metrics"))
     run, log = read_columns(path), read_columns(log_path)
     made = np.interp(run["step"], log["step"], log["updates"])[49:]
-    reached = np.where(made <= BEGINNING, last(run["x_pos"]), np.nan)
-    style = line(look) | {"linestyle": "-", "linewidth": 2 if "hour" in label else 0.8}
+    style = line(role) | {"linestyle": "-", "linewidth": width}
     seen = label in ax.get_legend_handles_labels()[1]
-    ax.plot(made, reached, **style, label=None if seen else label)
+    ax.plot(made, last(run["x_pos"]), **style, label=None if seen else label)
     spread.plot(log["updates"], log["actor/entropy"], **style)
+ax.axhline(result["random"]["x_mean"], **line("threshold"), label="random play")
 ax.set(xlabel="update [1]", ylabel="x reached [pixels]", xlim=(0, BEGINNING))
 spread.set(xlabel="update [1]", ylabel="entropy [nats]", xlim=(0, BEGINNING))
 ax.legend()
 show(fig, alt="How far Mario gets in 6,500 updates, and the entropy of every actor.")
 
 # %% [markdown] tags=["predict"]
-# **Predict.** One thick line and the longest green one have the same seed. After 4,000
+# **Predict.** One thick line and the longest thin one have the same seed. After 4,000
 # updates both reach the same mean x, but only the thick one has begun to reach flags. In
 # what do their last 50 episodes differ?
 #
@@ -1506,9 +1432,13 @@ claim("with more entropy x varies at least twice as much", wider)
 # mean grows no faster, because trying things costs lives. But some tries get further, and
 # what they find there is dreamed of, and learnt.
 #
-# The numbers of each run are in [data](../data/README.md). There are eight thin green
-# lines. Most of them are single runs, and only one goes beyond 2,500 updates: they are an
-# indication, not a proof. Four of the eight reached the flag once, too.
+# Three thin lines are few, and only one goes beyond 2,500 updates; the other two even reached
+# the flag, once each. So this is an indication, not a proof. The numbers of each run, and of
+# other trials, are in [data](../data/README.md).
+#
+# From step 3,000 on, an update comes every 8 steps. After 10,000 steps our runs of `hour` were
+# hardly further than random play, and after 25,000 (update 2,750) at a mean x of about 1,300.
+# If yours is there too, it is early rather than broken: compare steps, not hours.
 #
 # **On a processor without bfloat16** an hour is too short. To measure that, we kept ours
 # from using its newer instructions. An update of `hour` then took 1.33 seconds, where it
@@ -1517,18 +1447,17 @@ claim("with more entropy x varies at least twice as much", wider)
 #
 # The setting that saves most is the share of sequences in which dreams begin. With
 # `--dream-share 0.25` an update took 0.94 seconds without these instructions and 0.48
-# with them. But this has a price. The run in the picture, a single one, was at a mean x
-# of 1,513 after 4,000 updates, where the three seeds were at 1,736 to 1,939, and it
-# reached its first flag after 5,290. In minutes that is about the same, so in `hour`
-# dreams begin in all sequences.
+# with them. But this has a price. The one run that tried it was at a mean x of 1,513 after
+# 4,000 updates, where the three seeds were at 1,736 to 1,939, and it reached its first flag
+# after 5,290. In minutes that is about the same, so in `hour` dreams begin in all sequences.
 #
 # ### The evening
 #
 # `hour` ends when the flags have begun. How far does a whole run get? `evening` plays
-# 90,000 steps, with all the departures that are listed under *Train*, and with no hand on
-# it. Here are the two runs that are finished, seeds 0 and 1. They took 133 and 162 minutes on
-# two cores with bfloat16; the second ran on a busier machine and was halted twice, for twelve
-# minutes in total.
+# 90,000 steps, with all the departures that are listed under *Train*, and nobody changes
+# anything on the way. Here are three seeds. They took 133, 162 and 155 minutes on two cores with
+# bfloat16. The last two contain 12 and 16 minutes in which the run was halted, and the machine
+# was busier then.
 #
 #     python -m dreamer_lite.mario train --profile evening --speed compile --logdir runs/evening
 #
@@ -1546,12 +1475,13 @@ for path in sorted(Path(data_path("curves")).glob("mario_evening_seed*_episodes.
     first = made[run["flag_get"] > 0][0]
     name = path.stem.removesuffix("_episodes").replace("_", " ")
     said = [f"{name}: first flag after {first:,.0f} updates"]
+    dashes = {"linestyle": ("-", "--", ":")[int(name[-1])]}
     for sticky, (kind, role) in enumerate((("plain", "ours"), ("sticky", "error"))):
         rows = run["sticky"] == sticky
         flags, at = last(run["flag_get"][rows], 25), made[rows][24:]
-        label = None if ends.get(kind) else kind
-        ax.plot(at, last(run["x_pos"][rows], 25), **line(role), label=label)
-        right.plot(at, flags, **line(role))
+        look, label = line(role) | dashes, f"{kind}, {name[-5:]}"
+        ax.plot(at, last(run["x_pos"][rows], 25), **look, label=label)
+        right.plot(at, flags, **look)
         for level in (0.5, 0.9):
             if (flags >= level).any():
                 when = at[np.argmax(flags >= level)]
@@ -1562,7 +1492,7 @@ for path in sorted(Path(data_path("curves")).glob("mario_evening_seed*_episodes.
 ax.axhline(3161, **line("threshold"), label="the flag")
 ax.set(xlabel="update [1]", ylabel="x reached [pixels]", ylim=(0, 3400))
 right.set(xlabel="update [1]", ylabel="share of flags [1]", ylim=(-0.03, 1.03))
-ax.legend(loc="lower right")
+fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 alt = "How far Mario gets in the evening, and the share of flags, plain and sticky."
 show(fig, alt=alt)
 
@@ -1576,40 +1506,80 @@ for path in sorted(Path(data_path()).glob("mario_evaluation_evening*.json")):
     often = sorted(found["deaths_by_x"].items(), key=lambda place: -place[1])[:4]
     places = ", ".join(f"{count} from x = {x} on" for x, count in often)
     print(f"{'':16} deaths: {places}")
-last_games = min(ends["plain"])
-claim("at the end four of five plain training games reach the flag", last_games > 0.8)
+_, second, best = sorted(ends["plain"])
+claim("in two seeds four of five plain games reach the flag at the end", second > 0.8)
 
 
 # %% [markdown]
-# The first flag comes about when it came in `hour`, although these games are harder: they
-# begin after idle frames, and in half of them the game repeats buttons. From then on
-# the plain games rise steadily.
+# In seeds 0 and 1 the first flag comes about when it came in `hour`, although these games are
+# harder: they begin after idle frames, and in half of them the game repeats buttons. From then
+# on the plain games get further and further. Flags stay rare for some time: up to update 6,500
+# fewer than one game in five reaches it. Then the line climbs to nine of ten.
 #
-# In the evaluation above, whose episodes no training run has seen, the agents of both runs
-# reach 97 flags in 100 episodes. The shipped one, after 14 hours and with many changes by
-# hand, reached 95; the intervals overlap. So what took us many attempts by hand now takes
-# one command and an evening. But two seeds are few.
+# **Seed 2 failed.** It was slower from the start: after 3,000 updates its last 50 plain games got
+# to a mean x of 1,040, where the others were at 1,221 and 1,238. Its first flag came after 7,149
+# updates, and in all of its training only 5 of 570 games reached the flag. Above, 79 of its 86
+# deaths are at the last pit. By the first flag the weight of the entropy had fallen from 3e-3 to
+# 3e-4. We think that this is what stopped it: the weight falls with the steps, whether the agent
+# has found the flag or not. In `hour`, where it stays, all three seeds found the flag within
+# 5,300 updates. So a weight that waits for the first flags would be the first thing to try.
 #
-# With sticky actions it is 50 and 60, where the shipped agent has 55. Our aim was 80. Look at
-# the places where they die. For seed 0, 19 of the 50 deaths are among the enemies from x =
-# 1,500 to 1,700, 14 at the last pit, at 2,400, and 8 at the enemies behind it. Seed 1 dies at
-# the same three places. So it is not one place that they have failed to learn. The line of
-# seed 0's sticky games was still rising when the run ended, that of seed 1 was not, so it is
-# open whether more steps would help. An agent cannot see whether a game is of the sticky kind;
-# it can only notice that Mario does not do what it asked for.
+# In the evaluation above, whose episodes no training run has seen, the agents of seeds 0 and 1
+# reach 97 flags in 100 episodes, and that of seed 2 reaches 14. The shipped one is that of seed 0, the
+# middle one of the three (between equal flags, sticky games decide). We did not take the best,
+# because the best of three looks better than the next run will be.
+#
+# With sticky actions it is 50, 60 and 9. Our aim was 80. Look at the places where the first two
+# die. For seed 0, 19 of the 50 deaths are among the enemies from x = 1,500 to 1,700, 14 at the last
+# pit, at 2,400, and 8 at the enemies behind it. Seed 1 dies at the same three places. So it is not
+# one place that they have failed to learn. The line of seed 0's sticky games was still rising when
+# the run ended, that of seed 1 was not, so it is open whether more steps would help. An agent
+# cannot see whether a game is of the sticky kind; it can only notice that Mario does not do what
+# it asked for.
+#
+# ### Three lessons
+#
+# Before `evening` there was another agent, which took 14 hours, and we changed its settings
+# by hand on the way. In the end it had 95 flags in 100 episodes, and 55 with sticky actions.
+# That cannot be told apart from 97; the difference is the time, and that nobody steers. What was changed, step by step, is in [data](../data/README.md). Most settings of
+# `evening` come from what went wrong there.
+#
+# **Train as you evaluate.** The first agent that seemed finished reached the flag in 48
+# of its last 50 training episodes. But all of those began at the same frame. In the
+# evaluation, a random number of idle frames comes first, and the Goombas are somewhere
+# else when Mario arrives. There it reached 86 flags in 100 episodes. And when its training
+# began that way too, it became *worse* at first. In `evening`, games begin that way from the
+# first step on.
+#
+# **Look before you turn a knob.** We looked at the last frames before its deaths, real,
+# reconstructed and dreamed. The model saw every Goomba and dreamed it correctly. But
+# where Mario died, by a pixel, the dream let him run on, and the value did not fall. Our
+# explanation: it did not know the *risk*, because seven of ten rows in its replay came
+# from before the change to idle frames. We kept only the newest rows, trained longer on
+# each, and let the learning rates fall at the end. That took it from 76 flags in 100
+# episodes to 94. Since three things changed at once, we cannot say which of them did it.
+#
+# **Do not judge by what you chose by.** By then we had compared many agents by the same
+# 100 episodes and kept the best, which may simply have been the luckiest. The agent that
+# had 95 flags in those episodes reached 87 in *new* ones. That is why the evaluation
+# above has its own 100 episodes. No training run has seen them. They are not quite
+# untouched: three stages of that older agent were judged by them, with 87, 88 and 95 flags.
+# And we chose the shipped agent by them, though as the middle one of three, which does not
+# flatter it.
 #
 # ## Where to go from here
 #
 # * **Another environment.** [Your own environment](beyond/own_environment.ipynb) goes the
 #   same way with a game that you write yourself: wrap it, check it, train, look.
-# * **A better agent.** Set `START = data_path("mario_agent.safetensors")` and `PROFILE =
+# * **Train on.** Set `START = data_path("mario_agent.safetensors")` and `PROFILE =
 #   "evening"`. Weights and sizes then come from the file, and its own play fills the
-#   memory. `START` counts only in a new folder: if `LOGDIR` already holds a run, name
-#   another one. In a terminal this is `--from data/mario_agent.safetensors --noops 30`.
-# * **As we did.** The last parts of our run had sticky actions in a share of the episodes
-#   and learning rates that fall at the end. Both are settings now: `sticky_share` of the
-#   game, and `anneal` of the `Config`. Where a schedule of another shape is wanted, a
-#   `callback(agent, run)` can set the `lr` of `agent.optimizer.param_groups`.
+#   memory. Rates and entropy begin high again, so expect it to get worse at first; we have
+#   not tried it. `START` counts only in a new folder: if `LOGDIR` already holds a run, name
+#   another one. In a terminal this is `--from data/mario_agent.safetensors`.
+# * **Another schedule.** In `evening` the rates and the entropy fall (`anneal` and
+#   `entropy_end` of the `Config`), and half of the games are sticky (`sticky_share` of the
+#   game). Where a schedule of another shape is wanted, a `callback(agent, run)` can set
+#   the `lr` of `agent.optimizer.param_groups`.
 # * **Another level.** `play_episode(shipped, functools.partial(game, stage=2))` plays one
 #   that the agent has never seen. To train there: `python -m dreamer_lite.mario train
 #   --stage 2 --logdir runs/stage2`.
@@ -1729,7 +1699,7 @@ check("10.3", how_it_ends)
 # ## What we built
 #
 # `make_mario`, an environment on the real game; settings to train on it for two minutes
-# or a night; and a way to judge the result. That was the last part of Dreamer. From here
+# or an evening; and a way to judge the result. That was the last part of Dreamer. From here
 # on it is yours: another level, another game, or an environment that nobody has tried.
 
 # %%
