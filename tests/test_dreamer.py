@@ -174,13 +174,13 @@ def test_rates_fall_to_a_twentieth_in_the_last_share_of_steps(step, share):
     assert rates == pytest.approx([0.3 * share, 0.2 * share, 0.1 * share, 0.1 * share])
 
 
-def test_the_weight_of_the_entropy_moves_by_equal_factors():
-    agent = agent_for(steps=100, entropy=1e-2, entropy_end=1e-4)
+def test_the_weight_of_the_entropy_moves_by_equal_factors_in_that_share():
+    agent = agent_for(steps=100, anneal=0.4, entropy=1e-2, entropy_end=1e-4)
     weights = []
-    for step in (0, 50, 100, 200):
+    for step in (0, 60, 80, 100, 200):
         agent.schedule(step)
         weights.append(float(agent.actor_critic.entropy))
-    assert weights == pytest.approx([1e-2, 1e-3, 1e-4, 1e-4])
+    assert weights == pytest.approx([1e-2, 1e-2, 1e-3, 1e-4, 1e-4])
     other, batch = agent_for(entropy=1e-4), batch_for(agent)
     torch.manual_seed(0)
     loss, _ = agent.loss(agent._on_device(batch))

@@ -315,14 +315,15 @@ class Dreamer(nn.Module):
 
         Source: none. DreamerV3 keeps them constant, and so do our defaults.
         """
-        c, done = self.config, min(step / self.config.steps, 1.0)
-        if c.anneal:
-            share = 0.05 + 0.95 * min((1 - done) / c.anneal, 1.0)
-            rates = c.lr, c.critic_lr, c.actor_lr, c.actor_lr
-            for group, rate in zip(self.optimizer.param_groups, rates):
-                group["lr"] = rate * share
+        c = self.config
+        if not c.anneal:
+            return
+        left = min(max(1 - step / c.steps, 0.0) / c.anneal, 1.0)  # of the last share
+        rates = c.lr, c.critic_lr, c.actor_lr, c.actor_lr
+        for group, rate in zip(self.optimizer.param_groups, rates):
+            group["lr"] = rate * (0.05 + 0.95 * left)
         if c.entropy_end:
-            weight = c.entropy ** (1 - done) * c.entropy_end**done
+            weight = c.entropy**left * c.entropy_end ** (1 - left)
             self.actor_critic.entropy.fill_(weight)
 
     @torch.no_grad()

@@ -1118,7 +1118,7 @@ HOUR = dict(
     warmup=250, entropy=3e-3, capacity=200_000, video_minutes=20.0,
 )  # fmt: skip
 WHOLE = dict(
-    minutes=0.0, steps=90_000, anneal=0.3, entropy_end=1e-4, actor_unimix=0.0,
+    minutes=0.0, steps=90_000, anneal=0.4, entropy_end=1e-4, actor_unimix=0.0,
     capacity=50_000,
 )  # fmt: skip
 PROFILES = {
