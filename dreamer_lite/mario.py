@@ -267,8 +267,8 @@ PROFILES = {
     # An hour on a laptop without a GPU, for the first flags: rates twice as high as
     # for other tasks, and ten times the entropy.
     "hour": Config.preset("3m", **HOUR),
-    # An evening, for an agent that is reliable: the same beginning, then less and less
-    # entropy, and at last smaller and smaller rates. Only the newest rows are kept.
+    # An evening, for an agent that is reliable: the same beginning, and in the last two
+    # fifths less and less entropy and smaller rates. Only the newest rows are kept.
     "evening": Config.preset("3m", **HOUR | WHOLE),
     # One GPU, the one of Colab too: larger, and until all steps are done. Its
     # checkpoints are rarer, for they grow to almost 4 GB, most of it replay.

@@ -20,8 +20,8 @@ from pathlib import Path
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 TABLE = re.compile(r"(<!-- begin:(\w+) -->\n).*?(<!-- end:\2 -->)", re.DOTALL)
-RUNS = {"mario_evening": "evening", "mario_hour": "hour", "mario_rates": "rates"}
-RUNS |= {"mario": "first"}
+KINDS = "evening", "falling", "hour", "rates"
+RUNS = {f"mario_{kind}": kind for kind in KINDS} | {"mario": "first"}
 
 
 def markdown(head, rows):
@@ -50,7 +50,7 @@ def evaluation(data):
     for path in sorted(data.glob("mario_evaluation*.json")):
         report = read_json(path)
         sticky = report["protocol"]["sticky"] or "no"
-        run = report.get("agent", {}).get("run")
+        run = path.stem.split("_")[2] if "run" in report.get("agent", {}) else None
         for name, found in report["players"].items():
             low, high = found["interval_95"]
             spread = f"{found['return_mean']:.1f} ± {found['return_std']:.1f}"

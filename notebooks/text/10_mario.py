@@ -1135,8 +1135,8 @@ PROFILES = {
     # An hour on a laptop without a GPU, for the first flags: rates twice as high as
     # for other tasks, and ten times the entropy.
     "hour": Config.preset("3m", **HOUR),
-    # An evening, for an agent that is reliable: the same beginning, then less and less
-    # entropy, and at last smaller and smaller rates. Only the newest rows are kept.
+    # An evening, for an agent that is reliable: the same beginning, and in the last two
+    # fifths less and less entropy and smaller rates. Only the newest rows are kept.
     "evening": Config.preset("3m", **HOUR | WHOLE),
     # One GPU, the one of Colab too: larger, and until all steps are done. Its
     # checkpoints are rarer, for they grow to almost 4 GB, most of it replay.
@@ -1155,9 +1155,10 @@ GAMES = {"evening": dict(noops=30, sticky=0.25, sticky_share=0.5)}
 #
 # * *Learning rates twice those of the preset, half the warm-up, ten times the weight of the
 #   entropy* (both profiles): the first hour needs them. See *The first hour* below.
-# * *The weight of the entropy falls*, by the same factor in every step, from 3e-3 to
-#   1e-4. What helps a beginner to try things makes an expert press the wrong button.
-# * *Rates fall* to a twentieth, in the last 30 % of the steps.
+# * *At the end the weight of the entropy falls*: in the last 40 % of the steps, by the same
+#   factor in each, from 3e-3 to 1e-4. What helps a beginner to try things makes an expert
+#   press the wrong button.
+# * *Rates fall* in the same steps, in a straight line to a twentieth.
 # * *No uniform share* in the actor. Most deaths of an earlier agent followed a button that
 #   only this share would press; an aside above shows what it costs. (The authors' own
 #   code has none there either.)
@@ -1455,49 +1456,59 @@ claim("with more entropy x varies at least twice as much", wider)
 #
 # `hour` ends when the flags have begun. How far does a whole run get? `evening` plays
 # 90,000 steps, with all the departures that are listed under *Train*, and nobody changes
-# anything on the way. Here are three seeds. They took 133, 162 and 155 minutes on two cores with
-# bfloat16. The last two contain 12 and 16 minutes in which the run was halted, and the machine
-# was busier then.
+# anything on the way.
 #
 #     python -m dreamer_lite.mario train --profile evening --speed compile --logdir runs/evening
 #
-# Half of the games had sticky actions. Below they are drawn apart from the *plain* ones,
-# each line a mean of 25 games of one kind. The dots say where half and nine of ten games
-# reached the flag.
+# Its schedule has a history. At first the weight of the entropy fell from the first step on,
+# and the rates in the last 30 % of the steps. The three runs with that schedule are called
+# *falling* below: seeds 0 and 1 went well, and seed 2 failed. So we let both wait until the
+# last 40 % of the steps, which is the profile as you see it above, and ran seed 2 again.
+# Seeds 0 and 1 have not been run with it yet.
+#
+# The runs of *falling* took 133, 162 and 155 minutes on two cores with bfloat16; the last two
+# were halted for 12 and 16 of them. The run of `evening` took 88 minutes on a faster processor.
+#
+# Half of the games had sticky actions, and each line is a mean of 25 games of one kind: of
+# *plain* ones on the left and in the middle, of sticky ones on the right. The dots say where
+# half and nine of ten games reached the flag.
 
 # %% tags=["hide-input"]
-fig, (ax, right) = plt.subplots(1, 2, figsize=(8.5, 3))
+fig, (ax, *shares) = plt.subplots(1, 3, figsize=(9, 3))
 ends = {}
-for path in sorted(Path(data_path("curves")).glob("mario_evening_seed*_episodes.csv")):
-    run = read_columns(path)
-    log = read_columns(path.with_name(path.name.replace("episodes", "metrics")))
-    made = np.interp(run["step"], log["step"], log["updates"])
-    first = made[run["flag_get"] > 0][0]
-    name = path.stem.removesuffix("_episodes").replace("_", " ")
-    said = [f"{name}: first flag after {first:,.0f} updates"]
-    dashes = {"linestyle": ("-", "--", ":")[int(name[-1])]}
-    for sticky, (kind, role) in enumerate((("plain", "ours"), ("sticky", "error"))):
-        rows = run["sticky"] == sticky
-        flags, at = last(run["flag_get"][rows], 25), made[rows][24:]
-        look, label = line(role) | dashes, f"{kind}, {name[-5:]}"
-        ax.plot(at, last(run["x_pos"][rows], 25), **look, label=label)
-        right.plot(at, flags, **look)
-        for level in (0.5, 0.9):
-            if (flags >= level).any():
-                when = at[np.argmax(flags >= level)]
-                right.plot(when, level, marker="o", color=COLORS["ink"])
-                said.append(f"{kind} {level:.0%} after {when:,.0f}")
-        ends.setdefault(kind, []).append(flags[-1])
-    print(*textwrap.wrap(", ".join(said), 76), sep="\n")
+for kind, (role, width) in {"falling": ("error", 1), "evening": ("ours", 2)}.items():
+    for path in sorted(Path(data_path("curves")).glob(f"mario_{kind}_*_episodes.csv")):
+        run = read_columns(path)
+        log = read_columns(path.with_name(path.name.replace("episodes", "metrics")))
+        made = np.interp(run["step"], log["step"], log["updates"])
+        first = made[run["flag_get"] > 0][0]
+        name = path.stem.split("_")[2].replace("seed", f"{kind}, seed ")
+        said = [f"{name}: first flag after {first:,.0f} updates"]
+        look = line(role) | {"linestyle": ("-", "--", ":")[int(name[-1])]}
+        for sticky, (games, right) in enumerate(zip(("plain", "sticky"), shares)):
+            rows = run["sticky"] == sticky
+            flags, at = last(run["flag_get"][rows], 25), made[rows][24:]
+            right.plot(at, flags, **look, linewidth=width)
+            if not sticky:
+                x = last(run["x_pos"][rows], 25)
+                ax.plot(at, x, **look, linewidth=width, label=name)
+            for level in (0.5, 0.9):
+                if (flags >= level).any():
+                    when = at[np.argmax(flags >= level)]
+                    right.plot(when, level, marker="o", color=COLORS["ink"])
+                    said.append(f"{games} {level:.0%} after {when:,.0f}")
+            ends.setdefault((kind, games), []).append(flags[-1])
+            right.set(title=games, xlabel="update [1]", ylabel="flags [1]")
+            right.set(ylim=(-0.03, 1.03))
+        print(*textwrap.wrap(", ".join(said), 76), sep="\n")
 ax.axhline(3161, **line("threshold"), label="the flag")
-ax.set(xlabel="update [1]", ylabel="x reached [pixels]", ylim=(0, 3400))
-right.set(xlabel="update [1]", ylabel="share of flags [1]", ylim=(-0.03, 1.03))
-fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-alt = "How far Mario gets in the evening, and the share of flags, plain and sticky."
+ax.set(title="plain", xlabel="update [1]", ylabel="x [pixels]", ylim=(0, 3400))
+fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+alt = "How far Mario gets in the evening, and the shares of flags, plain and sticky."
 show(fig, alt=alt)
 
 # %%
-for path in sorted(Path(data_path()).glob("mario_evaluation_evening*.json")):
+for path in sorted(Path(data_path()).glob("mario_evaluation_*[0-9]*.json")):
     report, name = json.loads(path.read_text()), path.stem.split("_", 2)[2]
     found = report["players"]["agent"]
     low, high = found["interval_95"]
@@ -1506,34 +1517,45 @@ for path in sorted(Path(data_path()).glob("mario_evaluation_evening*.json")):
     often = sorted(found["deaths_by_x"].items(), key=lambda place: -place[1])[:4]
     places = ", ".join(f"{count} from x = {x} on" for x, count in often)
     print(f"{'':16} deaths: {places}")
-_, second, best = sorted(ends["plain"])
-claim("in two seeds four of five plain games reach the flag at the end", second > 0.8)
+claim(
+    "in two of the first three four of five plain games reach the flag at the end",
+    sorted(ends["falling", "plain"])[1] > 0.8,
+)
+claim("so they do in seed 2 of evening", ends["evening", "plain"][0] > 0.8)
 
 
 # %% [markdown]
-# In seeds 0 and 1 the first flag comes about when it came in `hour`, although these games are
-# harder: they begin after idle frames, and in half of them the game repeats buttons. From then
-# on the plain games get further and further. Flags stay rare for some time: up to update 6,500
-# fewer than one game in five reaches it. Then the line climbs to nine of ten.
+# In seeds 0 and 1 of *falling* the first flag comes about when it came in `hour`, although these
+# games are harder: they begin after idle frames, and in half of them the game repeats buttons.
+# From then on the plain games get further and further. Flags stay rare for some time: up to
+# update 6,500 fewer than one game in five reaches it. Then the line climbs to nine of ten.
 #
-# **Seed 2 failed.** It was slower from the start: after 3,000 updates its last 50 plain games got
-# to a mean x of 1,040, where the others were at 1,221 and 1,238. Its first flag came after 7,149
-# updates, and in all of its training only 5 of 570 games reached the flag. Above, 79 of its 86
-# deaths are at the last pit. By the first flag the weight of the entropy had fallen from 3e-3 to
-# 3e-4. We think that this is what stopped it: the weight falls with the steps, whether the agent
-# has found the flag or not. In `hour`, where it stays, all three seeds found the flag within
-# 5,300 updates. So a weight that waits for the first flags would be the first thing to try.
+# **Seed 2 of *falling* failed.** After 3,000 updates its last 50 plain games got to a mean x of
+# 1,040, where the others were at 1,221 and 1,238. Its first flag came after 7,149 updates, and in
+# all of its training only 5 of 570 games reached the flag. Above, 79 of its 86 deaths are at the
+# last pit. We suspected the weight of the entropy. It fell with the steps, whether the agent had
+# found the flag or not, and by the first flag it had come down from 3e-3 to 3e-4. In `hour`,
+# where it stays, all three seeds found the flag within 5,300 updates.
 #
-# In the evaluation above, whose episodes no training run has seen, the agents of seeds 0 and 1
-# reach 97 flags in 100 episodes, and that of seed 2 reaches 14. The shipped one is that of seed 0, the
-# middle one of the three (between equal flags, sticky games decide). We did not take the best,
-# because the best of three looks better than the next run will be.
+# **So now the weight waits.** With it seed 2 was hardly faster at first: its mean x after 3,000
+# updates was 1,089. But its first flag came after 3,377 updates, and when the weight began to
+# fall, after some 6,400, its flags began to multiply. In the evaluation it has 91 flags
+# where it had 14, and none of its deaths is at the last pit. Keep two things in mind, though.
+# This is one run, and the rates begin to fall a little earlier, too. So seed 2 is saved,
+# but whether the waiting alone has saved it, and whether seeds 0 and 1 do as well with
+# it as before, we do not know.
 #
-# With sticky actions it is 50, 60 and 9. Our aim was 80. Look at the places where the first two
-# die. For seed 0, 19 of the 50 deaths are among the enemies from x = 1,500 to 1,700, 14 at the last
-# pit, at 2,400, and 8 at the enemies behind it. Seed 1 dies at the same three places. So it is not
-# one place that they have failed to learn. The line of seed 0's sticky games was still rising when
-# the run ended, that of seed 1 was not, so it is open whether more steps would help. An agent
+# In the evaluation, whose episodes no training run has seen, seeds 0 and 1 of *falling* reach 97
+# flags in 100 episodes. The shipped agent is seed 0 of *falling*, the middle one of those three
+# (between equal flags, sticky games decide). We did not take the best, because the best of three
+# looks better than the next run will be.
+#
+# With sticky actions it is 50, 60 and 9 for *falling*, and 40 for `evening`. Our aim was 80. Look
+# at the places where they die. For seed 0, 19 of the 50 deaths are among the enemies from
+# x = 1,500 to 1,700, 14 at the last pit, at 2,400, and 8 at the enemies behind it. Seed 1 dies at
+# the same three places, and `evening` at the first two. So it is not one place that they
+# have failed to learn. The line of seed 0's sticky games was still rising when the run
+# ended, that of seed 1 was not, so it is open whether more steps would help. An agent
 # cannot see whether a game is of the sticky kind; it can only notice that Mario does not do what
 # it asked for.
 #
