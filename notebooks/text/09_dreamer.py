@@ -1575,7 +1575,6 @@ for about, table in found:
     )
     claim("  not one episode is shorter than 500", worst == 500)
 
-
 # %% [markdown]
 # The skill stays. In the last 10,000 steps of all three runs, no evaluation has an episode
 # in which the pole falls or the cart leaves the track.
@@ -1586,7 +1585,54 @@ for about, table in found:
 # runs do show is that these settings together are enough. The number of updates is the
 # likeliest reason, and it is also what costs the time.
 #
-# Pendulum, which held its level better anyway, has not been run with these settings.
+# Pendulum is the better test of this, for there something is left to hold still. So far two
+# seeds of it have been run with the same settings:
+#
+#     python tools/curves.py pendulum 0 --settled
+
+# %% tags=["hide-input"]
+fig, ax = plt.subplots(figsize=(8, 2.8))
+labels = {"": ("naive", "ratio 32"), "_settled": ("ours", "ratio 256, falling rates")}
+for kind, (look, label) in labels.items():
+    for about, table in stored_runs(f"pendulum{kind}"):
+        ax.plot(table["step"], table["return"], **line(look), label=label)
+        label = None
+ax.axvspan(18_000, 30_000, color=COLORS["neutral"], alpha=0.15, lw=0)
+ax.axhline(GOALS["pendulum"], **line("threshold"))
+ax.set(xlabel="agent steps [1]", ylabel="return, 20 episodes [1]")
+ax.legend(loc="lower right")
+show(
+    fig,
+    alt="Returns of Pendulum. With a ratio of 256 it is at its goal after 5,000 steps "
+    "and then falls far below it several times; late in the shaded part, where rates "
+    "fall, it stays there.",
+)
+
+# %%
+for about, table in stored_runs("pendulum_settled"):
+    step, reached = table["step"], table["return"] >= GOALS["pendulum"]
+    lost = [f"{at:,.0f}" for at in step[~reached & (step > 20_000)]]
+    print(
+        f"seed {about['seed']}: at the goal after {step[reached][0]:,.0f} steps, lowest"
+    )
+    print(
+        f"  later {table['return'][reached.argmax() :].min():.0f}; below the goal",
+        end=" ",
+    )
+    print(f"after 20,000 steps: at {', '.join(lost) or 'no step'}")
+    claim("  not below it in the last five evaluations", reached[-5:].all())
+
+
+# %% [markdown]
+# With eight times as many updates Pendulum is at its goal after 4,000 or 5,000 steps instead
+# of 12,000 to 21,000, and then it swings *more* than with a ratio of 32. In the worst
+# evaluations some episodes are as good as ever, and others earn some -1,500, less than random
+# play. We have not looked into these. From 22,000 steps on for seed 0, and from 25,000 for
+# seed 1, every evaluation is at the goal.
+#
+# So here the skill stays only once the rates have fallen for a while, and the number of updates
+# alone does not keep it. For the *whole* of the last 10,000 steps, which CartPole managed, it
+# stays in neither run. And two runs are few: some of this may be chance.
 #
 # ### Why was a minute enough in notebook 08?
 #
