@@ -107,9 +107,9 @@ def digest(paths):
 
 
 def in_the_readme():
-    """Return the tables of `learning`: the runs of an hour, those of an evening."""
-    names = "mario_hour_seed*_episodes.csv", "mario_evening_seed*_episodes.csv"
-    return [path for name in names for path in sorted(CURVES.glob(name))]
+    """Return the tables of `learning`: the runs of an hour, those of evenings."""
+    names = "hour", "falling", "evening"
+    return [p for n in names for p in sorted(CURVES.glob(f"mario_{n}_*_episodes.csv"))]
 
 
 def read(path, *names):
@@ -179,8 +179,10 @@ def learning():
     for path in in_the_readme():
         _, kind, seed, _ = path.stem.split("_")
         minutes, x = read(path, "minutes", "x_pos")
-        look = line("ours") | {"linestyle": ("-", "--", ":")[int(seed[-1])]}
-        ax, label = axes[int(kind == "evening")], f"seed {seed[-1]}"
+        look = line("error" if kind == "falling" else "ours")
+        look |= {"linestyle": ("-", "--", ":")[int(seed[-1])]}
+        look |= {"linewidth": 1 if kind == "falling" else 2}
+        ax, label = axes[int(kind != "hour")], f"seed {seed[-1]}"
         ax.plot(minutes[49:], smooth(x, 50)[49:], **look, label=label)
     for ax, kind in zip(axes, ("hour", "evening")):
         ax.axhline(3161, **line("threshold"), label="the flag")
