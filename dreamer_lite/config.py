@@ -46,7 +46,7 @@ class Config:
     lam: float = 0.95  # lambda of the lambda-return
     actor_unimix: float = 0.01  # share of the uniform distribution in every choice
     entropy: float = 3e-4  # weight of the actor's entropy
-    entropy_end: float = 0.0  # what it becomes in the last share, as anneal says; 0: it stays
+    entropy_end: float = 0.0  # what it becomes in the share of anneal; 0: it stays
     slow_rate: float = 0.02  # rate at which the slow critic follows the critic
     replay_scale: float = 0.3  # weight of the critic's loss on replayed rows
     critics: int = 1  # number of critics, which differ in their first weights
