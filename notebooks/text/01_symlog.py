@@ -77,7 +77,8 @@ show_gif(
 )
 
 # %% [markdown]
-# Eight of those frames, from the best dream on the left to the worst on the right.
+# Eight moments of this episode, from the smallest error on the left to the largest on
+# the right. (The first dream begins after five frames. Until then the agent watches.)
 # Notice where the error is: mostly on the edges of the scenery, and most where there are
 # many of them. Mario is small, and small things are the last that a world model learns.
 # The model that you train for a minute in notebook 06 does not draw him at all.
@@ -234,8 +235,9 @@ for reward, gradient in zip(rewards.tolist(), prediction.grad.tolist()):
 # the explosion. It does not help the small rewards, because the gradient of a weight is a
 # sum over all three, and the treasure still makes up 99.99 % of it.
 #
-# And there is a second problem. What is divided by its usual size is about 1. So a weight
-# now moves by about the learning rate per step, no matter how far it has to go. To see
+# And there is a second problem. A gradient that is divided by its own usual size is about
+# 1 in size. So a weight now moves by about the learning rate per step, no matter how far
+# it has to go. To see
 # what that means, let Adam move a single number towards a target.
 
 # %%
@@ -756,8 +758,8 @@ check("1.2", value_of_dreams)
 # <details><summary>Answer: when do they agree?</summary>
 #
 # They agree when the outcome is certain. They agree when the outcomes are symmetric
-# around 0, where both are 0. They nearly agree when all outcomes are small against 1,
-# because there symlog is a straight line.
+# around 0, where both are 0. They nearly agree when all outcomes are much smaller than 1
+# in size, because there symlog is almost a straight line.
 #
 # Otherwise, if all outcomes have the same sign, the read-out is too close to 0: gains
 # and losses both come out too small. With gains and losses mixed, even the sign can be

@@ -149,9 +149,9 @@ print("toy bins:", [round(b, 3) for b in toy_bins.tolist()])
 
 
 # %% [markdown]
-# The number 1 lies between the bins 0 and 1.718. A one-hot vector would have to round
-# it. Two-hot shares the weight between the two, so that the *mean of the bins gives the
-# number back*: $0.418 \cdot 0 + 0.582 \cdot 1.718 = 1$. In general, for neighbours
+# The number 1 lies between the bins 0 and 1.718. A *one-hot* vector, which is 1 in one
+# place and 0 in all others, would have to round it. Two-hot shares the weight between
+# the two, so that the *mean of the bins gives the number back*: $0.418 \cdot 0 + 0.582 \cdot 1.718 = 1$. In general, for neighbours
 # $b_k \le y \le b_{k+1}$:
 #
 # $$w_{k+1} = \frac{y - b_k}{b_{k+1} - b_k} \qquad w_k = 1 - w_{k+1}$$
@@ -633,9 +633,9 @@ _ = explore(
 # 0 and 1. The return is the flag's points with probability $x$ and otherwise 0, drawn
 # anew for every sample.
 #
-# Can the two-hot head learn a value from returns that contradict each other? Its target
-# stands only as a factor in front of the logarithms. So the mean loss over many targets is
-# the loss for the *mean of the targets*, and the best prediction is that mean: for $x =
+# Can the two-hot head learn a value from returns that contradict each other? In its loss,
+# the target appears only as a factor in front of the logarithms. So the mean loss over
+# many targets is the loss for the *mean of the targets*, and the best prediction is that mean: for $x =
 # 0.3$ it has the weight 0.3 around the flag's points, and 0.7 on 0. Every two-hot vector
 # gives its number back as the mean of the bins, so the mean of the vectors gives back the
 # mean of the numbers. This is what squared errors after symlog could not do.
@@ -770,9 +770,9 @@ claim("Normal: over 30 % at a thousand", error["Normal", 1e3] > 0.3)
 claim("symlog: over 20 % at a thousand", error["symlog", 1e3] > 0.2)
 
 # %% [markdown]
-# To be fair: in the game of 1 point, the squared error and the Normal have the
-# *smaller* error, and in the game of 1,000 the squared error still has. Where the scale is
-# known, they can find the value well. Two-hot is the only one here that works in all
+# To be fair: in the game of 1 point, the squared error and the Normal have a *smaller*
+# error than two-hot, and in the game of 1,000 the squared error still does. Where the
+# scale is known, they can find the value well. Two-hot is the only one here that works in all
 # three games.
 
 # %% [markdown] tags=["predict"]

@@ -541,9 +541,9 @@ def select_spaces(
 # %% [markdown]
 # ### A room with all four kinds
 #
-# Here is an environment that shows two pictures, a vector, two kinds of choices and a
-# text. Each line says how one of them is stored, and how many numbers a network will
-# read for it. `MultiBinary(4)` is four switches. A switch is a choice of two, so it becomes
+# Here is the observation space of an environment that shows two pictures, a vector, two
+# kinds of choices and a text. Each line that is printed says how one of them is stored,
+# and how many numbers a network will read for it. `MultiBinary(4)` is four switches. A switch is a choice of two, so it becomes
 # a one-hot vector of two numbers, and the four of them stand for 8.
 
 # %%

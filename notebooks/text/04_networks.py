@@ -11,8 +11,8 @@
 # **At the end** both work on real frames of Super Mario Bros., together with a number,
 # Mario's position.
 #
-# **You need** notebooks 01 (symlog) and 03 (rows, spaces), and linear layers and
-# convolutions in PyTorch.
+# **You need** notebooks 01 (symlog), 02 (bins, nats and the loss of a Normal) and 03
+# (rows, spaces), and linear layers and convolutions in PyTorch.
 #
 # *Measured: 0.7 minutes on two CPU cores, 0.9 GB memory, no GPU.*
 
@@ -421,7 +421,8 @@ compare("a head that starts at 0", silent, torch.zeros(5, 3), tolerance=0)
 # ## Block-diagonal layers
 #
 # One layer of the agent would be too large as an ordinary `Linear`. In notebook 05 the
-# memory $h$ has 1,024 numbers, and a layer maps them onto 3,072. An ordinary layer
+# memory $h$ has 1,024 numbers. The last of the layers that compute a new memory reads as
+# many numbers and returns 3,072. An ordinary layer
 # needs a matrix of three million weights for that, nearly as many as the whole world
 # model that plays Mario ends up with.
 #
@@ -1172,11 +1173,11 @@ claim("averaged it saves less than a thousandth of it", averaged < 4.16 / 1000)
 # noise. The further a number $m$ is from 0, the more information gets through, and the
 # more it pays for that: $\frac12 m^2$ nats.
 #
-# Why just that? As what one expects without the frame, we take a Normal of width 1 around
-# 0. With the frame, the noisy number $y$ comes from a Normal around $m$. The price is how much larger
-# the logarithm of the density at $y$ is for the second: $\frac12 y^2 - \frac12 (y-m)^2 =
-# my - \frac12 m^2$. On average $y$ is $m$, so this is $\frac12 m^2$. Notebook 05 calls such
-# a price the KL.
+# Why $\frac12 m^2$? Suppose that without the frame, we expect each noisy number $y$ to
+# come from a Normal of width 1 around 0. With the frame, $y$ comes from a Normal of the
+# same width around $m$. The price is how much larger the logarithm of the density at $y$
+# is for the second: $\frac12 y^2 - \frac12 (y-m)^2 = my - \frac12 m^2$. On average $y$ is
+# $m$, so this is $\frac12 m^2$. Notebook 05 calls such a price the KL.
 #
 # Our decoder asks for a memory $h$ and a latent $z$. Here there is no memory, so it simply
 # gets the two halves of the 64 numbers.

@@ -1106,8 +1106,9 @@ claim("swapped: the teacher ends below 0.65", descend(0.0, 0.1, 1.0)[-1, 0] < 0.
 # Then why not `rep` = 0? The teacher would be free to say what no student can ever guess,
 # such as the exact noise of a picture. In a dream only the student is left, and the decoder
 # may then get a $z$ unlike any that it has learnt from. With a small `rep` the teacher leaves
-# out what cannot be predicted and saves little error. And why only one free nat? The student
-# stops there, too: each free nat is one that the prior never has to learn.
+# out those details that cannot be predicted and would hardly lower the error of the picture.
+# And why only one free nat? The student stops there, too: each free nat is one that the
+# prior never has to learn.
 #
 # One detail is easy to get wrong: the clip at 1 nat belongs around the *sum* over the
 # 32 dice. So one nat is free for the whole row, not one for every die.

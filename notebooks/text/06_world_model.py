@@ -206,9 +206,9 @@ def previous_actions(action: Tensor) -> Tensor:
 #
 # So there are five numbers per row: one each for the frame $x_t$, the reward $r_t$ and the
 # continue flag $c_t$, and the KL twice. We take the mean over all rows where the paper writes
-# a sum. For the frame, $-\ln p$ is a squared error, because we take a Normal of width 1
-# around each predicted number (notebook 04). The picture shows where each of the five is
-# computed.
+# a sum. For the frame, a Normal of width 1 around each predicted number makes $-\ln p$ half
+# the squared error, plus a constant. Like the authors' code, we leave out the constant and
+# the factor 1/2 (notebook 04). The picture shows where each of the five is computed.
 
 # %% tags=["hide-input"]
 states, _, _ = longer.observe(held)
@@ -229,9 +229,9 @@ show(*world_model_phase(states.h.shape, states.z.shape))
 #
 # ### To continue or to end
 #
-# The **continue** head has one logit. Its target is 0 on a terminal row (`is_terminal`), when
-# Mario has died, reached the flag or got stuck for 120 steps. On all other rows you might
-# expect 1.
+# The **continue** head has one logit. Its target is 0 on a terminal row (`is_terminal`), where
+# Mario has just died, reached the flag, or made no progress for 120 steps. On all other rows
+# you might expect 1.
 #
 # But Dreamer values a reward less the later it comes: each further step multiplies its worth
 # by the *discount* $\gamma = 1 - 1/333$. So we take $\gamma$ as the target instead of 1. The
@@ -554,8 +554,9 @@ claim("KL: within 30 % of two random heads", abs(first["dyn"] / heads - 1) < 0.3
 #
 # Much larger: look at the bars of `dyn` and `rep`. We think the reason is this: the KL compares
 # the dice, and those of the posterior come straight from the encoder, while most of the frame's
-# error is at first a wrong grey, whatever the encoder says. The reward has no gradient at all,
-# because its last layer is still zero and passes nothing on. One update later it does.
+# error is at first a wrong grey, no matter what the encoder says. No gradient of the reward
+# reaches the encoder, because the head's last layer is still zero and passes nothing on. That
+# changes as soon as training has moved this layer.
 #
 # </details>
 
@@ -594,7 +595,7 @@ claim("but at least 15 % of the gradient", kl[1] > 0.15)
 #
 # Which parts of the model does each term reach? We ask on windows of a single row, where no
 # earlier step can carry a gradient elsewhere. The reward head gets small weights for this, as
-# it has after its first update.
+# it has once training has moved it.
 #
 # `dyn` reaches the prior and the memory; `rep` the posterior, the encoder and the memory. On
 # longer windows `dyn` also reaches the encoder, by way of the memory. In other words, the encoder
@@ -705,10 +706,10 @@ def laprop_slowly(weights, gradients, lr, clip=0.3, warmup=0, b1=0.9, b2=0.999):
 #
 # <details><summary>Answer</summary>
 #
-# Adam turns round. In its average the 1,000 drowns everything else, so for ten updates the
-# weight walks where that one batch pointed. Afterwards it hardly moves, because the running
-# square by which Adam divides still remembers the 1,000. Clipped LaProp slows down for a moment
-# and is soon on its way back to full speed.
+# Adam turns round. In its average the 1,000 drowns everything else, so the weight walks where
+# that one batch pointed, more and more slowly, and it has not turned back when the plot ends.
+# By then it hardly moves, because the running square by which Adam divides still remembers the
+# 1,000. Clipped LaProp slows down for a moment and is soon on its way back to full speed.
 #
 # </details>
 

@@ -298,8 +298,8 @@ check("7.0", my_lambda_return)
 # %% [markdown]
 # ## Our version
 #
-# We fill a list from the back and then reverse it. The two lines inside the loop are the
-# two halves of the equation. Fifteen small steps cost almost nothing compared with the
+# We fill a list from the back and then reverse it. The first two lines inside the loop are
+# the two halves of the equation. Fifteen small steps cost almost nothing compared with the
 # dream itself, so there is no reason to be clever.
 
 # %% tags=["hide-input"]
@@ -388,7 +388,7 @@ show(
 
 # %% [markdown]
 # Look at the five fields on the left: only the lambda-return has reached them. Elsewhere it
-# is still a little below the plain sum. That gap closes by itself, update by update, as the
+# equals the plain sum next to the flag, and is still a little below it further away. That gap closes by itself, update by update, as the
 # critic learns.
 
 # %% [markdown] tags=["aside"]
@@ -746,9 +746,9 @@ for size in (0.01, 1.0, 100.0):
 # > $$\frac{R^\lambda_t - v_t}{\max(1, S)} \qquad
 # > S = \text{EMA}\big(\text{Per}(R^\lambda_t, 95) - \text{Per}(R^\lambda_t, 5),\ 0.99\big)$$
 #
-# An *offset* is one number that is taken from all returns alike. $v_t$ is not meant by that,
-# because it differs from state to state; notebook 08 shows why it is subtracted. And the *5th
-# percentile* is the number that 5 % of the returns lie below.
+# An *offset* is one fixed number that is subtracted from every return. The value $v_t$ is not
+# an offset in this sense, because it differs from state to state; notebook 08 shows why it is
+# subtracted. The *5th percentile* is the number that 5 % of the returns lie below.
 #
 # Each part has a reason.
 #
@@ -975,7 +975,7 @@ check("7.3", update_range, normalized_advantage)
 # | the reward of $s_{t+1}$ with the value of $s_{t+2}$ | the agent [never succeeds](https://github.com/epignatelli/navix/pull/152), all losses look healthy | compare with the weighted mean of n-step returns |
 # | the value of the state that is left, as the formula is printed | with lambda 0 the critic learns from itself | the walk to the flag: only one field ever knows |
 # | the continuation one step late | the agent expects rewards after its death | put a continuation of 0 into the middle of a dream, and a large reward after it |
-# | no bootstrap at the end, or 0 | rewards beyond the horizon count too little, with lambda 1 not at all (`add_up` above); states near the end of a dream lose even rewards that are close | compute the returns for lambda 1 by hand |
+# | no bootstrap at the end, or a bootstrap of 0 | rewards beyond the horizon count too little, and with lambda 1 not at all (`add_up` above); states near the end of a dream lose even rewards that are close | compute the returns for lambda 1 by hand |
 # | normaliser built but [not applied](https://github.com/pytorch/rl/pull/4125) | works for rewards near 1, fails for scores | returns of 100 and of 10,000 must give the same advantages |
 # | advantages divided by their own spread | exploration stops before the first reward | returns of 0.01 must stay 0.01 |
 #

@@ -16,8 +16,8 @@
 # for the lambda-return and its scale $S$. Policy gradients are explained here.
 #
 # **Exercises.** There are four, and they do not come in the order of their numbers. 8.0 is
-# the heart of the notebook, and 8.1 warms you up for it. 8.2 is a bug to find, near the end.
-# 8.3 is a short one, folded away in the aside about joysticks.
+# the heart of the notebook, and 8.2 warms you up for it. 8.3 is a bug to find, near the end.
+# 8.1 is a short one, folded away in the aside about joysticks.
 #
 # *Measured: 0.9 minutes on two CPU cores, 0.6 GB memory, no GPU.*
 
@@ -290,9 +290,10 @@ claim(
 )
 
 # %% [markdown]
-# We may subtract any number $b$ that does not depend on the action: on average it changes
-# nothing. In the mean it adds only $-b \sum_a p_a \nabla \ln p_a = -b \sum_a \nabla p_a$. The
-# probabilities always sum to 1, so their gradients sum to 0.
+# We may subtract any number $b$ that does not depend on the action, because on average that
+# changes nothing. The average of what it adds is
+# $-b \sum_a p_a \nabla \ln p_a = -b \sum_a \nabla p_a$. The probabilities always sum to 1, so
+# their gradients sum to 0, and this is 0 as well.
 #
 # The expected return is a good choice, because then only the surprise is left. And it is
 # exactly what a critic can learn to predict.
@@ -306,7 +307,7 @@ claim(
 # average out, and each of them is trained at its own step. That is why there is a sum over $t$.
 #
 # One more thing is needed. Our mean is over draws *of the actor as it is now*. The buttons in
-# the replay were pressed by older actors, or at random, so they are no such draws. In a dream
+# the replay were pressed by older actors, or at random, so they do not count. In a dream
 # the actor can draw fresh actions, as many as it likes. That is one reason to learn in a dream.
 
 # %% [markdown] tags=["aside"]
@@ -558,8 +559,8 @@ class Critic(MLP):
 #
 # ### Both equations, term by term
 #
-# Before we make anything fast, here is exactly the code of the two equations, with the sum
-# as a loop.
+# Before we make anything fast, here are the two equations as code, term by term, with the
+# sum as a loop.
 
 # %%
 two_hot = TwoHot()

@@ -1468,8 +1468,9 @@ claim("these two: above 200 from 6,000 on", late > 200)
 # runs end long before it has caught up.
 #
 # So here are runs with eight times as many updates for each step, a ratio of 256. They also
-# have `vector_scale=10`, and their dreams begin in a quarter of the sequences, which saves
-# time. There are two, seeds 0 and 1. They took 58 and 48 minutes of one core:
+# have `vector_scale=10`. Two settings save time: their dreams begin in a quarter of the
+# sequences, and `speed="compile"` lets PyTorch translate the losses into faster code. There
+# are two runs, seeds 0 and 1. They took 58 and 48 minutes of one core:
 #
 #     python tools/curves.py cartpole 0 --many
 
@@ -1518,9 +1519,9 @@ for about, table in stored_runs("cartpole_many"):
 # we could not read the value there. (A single look, not stored.)
 #
 # What made the difference? The run with `vector_scale=10` alone swung, so the number of
-# updates is the likeliest cause. But three settings differ from `config`: the ratio,
-# `vector_scale`, and the share of the dreams. Whether the other two are needed as well we
-# have not tested.
+# updates is the likeliest cause. But apart from `speed`, three settings differ from
+# `config`: the ratio, `vector_scale`, and the share of the dreams. We have not tested
+# whether the other two are needed as well.
 
 # %% [markdown] tags=["predict"]
 # ### Can the last points be held?
@@ -1591,8 +1592,8 @@ for about, table in found:
 # runs do show is that these settings together are enough. The number of updates is the
 # likeliest reason, and it is also what costs the time.
 #
-# Pendulum is the better test of this, for there something is left to hold still. Here are
-# three seeds of it with the same settings:
+# Pendulum is a better test of this, because it still swings when the rates begin to fall.
+# Here are three seeds of it with the same settings:
 #
 #     python tools/curves.py pendulum 0 --settled
 
@@ -1615,16 +1616,16 @@ for about, table in stored_runs("pendulum_settled"):
 
 
 # %% [markdown]
-# With eight times as many updates Pendulum is at its goal after 3,000 to 5,000 steps instead of
-# 12,000 to 21,000. But then two of the three runs fall further below it than any run with a
-# ratio of 32. In the worst evaluations some episodes are as good as ever, and others earn some
-# -1,500, less than random play. We have not looked into these. From 25,000 steps on, every
-# evaluation of all three is at the goal.
+# With these settings Pendulum is at its goal after 3,000 to 5,000 steps instead of 12,000 to
+# 21,000. But then two of the three runs fall further below it than any run with a ratio of 32
+# did once it had been there. In the worst evaluations some episodes are as good as ever, and
+# others earn about -1,500, less than random play. We have not looked into these. From 25,000
+# steps on, every evaluation of all three is at the goal.
 #
 # So here the skill stays only once the rates have fallen for a while, and the number of updates
-# alone does not keep it. For the *whole* of the last 10,000 steps, which CartPole managed, it
-# stays in none of the three: each has one or two evaluations below the goal, at 24,000 steps or
-# before. At the end they are at -177, -169 and -177, so the goal leaves little room.
+# alone does not keep it. On CartPole all three runs kept it for the *whole* of the last 10,000
+# steps. On Pendulum none did: each has one or two evaluations below the goal in that time, the
+# latest at 24,000 steps. They end at -177, -169 and -177, so even then the goal is close.
 #
 # ### Why was a minute enough in notebook 08?
 #

@@ -240,9 +240,9 @@ claim(
 #
 # We set these rules after the first seed had been seen.
 #
-# Be careful with *follow*. Its untouched agent gains only a third of what there is to gain, so who
-# loses a third there has learnt nothing at all. And one untouched run is near random play, so an
-# agent is "worse" only if all of its runs are nearer still.
+# Be careful with *follow*. Its untouched agent gains only a third of what there is to gain, so
+# an agent that loses a third there has learnt nothing at all. And one untouched run is near
+# random play, so an agent is "worse" only if all of its runs are nearer still.
 
 # %% tags=["hide-input"]
 def trick(*names):
@@ -524,8 +524,9 @@ claim("each lost more than a quarter", all(mean[name] > 0.25 for name in first))
 # the learning rates were chosen for the untouched agent: an agent without a trick might like
 # others.
 #
-# More seeds make it sharper. The command below continues where the stored runs end; this
-# page then needs only to be run again:
+# More seeds make it sharper. First raise `seeds` in `notebooks/course/ablations.py`: 5 is
+# the default of `Task`, and *follow* has its own, 3. The command below then makes the runs
+# that are missing, and this page needs only to be run again:
 #
 #     python tools/ablations.py
 

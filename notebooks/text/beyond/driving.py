@@ -124,7 +124,9 @@ car.close()
 
 
 # %% [markdown]
-# The cut is made at the car and nowhere else. The actor's log-probability is that of the number it drew.
+# The cut is never made in the actor. `build_env` makes it for the car, and the world model makes
+# it for itself (`embed_action`, notebook 05). The actor's log-probability is that of the number
+# it drew.
 # If it were told the number after the cut, it would be learning from an action that it did not choose.
 
 # %% [markdown] tags=["predict"]
@@ -186,8 +188,10 @@ claim("it is far better than chance: more than 300 on average", np.mean(by_hand)
 # In training, an episode is cut off after 50 decisions without a new tile. This setting is called `patience`. The
 # evaluation below does not use it: there, every episode has its full length.
 #
-# There is only this one run. It had one core of a Xeon to itself. We had planned four hours and stopped it long
-# before that. The command continues from there.
+# There is only this one run. It had one core of a Xeon to itself. We had planned four hours
+# and stopped it long before that. Its checkpoint is not in the repository, so for you the
+# command begins anew. When it is done it replaces the files in `data/driving/`, which
+# `git restore data` brings back.
 
 # %%
 config = result["config"]

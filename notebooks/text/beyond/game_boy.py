@@ -84,8 +84,9 @@ show(
 
 # %% [markdown]
 # Why a map of visits, when the screen already shows the place? The screen cannot say where the player
-# *has been*. The reward pays for new places, so without the map two equal screens would lead to
-# different rewards, and the model could only guess. The map is drawn around the player,
+# *has been*. The reward pays for new places, so two equal screens can lead to different
+# rewards. Without the map the model would have to remember every visit. The map is drawn
+# around the player,
 # who is always at the same spot of it; the white path is where he has been.
 #
 # The numbers are there for the same reason: which part of the game's world it is and

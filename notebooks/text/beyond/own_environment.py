@@ -177,7 +177,9 @@ for wrong in (Thrust, Floats, lambda: None):
 # and `gym.spaces`). For `low` and `high` take the smallest and the largest action that make
 # sense in your world. The agent's actions are stretched to this range, and never leave it.
 #
-# | refused | cure |
+# The first three of these are refused. The last two are not, but they cost time.
+#
+# | problem | cure |
 # |---|---|
 # | actions without bounds | `TransformAction(env, lambda a: a, Box(low, high, (1,)))` |
 # | floats where the space promises bytes | let `_look` return bytes from 0 to 255, or change the space |
@@ -211,7 +213,8 @@ for name in ("delayed", "both"):  # of constant, seen, delayed, action, both
 # A preset is a size together with the learning rates that belong to it. On a CPU, two of
 # them make sense: `1m` for vectors and small pictures, `3m` for pictures of 64 x 64. From
 # `12m` on you want a GPU. Here is what one update costs on two CPU cores, and how long
-# 5,000 updates take, as an order of magnitude:
+# 5,000 updates take, as an order of magnitude. The row *classic* is not a preset: it has the
+# sizes that other versions of DreamerV3 in PyTorch use for small experiments.
 
 # %%
 bench = json.loads(data_path("bench/cpu.json").read_text())

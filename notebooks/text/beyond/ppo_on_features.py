@@ -338,11 +338,12 @@ claim("after eight steps it has fallen by half", bad[8] < 0.5 * bad[0])
 # * **plain**: PPO on the two numbers that are seen.
 # * **stacked**: PPO on the last four observations. The simplest memory, and the one to beat.
 # * **frozen**: 4,000 steps of random play train the model (625 updates). Then it is
-#   the other 11,000 steps, on its features. * **hybrid**: 1,000 random steps. After
-# that PPO plays 256 steps and learns from them, then the model   makes eight updates
-# from everything so far, and so on in turns. So the   features change while PPO is
-# learning from them. * **dreamer**: the agent of notebook 09 with the same model, and
-# about as many updates as the hybrid.
+#   frozen, and PPO has the other 11,000 steps, on its features.
+# * **hybrid**: 1,000 random steps. After that PPO plays 256 steps and learns from them,
+#   then the model makes eight updates from everything so far, and so on in turns. So the
+#   features change while PPO is learning from them.
+# * **dreamer**: the agent of notebook 09 with the same model, and about as many updates as
+#   the hybrid.
 #
 # PPO has the library's settings, except for shorter rollouts (256 steps) and a higher learning
 # rate (0.001). All kinds of PPO share them. They were not tuned for any kind, and neither was

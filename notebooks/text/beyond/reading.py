@@ -147,9 +147,10 @@ claim("the model tells all six missions apart", words(decoded) == NAMES)
 # ## Two agents, three seeds each
 #
 # Both kinds of agent have the same size, the same world and the same 48,000 steps. One gets the
-# mission, the other an empty text. One command trains all six, one after the other:
+# mission, the other an empty text. One command trained all six, one after the other. It skips
+# every run that is stored already, so give it another folder to train them again:
 #
-#     python tools/reading.py
+#     python tools/reading.py --data runs/doors
 #
 # Afterwards each agent plays 200 episodes with random numbers that no training used. That does not
 # make the rooms new: there are only 360 ways to colour four doors, and an agent meets thousands of
