@@ -178,15 +178,16 @@ def learning():
     fig, axes = plt.subplots(1, 2, figsize=(7.2, 2.6), sharey=True)
     for path in in_the_readme():
         _, kind, seed, _ = path.stem.split("_")
-        minutes, x = read(path, "minutes", "x_pos")
+        at, x = read(path, "minutes" if kind == "hour" else "step", "x_pos")
         look = line("error" if kind == "falling" else "ours")
         look |= {"linestyle": ("-", "--", ":")[int(seed[-1])]}
         look |= {"linewidth": 1 if kind == "falling" else 2}
         ax, label = axes[int(kind != "hour")], f"seed {seed[-1]}"
-        ax.plot(minutes[49:], smooth(x, 50)[49:], **look, label=label)
-    for ax, kind in zip(axes, ("hour", "evening")):
+        ax.plot(at[49:], smooth(x, 50)[49:], **look, label=label)
+    units = {"hour": "training [min]", "evening": "agent steps [1]"}
+    for ax, (kind, unit) in zip(axes, units.items()):
         ax.axhline(3161, **line("threshold"), label="the flag")
-        ax.set(title=f"profile {kind}", xlabel="training [min]", ylim=(0, 3400))
+        ax.set(title=f"profile {kind}", xlabel=unit, ylim=(0, 3400))
     axes[0].set(ylabel="x [pixels]")
     axes[0].legend(ncols=2, loc="lower right")
     return fig
