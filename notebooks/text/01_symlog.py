@@ -90,7 +90,7 @@ order = ((real.astype(float) - dreamed) ** 2).sum((1, 2, 3)).argsort()
 eight = [order[i * (len(film) - 1) // 7] for i in range(8)]
 show(
     strip(real, dreamed, error, times=eight),
-    alt="Rows of real, dreamed and wrong pixels, the best dreams on the left.",
+    alt="Rows of real, dreamed and wrong pixels, the smallest errors on the left.",
 )
 
 # %% [markdown]
